@@ -1,0 +1,39 @@
+"""What can go wrong, as exceptions whose message names the place, the problem with its value, and the remedy."""
+
+from __future__ import annotations
+
+
+class FlexiffusionError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+
+class ScheduleError(FlexiffusionError):
+    """A schedule, or a value that was to become part of one, is refused: "PLACE: PROBLEM. REMEDY".
+
+    place:   where: a JSON path (`sd15.json: $.plan.segments[2].active`), or `Segment.active` for an object made in code
+    problem: what is wrong, with the value
+    remedy:  what to do about it
+    """
+
+    def __init__(self, place: str, problem: str, remedy: str) -> None:
+        super().__init__(place, problem, remedy)  # all three in args: the exception survives pickling between processes
+        self.place = place
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.problem}. {self.remedy}"
+
+    def moved(self, old: str, new: str) -> ScheduleError:
+        """The same error, its place beginning with `new` instead of `old`: `Segment.active` -> `$.plan.segments[2].active`."""
+        if not self.place.startswith(old):
+            return self
+        return type(self)(new + self.place[len(old) :], self.problem, self.remedy)
+
+
+class VersionError(ScheduleError):
+    """A schedule file of a format version that this release does not know."""
+
+
+class ModelMismatch(FlexiffusionError):
+    """A network is not one that a schedule can run on; the message names its class and what was looked for."""

@@ -1,0 +1,172 @@
+"""Schedule x noise levels -> one action per evaluated level. Pure: the same arguments always give the same plan.
+
+Actions belong to noise levels, never to call counts (DESIGN.md, rule 1), so split, tiled and repeated calls agree.
+Noise levels are sigmas as in k-diffusion, sqrt((1 - abar) / abar).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .checks import choice, shown
+from .errors import ScheduleError
+from .schedule import FULL, PREDICTORS, Action, Schedule, Segment, SegmentsPlan, StepsPlan
+
+Mapping = Literal["position", "level"]
+
+TOLERANCE = 1e-3  # hosts and solvers reach "the same" level with rounding errors of up to 1e-6 (half precision: 5e-4)
+FEWEST_STEPS = 5  # below this there is nothing worth saving and a lot to lose
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to evaluate in one sampling run.
+
+    levels:  the evaluated noise levels, without nulls and without the final 0; falling, unless everything is full
+    actions: full or partial, one per level; the first is full
+    nulls:   how many of the host's levels are taken out
+    warning: what the user should be told once, or None
+    """
+
+    levels: tuple[float, ...]
+    actions: tuple[Action, ...]
+    nulls: int
+    warning: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.levels) != len(self.actions):
+            raise ScheduleError(
+                "Plan.actions", f"{len(self.actions)} actions for {len(self.levels)} levels", "Give one per level"
+            )
+        if any(action.kind == "null" for action in self.actions):
+            raise ScheduleError("Plan.actions", "a null action is listed", "Leave its level out and count it in nulls")
+        if self.actions and self.actions[0].kind != "full":
+            raise ScheduleError("Plan.actions[0]", f"the first action is {self.actions[0].kind}", "Make it full")
+
+    def index_at(self, sigma: float) -> int:
+        """Index of the last listed level >= sigma (1 - 1e-3); above the first level: 0 (rule 1)."""
+        return index_at(self.levels, sigma)
+
+    def action_at(self, sigma: float) -> Action:
+        """The action of an evaluation at noise level `sigma`; full when the plan is empty."""
+        return self.actions[index_at(self.levels, sigma)] if self.actions else FULL
+
+    def captures(self) -> tuple[frozenset[int], ...]:
+        """Per level the branches whose deep feature some later partial step needs from this full step; else empty.
+
+        A partial step whose predictor has order p looks back on the last p + 1 full steps before it.
+        """
+        needed: list[set[int]] = [set() for _ in self.actions]
+        fulls: list[int] = []
+        for i, action in enumerate(self.actions):
+            if action.kind == "full":
+                fulls.append(i)
+            elif action.branch is not None:
+                for j in fulls[-(PREDICTORS.index(action.predictor) + 1) :]:
+                    needed[j].add(action.branch)
+        return tuple(frozenset(branches) for branches in needed)
+
+
+def index_at(levels: Sequence[float], sigma: float) -> int:
+    """Index of the last of the falling `levels` that is >= sigma (1 - 1e-3); 0 when none is."""
+    threshold = sigma * (1 - TOLERANCE)
+    return max((i for i, level in enumerate(levels) if level >= threshold), default=0)
+
+
+def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Mapping = "position") -> Plan:
+    """The plan of one sampling run over the host's own list of noise levels.
+
+    sigmas: falling; a trailing 0 (the picture itself) is allowed and changes nothing.
+    mapping, for segments plans: "position": the i-th level has the i-th action, and a list of another length has the
+    segments stretched over it; "level": the schedule's recorded `levels` decide, which is right for slices of a list.
+    The first and last level always stay; the first is full; a null that must stay is a partial step of its segment.
+
+    A steps plan replaces the host's levels by its own below the host's first level, which stays and is full.
+    Levels that rise, repeat or are not finite and positive, and lists of at most 4, are run in full with a warning.
+    Raises ScheduleError when "level" is asked of a schedule that records no levels.
+    """
+    choice("mapping", mapping, ("position", "level"))
+    levels = tuple(float(sigma) for sigma in sigmas)
+    if levels and levels[-1] == 0:
+        levels = levels[:-1]
+    refused = _unfit(levels)
+    if refused:
+        return Plan(levels, (FULL,) * len(levels), 0, f"{schedule.name}: {refused}; every step runs in full")
+    if isinstance(schedule.plan, StepsPlan):
+        return _steps(schedule.plan, levels)
+    warning = None
+    if mapping == "level":
+        if schedule.levels is None:
+            raise ScheduleError(
+                f"{schedule.name}: $.levels", "the schedule records no noise levels", 'Use the mapping "position"'
+            )
+        rows = _rows(schedule.plan)
+        row = [rows[index_at(schedule.levels, level)] for level in levels]
+    else:
+        segments = schedule.plan
+        if segments.total_steps != len(levels):
+            warning = (
+                f"{schedule.name} was made for {segments.total_steps} steps and is stretched over {len(levels)};"
+                " its quality was not measured there"
+            )
+            segments = stretched(segments, len(levels))
+        row = _rows(segments)
+    return _with_nulls_out(levels, row, warning)
+
+
+def stretched(plan: SegmentsPlan, total: int) -> SegmentsPlan:
+    """The segments over `total` steps: every boundary and every number of active steps scaled by the same factor.
+
+    Each segment keeps its one full step (scaling the actions one by one would double or lose it); one that shrinks to
+    no step at all is left out.
+    """
+    segments = []
+    begin = before = 0
+    for segment in plan.segments:
+        begin += segment.steps
+        end = round(begin * total / plan.total_steps)
+        if end > before:
+            active = round(segment.active * (end - before) / segment.steps)
+            segments.append(Segment(end - before, min(max(active, 1), end - before), segment.branch, segment.predictor))
+            before = end
+    return SegmentsPlan(tuple(segments), plan.layout)
+
+
+def _rows(plan: SegmentsPlan) -> list[tuple[Action, Segment]]:
+    return [(action, segment) for segment in plan.segments for action in segment.actions(plan.layout)]
+
+
+def _with_nulls_out(levels: tuple[float, ...], row: Sequence[tuple[Action, Segment]], warning: str | None) -> Plan:
+    kept, actions = [], []
+    for i, (level, (action, segment)) in enumerate(zip(levels, row, strict=True)):
+        if i == 0:
+            action = FULL
+        elif action.kind == "null":
+            if i < len(levels) - 1:
+                continue
+            action = Action("partial", segment.branch, segment.predictor)
+        kept.append(level)
+        actions.append(action)
+    return Plan(tuple(kept), tuple(actions), len(levels) - len(kept), warning)
+
+
+def _steps(plan: StepsPlan, levels: tuple[float, ...]) -> Plan:
+    below = [step for step in plan.steps if step.sigma < levels[0] * (1 - TOLERANCE)]
+    first = next((step.action for step in reversed(plan.steps) if step.sigma >= levels[0] * (1 - TOLERANCE)), FULL)
+    start = first if first.kind == "full" else FULL
+    own = (levels[0], *(step.sigma for step in below))
+    return Plan(own, (start, *(step.action for step in below)), max(0, len(levels) - len(own)))
+
+
+def _unfit(levels: tuple[float, ...]) -> str | None:
+    for i, level in enumerate(levels):
+        if not (math.isfinite(level) and level > 0):
+            return f"noise level {i} is {shown(level)}"
+        if i and level >= levels[i - 1]:
+            return f"noise level {i}, {level:.6g}, is not below the one before it"
+    if len(levels) < FEWEST_STEPS:
+        return f"{len(levels)} steps are too few"
+    return None

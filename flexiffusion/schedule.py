@@ -1,0 +1,314 @@
+"""The schedule: what a file of format 1 says, as frozen data that can be compared, hashed and keyed.
+
+A schedule cuts the sampling of a diffusion model into *full* network calls, *partial* ones (only the branch above a
+skip runs; the deep feature is predicted from full calls) and *null* ones (the noise level is taken out of the list):
+Flexiffusion, arXiv 2409.17566v2, section 3; DeepCache, arXiv 2312.00858, section 3. Noise levels are sigmas as in
+k-diffusion, sqrt((1 - abar) / abar). Every constructor raises ScheduleError for a value that a file may not hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from .checks import (
+    MAX_BRANCHES,
+    MAX_STEPS,
+    choice,
+    descending,
+    frozen,
+    identifier,
+    instance,
+    listing,
+    real,
+    shown,
+    store,
+    text,
+    whole,
+)
+from .errors import ScheduleError
+from .facts import HAND_MADE, Cost, Metric, ModelInfo, Provenance, Sampling
+
+__all__ = [
+    "FULL",
+    "KINDS",
+    "LAYOUTS",
+    "NULL",
+    "PREDICTORS",
+    "Action",
+    "Cost",
+    "Kind",
+    "Layout",
+    "Metric",
+    "ModelInfo",
+    "Predictor",
+    "Provenance",
+    "Sampling",
+    "Schedule",
+    "Segment",
+    "SegmentsPlan",
+    "Step",
+    "StepsPlan",
+    "canonical_actions",
+    "canonical_key",
+]
+
+Kind = Literal["full", "partial", "null"]
+Predictor = Literal["reuse", "linear", "quadratic"]
+Layout = Literal["front", "even"]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)  # the index is the polynomial's order
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What one step does.
+
+    branch:    index of the deepest skip that a partial step still computes, 0-based in the flat order of the original
+               LDM layout; -1: only the output head runs. None unless partial.
+    predictor: what the deep feature of a partial step is taken to be.
+    drop:      names of further layers that the step leaves out (AutoDiffusion, arXiv 2309.10438); kept sorted.
+    """
+
+    kind: Kind
+    branch: int | None = None
+    predictor: Predictor = "reuse"
+    drop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        choice("Action.kind", self.kind, KINDS)
+        choice("Action.predictor", self.predictor, PREDICTORS)
+        if self.kind == "partial":
+            store(self, "branch", whole("Action.branch", self.branch, -1, MAX_BRANCHES - 1))
+        else:
+            if self.branch is not None:
+                raise ScheduleError(
+                    "Action.branch", f"a {self.kind} step has branch {shown(self.branch)}", "Leave it out"
+                )
+            if self.predictor != "reuse":
+                raise ScheduleError("Action.predictor", f"a {self.kind} step predicts nothing", "Leave it out")
+        names = listing("Action.drop", self.drop, high=1000)
+        names = tuple(sorted(identifier(f"Action.drop[{i}]", names[i], 128) for i in range(len(names))))
+        for i in range(1, len(names)):
+            if names[i] == names[i - 1]:
+                raise ScheduleError("Action.drop", f"{shown(names[i])} is listed twice", "Name every layer once")
+        if names and self.kind == "null":
+            raise ScheduleError("Action.drop", "a null step runs no layers that could be dropped", "Leave it out")
+        store(self, "drop", names)
+
+
+FULL, NULL = Action("full"), Action("null")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """`steps` consecutive positions of which `active` are evaluated: one full, the others partial; the rest is null."""
+
+    steps: int
+    active: int
+    branch: int = 0
+    predictor: Predictor = "reuse"
+
+    def __post_init__(self) -> None:
+        store(self, "steps", whole("Segment.steps", self.steps, 1, MAX_STEPS))
+        store(self, "active", whole("Segment.active", self.active, 1, MAX_STEPS))
+        store(self, "branch", whole("Segment.branch", self.branch, -1, MAX_BRANCHES - 1))
+        choice("Segment.predictor", self.predictor, PREDICTORS)
+        if self.active > self.steps:
+            raise ScheduleError(
+                "Segment.active",
+                f"{self.active} is more than the segment's {self.steps} steps",
+                "Lower active or raise steps",
+            )
+
+    def actions(self, layout: Layout) -> tuple[Action, ...]:
+        """The segment's actions: `front` F P*(k-1) N*(L-k); `even` the k active ones at offsets floor(j L / k)."""
+        partial = Action("partial", self.branch, self.predictor)
+        active = (FULL,) + (partial,) * (self.active - 1)
+        if layout == "front":
+            return active + (NULL,) * (self.steps - self.active)
+        row = [NULL] * self.steps
+        for j in range(self.active):
+            row[j * self.steps // self.active] = active[j]
+        return tuple(row)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentsPlan:
+    """Segments one after another over a grid of T = `total_steps` positions of any host's own list of noise levels."""
+
+    segments: tuple[Segment, ...]
+    layout: Layout = "front"
+
+    def __post_init__(self) -> None:
+        segments = listing("SegmentsPlan.segments", self.segments, low=1)
+        instance("SegmentsPlan.segments", segments, Segment)
+        store(self, "segments", segments)
+        choice("SegmentsPlan.layout", self.layout, LAYOUTS)
+        if self.total_steps > MAX_STEPS:
+            raise ScheduleError(
+                "SegmentsPlan.segments",
+                f"the segments have {self.total_steps} steps together",
+                f"Use at most {MAX_STEPS}",
+            )
+
+    @property
+    def total_steps(self) -> int:
+        """T, the positions of all segments together."""
+        return sum(segment.steps for segment in self.segments)
+
+    def actions(self) -> tuple[Action, ...]:
+        """One action per position, T of them."""
+        return tuple(action for segment in self.segments for action in segment.actions(self.layout))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One evaluated step: its noise level (sigma) and what it does; null steps are simply not listed."""
+
+    sigma: float
+    action: Action
+
+    def __post_init__(self) -> None:
+        store(self, "sigma", real("Step.sigma", self.sigma, above=0.0))
+        instance("Step.action", (self.action,), Action)
+        if self.action.kind == "null":
+            raise ScheduleError("Step.action", "a listed step is null", "Leave the step out of the list instead")
+
+
+@dataclass(frozen=True, slots=True)
+class StepsPlan:
+    """Explicit noise levels, one entry per evaluated step, strictly falling, the first one full."""
+
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        steps = listing("StepsPlan.steps", self.steps, low=1)
+        instance("StepsPlan.steps", steps, Step)
+        store(self, "steps", steps)
+        if steps[0].action.kind != "full":
+            raise ScheduleError("StepsPlan.steps[0].do", f"the first step is {steps[0].action.kind}", 'Make it "full"')
+        descending("StepsPlan.steps", [step.sigma for step in steps], ".sigma")
+
+    def actions(self) -> tuple[Action, ...]:
+        """One action per listed step."""
+        return tuple(step.action for step in self.steps)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The noise levels (sigmas), falling, without the final 0."""
+        return tuple(step.sigma for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One schedule file. `levels`: the T sigmas that a segments plan was searched on; `extra`: any JSON, kept."""
+
+    name: str
+    model: ModelInfo
+    sampling: Sampling
+    plan: SegmentsPlan | StepsPlan
+    description: str = ""
+    author: str = ""
+    license: str = "CC0-1.0"
+    levels: tuple[float, ...] | None = None
+    metrics: tuple[Metric, ...] = ()
+    cost: Cost | None = None
+    provenance: Provenance = HAND_MADE
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        text("Schedule.name", self.name, 100)
+        text("Schedule.description", self.description, 2000, empty=True, lines=True)
+        text("Schedule.author", self.author, 200, empty=True)
+        text("Schedule.license", self.license, 100)
+        instance("Schedule.model", (self.model,), ModelInfo)
+        instance("Schedule.sampling", (self.sampling,), Sampling)
+        instance("Schedule.plan", (self.plan,), SegmentsPlan, StepsPlan)
+        instance("Schedule.provenance", (self.provenance,), Provenance)
+        metrics = listing("Schedule.metrics", self.metrics, high=100)
+        instance("Schedule.metrics", metrics, Metric)
+        store(self, "metrics", metrics)
+        if self.cost is not None:
+            instance("Schedule.cost", (self.cost,), Cost)
+        if not isinstance(self.extra, Mapping):
+            raise ScheduleError("Schedule.extra", f"{shown(self.extra)} is not an object", "Write an object, or {}")
+        store(self, "extra", frozen("Schedule.extra", self.extra))
+        self._check_levels()
+        self._check_plan()
+
+    def _check_levels(self) -> None:
+        if self.levels is None:
+            return
+        levels = listing("Schedule.levels", self.levels, low=1)
+        levels = tuple(real(f"Schedule.levels[{i}]", levels[i], above=0.0) for i in range(len(levels)))
+        store(self, "levels", levels)
+        if isinstance(self.plan, StepsPlan):
+            raise ScheduleError("Schedule.levels", "a steps plan carries its own noise levels", "Leave levels out")
+        descending("Schedule.levels", levels)
+        if len(levels) != self.plan.total_steps:
+            raise ScheduleError(
+                "Schedule.levels",
+                f"{len(levels)} levels for segments of {self.plan.total_steps} steps together",
+                "Give one level per step, without the final 0",
+            )
+
+    def _check_plan(self) -> None:
+        if isinstance(self.plan, SegmentsPlan):
+            if self.sampling.steps != self.plan.total_steps:
+                raise ScheduleError(
+                    "Schedule.sampling.steps",
+                    f"{self.sampling.steps} steps, but the segments have {self.plan.total_steps} together",
+                    "Make both the same",
+                )
+            branches: list[tuple[str, int | None]] = [
+                (f"segments[{i}]", segment.branch) for i, segment in enumerate(self.plan.segments)
+            ]
+        else:
+            branches = [(f"steps[{i}]", step.action.branch) for i, step in enumerate(self.plan.steps)]
+        for place, branch in branches:
+            if branch is not None and branch >= self.model.branches:
+                raise ScheduleError(
+                    f"Schedule.plan.{place}.branch",
+                    f"{branch} is outside the model's {self.model.branches} branches",
+                    f"Use -1 to {self.model.branches - 1}",
+                )
+
+
+def canonical_actions(actions: Sequence[Action]) -> tuple[Action, ...]:
+    """What is really run, position by position.
+
+    A predictor of order p needs p + 1 full steps before it and falls to the order that there are; a partial step with
+    none before it runs in full (the first evaluation always does).
+    """
+    result: list[Action] = []
+    fulls = 0
+    for action in actions:
+        if action.kind == "partial":
+            if fulls == 0:
+                action = Action("full", drop=action.drop)
+            elif PREDICTORS.index(action.predictor) >= fulls:
+                action = Action("partial", action.branch, PREDICTORS[fulls - 1], action.drop)
+        fulls += action.kind == "full"
+        result.append(action)
+    return tuple(result)
+
+
+def canonical_key(actions: Sequence[Action], levels: Sequence[float]) -> str:
+    """SHA-256 (64 hexadecimal digits) of what a run evaluates: two plans that run the same have the same key.
+
+    actions: one per entry of `levels`, nulls included or already taken out
+    levels:  sigmas, compared to 6 significant digits
+    Raises ValueError when the lengths differ.
+    """
+    rows = [
+        [action.kind, action.branch, action.predictor, action.drop, f"{float(level):.6g}"]
+        for action, level in zip(canonical_actions(actions), levels, strict=True)
+        if action.kind != "null"
+    ]
+    return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()
