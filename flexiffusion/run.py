@@ -1,0 +1,339 @@
+"""One sampling call: noise level -> action, the feature cache, the counts.
+
+Rules 1, 3, 4 and 6 to 8 of the run (DESIGN.md): an action belongs to a noise level; a partial call needs a cache entry
+of the same conditioning identity, occurrence, rows, size, dtype and device, and any miss runs the call in full and is
+counted; the state lives for one sampling call; what was really run is what is reported.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .cut import Shapes, capturing, skipping
+from .errors import FlexiffusionError, ModelMismatch
+from .layout import Layout, find_layout
+from .plan import Plan
+from .predictor import log_snr, order, predict
+from .schedule import FULL, Action
+
+T = TypeVar("T")
+_log = logging.getLogger("flexiffusion")
+
+_Key = tuple[Hashable, int]
+_Signature = tuple[int, torch.Size, torch.dtype, torch.device]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was really run, in network calls; `null` in noise levels.
+
+    Attributes:
+        full: calls of the whole network, the misses included.
+        partial: calls that passed deep units by.
+        null: noise levels taken out of the sampler's list.
+        misses: calls run in full that the plan wanted partial.
+        seconds: wall time from the first evaluation to the end of the run, all that the host did in it included.
+        cache_bytes: the most memory that cached features held at one time, in bytes.
+    """
+
+    full: int
+    partial: int
+    null: int
+    misses: int
+    seconds: float
+    cache_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"full {self.full}, partial {self.partial}, null {self.null}, misses {self.misses}, "
+            f"{self.seconds:.2f} s, cache {self.cache_bytes / 2**20:.1f} MiB"
+        )
+
+
+class Run:
+    """State of one sampling call; a context manager that frees all of it.
+
+        with Run(unet, plan) as run:
+            for sigma in plan.levels:
+                run.evaluate(sigma)
+                noise = run(lambda: unet(...), sample, chunks=("cond", "uncond"))
+
+    Args:
+        unet: the network that `forward` will call; modules are touched only inside a call.
+        plan: what to do at every noise level. A plan without partial steps accepts any network.
+
+    Raises:
+        ModelMismatch: the plan has partial steps and the network no layout that can be cut, or fewer branches.
+        FlexiffusionError: the plan drops layers, which this release cannot do.
+    """
+
+    def __init__(self, unet: nn.Module, plan: Plan) -> None:
+        self._plan = plan
+        branches = [action.branch for action in plan.actions if action.branch is not None]
+        self._layout: Layout | None = find_layout(unet) if branches else None
+        if self._layout is not None and max(branches) >= self._layout.branches:
+            raise ModelMismatch(
+                f"branch {max(branches)}: this {type(unet).__name__} has branches -1 to {self._layout.branches - 1}. "
+                "Use a schedule made for this model family"
+            )
+        if any(action.drop for action in plan.actions):
+            raise FlexiffusionError("plan: dropped layers are not supported yet. Use a schedule without `drop`")
+        self._actions = plan.actions or (FULL,)
+        self._uses, self._last_full = _uses(self._actions)
+        self._cache: dict[_Key, _Chunk] = {}
+        self._index = -1
+        self._log_snr = math.nan
+        self._occurrences: Counter[Hashable] = Counter()
+        self._full = self._partial = self._misses = self._peak = 0
+        self._started: float | None = None
+        self._ended: float | None = None
+        self._warned: set[str] = set()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees every feature. The report stays."""
+        self._cache.clear()
+        if self._ended is None:
+            self._ended = time.perf_counter()
+
+    @property
+    def report(self) -> Report:
+        """Counts so far."""
+        ended = time.perf_counter() if self._ended is None else self._ended
+        return Report(
+            full=self._full,
+            partial=self._partial,
+            null=self._plan.nulls,
+            misses=self._misses,
+            seconds=0.0 if self._started is None else ended - self._started,
+            cache_bytes=self._peak,
+        )
+
+    def evaluate(self, sigma: float) -> Action:
+        """Begins one evaluation of the sampler, of one or more network calls, and tells what the plan wants there.
+
+        Raises:
+            FlexiffusionError: sigma is not a positive finite number, or the run is closed.
+        """
+        self._require_open()
+        self._log_snr = log_snr(sigma)
+        index = self._plan.index_at(sigma)
+        if index != self._index:
+            self._index = index
+            self._forget()
+        self._occurrences.clear()
+        if self._started is None:
+            self._started = time.perf_counter()
+        return self._actions[index]
+
+    def __call__(self, forward: Callable[[], T], sample: Tensor, chunks: Sequence[Hashable] = (0,)) -> T:
+        """Runs one network call as the plan wants it and returns what the network returned.
+
+        Args:
+            forward: calls the network exactly once.
+            sample: the network's input; only its shape, dtype and device are read. # (B, C, H, W)
+            chunks: conditioning identity of each equal slice of the batch. Features are cached for each, so that they
+                may come joint, split or swapped at another evaluation.
+
+        Raises:
+            FlexiffusionError: before `evaluate`, or after `close`.
+        """
+        self._require_open()
+        if self._index < 0:
+            raise FlexiffusionError("run: called before any evaluation. Call `evaluate(sigma)` first")
+        keys = self._keys(chunks)
+        rows, left = divmod(sample.shape[0], len(keys)) if keys else (0, 1)
+        signature = (rows, sample.shape[1:], sample.dtype, sample.device)
+        action = self._actions[self._index]
+        uses = self._uses[self._index]
+        if action.branch is not None:
+            context = None if left else self._skipping(keys, signature, action)
+            if context is not None:
+                self._partial += 1
+                with context:
+                    return forward()
+            self._misses += 1
+        if left:
+            self._warn(f"batch of {sample.shape[0]} rows does not part into {len(keys)} equal chunks; it runs in full")
+            uses = {}
+        self._full += 1
+        return self._capture(forward, keys, signature, uses)
+
+    def _require_open(self) -> None:
+        if self._ended is not None:
+            raise FlexiffusionError("run: closed. Make a new Run for every sampling call")
+
+    def _keys(self, chunks: Sequence[Hashable]) -> list[_Key]:
+        keys = []
+        for identity in chunks:
+            keys.append((identity, self._occurrences[identity]))
+            self._occurrences[identity] += 1
+        return keys
+
+    def _skipping(self, keys: list[_Key], signature: _Signature, action: Action) -> skipping | None:
+        """The context of a partial call; None: a miss."""
+        assert self._layout is not None and action.branch is not None
+        histories = []
+        for key in keys:
+            chunk = self._cache.get(key)
+            if chunk is None or chunk.signature != signature:
+                return None
+            history = self._history(chunk, action)
+            if history is None:
+                return None
+            histories.append(history)
+        # one entry is handed over as it is: joining copies it, and a lone one is cloned when it is handed out
+        parts = [
+            predict(action.predictor, [(entry.log_snr, entry.feature) for entry in history], self._log_snr)
+            if len(history) > 1
+            else history[0].feature
+            for history in histories
+        ]
+        feature = torch.cat(parts) if len(parts) > 1 else parts[0]
+        fresh = len(parts) > 1 or len(histories[0]) > 1
+        return skipping(self._layout, action.branch, feature, self._cache[keys[0]].shapes, fresh)
+
+    def _history(self, chunk: _Chunk, action: Action) -> list[_Entry] | None:
+        """Features to predict from, newest last; None if there is none from the last full step."""
+        assert action.branch is not None
+        entries = chunk.histories.get(action.branch, [])
+        used = entries[-(order(action.predictor) + 1) :]
+        for entry in [entry for entry in used if not entry.finite]:
+            self._warn("a feature was not finite; calls that need it run in full")
+            entries.remove(entry)
+            used.remove(entry)
+        return used if used and used[-1].index >= self._last_full[self._index] else None
+
+    def _capture(self, forward: Callable[[], T], keys: list[_Key], signature: _Signature, uses: Mapping[int, int]) -> T:
+        if not uses or self._layout is None:
+            return forward()
+        self._make_room(keys, signature)
+        with capturing(self._layout, uses, len(keys)) as capture:
+            result = forward()
+        if capture.problem is not None:
+            self._warn(f"{capture.problem}; partial steps run in full")
+        for branch, slices in capture.slices.items():
+            for key, feature in zip(keys, slices, strict=True):
+                chunk = self._cache.setdefault(key, _Chunk(signature, capture.shapes))
+                chunk.shapes = capture.shapes
+                entry = _Entry(self._index, uses[branch], self._log_snr, feature, _Finite(feature))
+                chunk.histories.setdefault(branch, []).append(entry)
+        self._peak = max(self._peak, sum(chunk.bytes for chunk in self._cache.values()))
+        return result
+
+    def _make_room(self, keys: list[_Key], signature: _Signature) -> None:
+        """Frees what the next capture replaces, before it: two generations would double the memory."""
+        for key in keys:
+            chunk = self._cache.get(key)
+            if chunk is not None and chunk.signature != signature:
+                del self._cache[key]
+            elif chunk is not None:
+                chunk.keep(lambda entry: entry.index != self._index)
+
+    def _forget(self) -> None:
+        """Frees what no later step needs, and what comes from lower levels when a sampler goes up again."""
+        for key, chunk in list(self._cache.items()):
+            chunk.keep(lambda entry: entry.index <= self._index <= entry.until)
+            if not chunk.histories:
+                del self._cache[key]
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            _log.warning("sigma %.4g: %s", math.exp(-self._log_snr / 2), message)
+
+
+def _uses(actions: Sequence[Action]) -> tuple[list[dict[int, int]], list[int]]:
+    """For every step the branches that a full call there must capture, each with the last step that needs it; and the
+    last full step at or before every step.
+
+    A partial step of order p needs the last p+1 full steps before it. A partial step has an entry too: a miss there
+    stands in for the last full step.
+    """
+    uses: list[dict[int, int]] = [{} for _ in actions]
+    last_full: list[int] = []
+    fulls: list[int] = []
+    for step, action in enumerate(actions):
+        if action.kind == "full":
+            fulls.append(step)
+        elif action.branch is not None:
+            for full in fulls[-(order(action.predictor) + 1) :]:
+                uses[full][action.branch] = step
+        last_full.append(fulls[-1] if fulls else step)
+    for step, full in enumerate(last_full):
+        if step != full:
+            uses[step] = {branch: until for branch, until in uses[full].items() if until >= step}
+    return uses, last_full
+
+
+class _Finite:
+    """Whether a feature is finite; computed when captured, read when first needed.
+
+    Reading later keeps a GPU busy: the sum has long been copied by the time a partial step asks for it.
+    """
+
+    __slots__ = ("_event", "_finite", "_sum")
+
+    def __init__(self, feature: Tensor) -> None:
+        self._finite: bool | None = True if feature.is_meta else None
+        self._event: torch.cuda.Event | None = None
+        self._sum: Tensor | None = None
+        if self._finite is None:
+            # one kernel without a temporary; a sum in at least single precision is finite when every element is
+            total = feature.sum(dtype=torch.promote_types(feature.dtype, torch.float32))
+            if feature.is_cuda:
+                total = total.to("cpu", non_blocking=True)
+                self._event = torch.cuda.current_stream(feature.device).record_event()
+            self._sum = total
+
+    def __bool__(self) -> bool:
+        if self._finite is None:
+            if self._event is not None:
+                self._event.synchronize()
+            assert self._sum is not None
+            self._finite = math.isfinite(self._sum.item())
+            self._sum = self._event = None
+        return self._finite
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    index: int  # step that it was captured at
+    until: int  # last step that needs it
+    log_snr: float
+    feature: Tensor  # (B, C, H, W) of one chunk
+    finite: _Finite
+
+
+@dataclass(slots=True, eq=False)
+class _Chunk:
+    """Features of one conditioning chunk: for each branch at most one of each full step, oldest first."""
+
+    signature: _Signature
+    shapes: Shapes
+    histories: dict[int, list[_Entry]] = field(default_factory=dict)
+
+    def keep(self, wanted: Callable[[_Entry], bool]) -> None:
+        kept = {branch: [entry for entry in entries if wanted(entry)] for branch, entries in self.histories.items()}
+        self.histories = {branch: entries for branch, entries in kept.items() if entries}
+
+    @property
+    def bytes(self) -> int:
+        return sum(e.feature.numel() * e.feature.element_size() for es in self.histories.values() for e in es)
