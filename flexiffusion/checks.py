@@ -152,7 +152,7 @@ class FrozenMapping(Mapping[Key, Any]):
     __slots__ = ("_items",)
 
     def __init__(self, items: Mapping[Key, Any]) -> None:
-        self._items = {key: items[key] for key in sorted(items)}
+        self._items: dict[Key, Any] = {key: items[key] for key in sorted(items)}
 
     def __getitem__(self, key: Key) -> Any:
         return self._items[key]

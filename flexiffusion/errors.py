@@ -25,7 +25,7 @@ class ScheduleError(FlexiffusionError):
         return f"{self.place}: {self.problem}. {self.remedy}"
 
     def moved(self, old: str, new: str) -> ScheduleError:
-        """The same error, its place beginning with `new` instead of `old`: `Segment.active` -> `$.plan.segments[2].active`."""
+        """The same error with `old` at the beginning of its place replaced: `Segment.` by `$.plan.segments[2].`."""
         if not self.place.startswith(old):
             return self
         return type(self)(new + self.place[len(old) :], self.problem, self.remedy)
