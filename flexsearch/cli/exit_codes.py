@@ -1,0 +1,54 @@
+"""Every exit code of `flexsearch`, and which error ends in which."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from flexiffusion.errors import ModelMismatch, ScheduleError
+from flexsearch.errors import ConfigError, ModelError, RunFolderError
+
+OK = 0
+INTERNAL = 1
+USAGE = 2
+SCHEDULE = 3
+MODEL = 4
+RUN_FOLDER = 5
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+MEANING = {
+    OK: "done",
+    INTERNAL: "internal error, a fault of flexsearch",
+    USAGE: "wrong usage or configuration",
+    SCHEDULE: "a schedule file was refused",
+    MODEL: "the model could not be loaded, or does not fit the device",
+    RUN_FOLDER: "the run folder cannot be used",
+    INTERRUPTED: "interrupted",
+}
+
+_BY_TYPE: tuple[tuple[type[BaseException], int], ...] = (
+    (ScheduleError, SCHEDULE),
+    (ModelMismatch, MODEL),
+    (ModelError, MODEL),
+    (RunFolderError, RUN_FOLDER),
+    (ConfigError, USAGE),
+    (click.UsageError, USAGE),
+    (click.FileError, USAGE),
+    (KeyboardInterrupt, INTERRUPTED),
+    (click.Abort, INTERRUPTED),
+)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code that `error` ends in; `INTERNAL` for everything that is not a refusal of ours."""
+    for kind, code in _BY_TYPE:
+        if isinstance(error, kind):
+            return code
+    return MODEL if _is_out_of_memory(error) else INTERNAL
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # Asked of sys.modules, so that `flexsearch --help` never imports torch; no torch error exists before that import.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)

@@ -1,0 +1,143 @@
+"""Settings: a TOML file below the environment below flags. One table per command, keys named as its flags.
+
+    [run]
+    images = 64
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flexsearch.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_FILE = "flexsearch.toml"
+
+# These say how one call reports, not what it does; a file that sets them would surprise every script.
+NOT_SETTINGS = frozenset({"config", "debug", "help", "json"})
+
+
+def default_file() -> Path | None:
+    """`flexsearch.toml` of the working directory, if there is one."""
+    path = Path(DEFAULT_FILE)
+    return path if path.is_file() else None
+
+
+def options_by_key(command: click.Command) -> dict[str, click.Option]:
+    """The options of `command` that a file may set, by key: the long flag with underscores."""
+    keys: dict[str, click.Option] = {}
+    for option in command.params:
+        if isinstance(option, click.Option):
+            flag = max(option.opts, key=len)
+            key = flag.lstrip("-").replace("-", "_")
+            if key not in NOT_SETTINGS:
+                keys[key] = option
+    return keys
+
+
+def read_defaults(path: Path, ctx: click.Context) -> dict[str, Any]:
+    """The settings of `path` for the command of `ctx`, by parameter name, checked.
+
+    The whole file is checked for unknown names, so that a misspelt table is not a table without effect.
+    Raises ConfigError for a file that cannot be read, an unknown table or key, and a value of a wrong type.
+    """
+    commands = _commands(ctx)
+    document = _read(path)
+    for name, table in document.items():
+        if name not in commands:
+            raise ConfigError(f"{path}: {name}", "not a command", _remedy("table", name, commands))
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {name}", f"{table!r} is not a table", f"Write [{name}] and its keys below it")
+        allowed = options_by_key(commands[name])
+        for key in table:
+            if key.replace("-", "_") not in allowed:
+                raise ConfigError(f"{path}: [{name}] {key}", "unknown key", _remedy("key", key, allowed))
+    own = options_by_key(ctx.command)
+    defaults: dict[str, Any] = {}
+    for key, value in document.get(str(ctx.info_name), {}).items():
+        option = own[key.replace("-", "_")]
+        if option.name in defaults:
+            raise ConfigError(f"{path}: [{ctx.info_name}] {key}", "given twice, with - and with _", "Keep one")
+        defaults[str(option.name)] = _checked(f"{path}: [{ctx.info_name}] {key}", option, value, ctx)
+    return defaults
+
+
+def effective(ctx: click.Context) -> dict[str, dict[str, Any]]:
+    """What the command of `ctx` runs with: by parameter name its value and its source (flag, environment, ...)."""
+    sources = {
+        "COMMANDLINE": "flag",
+        "ENVIRONMENT": "environment",
+        "DEFAULT_MAP": "file",
+        "DEFAULT": "default",
+        "PROMPT": "prompt",
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in ctx.params.items():
+        source = ctx.get_parameter_source(name)
+        found[name] = {
+            "value": str(value) if isinstance(value, Path) else value,
+            "source": sources.get(source.name, source.name.lower()) if source is not None else "default",
+        }
+    return found
+
+
+def _commands(ctx: click.Context) -> Mapping[str, click.Command]:
+    group = ctx.find_root().command
+    if not isinstance(group, click.Group):
+        return {str(ctx.info_name): ctx.command}
+    found = {name: group.get_command(ctx, name) for name in group.list_commands(ctx)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read ({error.strerror})", "Give a TOML file that exists") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), "not UTF-8 text", "Save the file as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), f"not valid TOML: {error}", "Correct the file at that place") from error
+
+
+def _remedy(what: str, given: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(given.replace("-", "_"), names, n=1)
+    if close:
+        return f"Did you mean {close[0]}?"
+    return f"Remove it, or use a {what} of: {', '.join(names)}" if names else "Remove it: there is nothing to set here"
+
+
+def _checked(place: str, option: click.Option, value: Any, ctx: click.Context) -> Any:
+    """`value` as click would get it from a command line, after a trial conversion by the option's own type."""
+    takes_list = option.multiple or option.nargs != 1
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise ConfigError(place, f"{value!r} is not true or false", "Write true or false, without quotes")
+        return value
+    if isinstance(value, list) != takes_list:
+        remedy = "Write a list in [ ]" if takes_list else "Write one value, without [ ]"
+        raise ConfigError(place, f"{value!r} is {'not ' if takes_list else ''}a list", remedy)
+    # As text, so that the option's type reads 64.5 as it would on a command line: no integer, instead of 64.
+    raw = [_text(place, item) for item in value] if takes_list else _text(place, value)
+    try:
+        option.type_cast_value(ctx, raw)
+    except click.BadParameter as error:
+        raise ConfigError(place, error.message.rstrip("."), "Correct the value in the file") from error
+    return raw
+
+
+def _text(place: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ConfigError(place, f"{value!r} is not a number or text", "Write a number or a quoted text")
+    return str(value)

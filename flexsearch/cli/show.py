@@ -1,0 +1,180 @@
+"""`flexsearch show FILE`: what a schedule does, where it comes from, and what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flexsearch.cli import output
+from flexsearch.cli.command import Command
+from flexsearch.cli.schedule_argument import read_schedule
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from flexiffusion.schedule import Action, Metric, Schedule
+
+_ROW = 50  # steps of the strip in one line
+
+
+@click.command(cls=Command)
+@click.argument("file", metavar="FILE")
+@click.option("--png", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path), help="Also draw the plan here.")
+@output.json_option
+def show(file: str, png: Path | None) -> None:
+    """Show what a schedule file does: its plan step by step, its cost, what was measured, where it comes from.
+
+    FILE - is standard input.
+    """
+    schedule = read_schedule(file)
+    if png is not None:
+        from flexsearch.report.figures import strip
+
+        title = f"{schedule.name} ({_counts_text(schedule.plan.actions())})"
+        try:
+            strip(png, schedule.plan.actions(), title=output.printable(title))
+        except OSError as error:
+            hint = f"{png} cannot be written ({error.strerror})"
+            raise click.BadParameter(hint, param_hint="'--png'") from error
+    if output.wants_json():
+        output.emit(_document(file, schedule))
+    else:
+        from rich.console import Console
+
+        _print(Console(highlight=False), schedule)
+
+
+def _counts(actions: tuple[Action, ...]) -> dict[str, int]:
+    return {kind: sum(action.kind == kind for action in actions) for kind in ("full", "partial", "null")}
+
+
+def _counts_text(actions: tuple[Action, ...]) -> str:
+    counts = _counts(actions)
+    null = f", {counts['null']} null" if counts["null"] else ""
+    return f"{counts['full']} full, {counts['partial']} partial{null}"
+
+
+def _document(file: str, schedule: Schedule) -> dict[str, object]:
+    from flexiffusion import codec
+    from flexsearch.report.palette import look
+
+    actions = schedule.plan.actions()
+    return {
+        "file": file,
+        "schedule": json.loads(codec.dumps(schedule)),
+        "strip": "".join(look(action).letter for action in actions),
+        "counts": _counts(actions),
+    }
+
+
+def _print(console: Console, schedule: Schedule) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _facts(schedule):
+        table.add_row(name, Text(output.printable(value)))
+    console.print(Text(output.printable(schedule.name), style="bold"))
+    console.print(table)
+    for line in _strip(schedule.plan.actions()):
+        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def _facts(schedule: Schedule) -> Iterator[tuple[str, str]]:
+    """Every line of the sheet: its name and its text; what the file does not say is left out."""
+    from flexiffusion.schedule import SegmentsPlan
+
+    if schedule.description:
+        yield "about", schedule.description
+    if schedule.author:
+        yield "author", schedule.author
+    yield "licence", schedule.license
+    model, sampling = schedule.model, schedule.sampling
+    checkpoint = f", checkpoint {model.sha256[:12]}…" if model.sha256 else ""
+    yield "model", f"{model.family}, {model.branches} branches{checkpoint}"
+    parts = [
+        sampling.sampler or "any sampler",
+        sampling.scheduler,
+        f"{sampling.steps} steps",
+        f"guidance {sampling.cfg:g}" if sampling.cfg is not None else None,
+        f"{sampling.size[0]} x {sampling.size[1]}" if sampling.size else None,
+        sampling.prediction,
+    ]
+    yield "sampling", ", ".join(part for part in parts if part)
+    yield "steps", _counts_text(schedule.plan.actions())
+    levels = schedule.levels if isinstance(schedule.plan, SegmentsPlan) else schedule.plan.levels
+    if levels:
+        yield "noise", f"sigma {levels[0]:.4g} down to {levels[-1]:.4g}"
+    yield "speed-up", _speedup(schedule)
+    for metric in schedule.metrics:
+        yield metric.name.replace("_", " "), _metric(metric)
+    origin = schedule.provenance
+    words = [
+        "found by a search" if origin.kind == "searched" else "a hand-made rule, not searched",
+        f"by {origin.tool}" if origin.tool else None,
+        f"{origin.evaluations} evaluations" if origin.evaluations is not None else None,
+        f"seed {origin.seed}" if origin.seed is not None else None,
+    ]
+    yield "origin", ", ".join(word for word in words if word)
+
+
+def _speedup(schedule: Schedule) -> str:
+    from flexsearch.report.table import multiply_adds
+
+    cost = schedule.cost
+    parts: list[str] = []
+    if cost is not None and cost.speedup_macs is not None:
+        parts.append(f"{cost.speedup_macs:.2f}x by multiply-adds")
+    if cost is not None and cost.macs is not None:
+        parts.append(f"{multiply_adds(cost.macs)} multiply-adds per image")
+    if cost is not None:
+        parts += [f"{ms:.4g} ms on {device}" for device, ms in cost.ms.items()]
+    return ", ".join(parts) or "not in the file"
+
+
+def _metric(metric: Metric) -> str:
+    interval = f" (95 %: {metric.interval[0]:.3g} to {metric.interval[1]:.3g})" if metric.interval else ""
+    against = f", against {metric.reference}" if metric.reference else ""
+    features = f", features {metric.features}" if metric.features else ""
+    return f"{metric.value:.3g}{interval}, n = {metric.n}{against}{features}"
+
+
+def _strip(actions: tuple[Action, ...]) -> Iterator[Text]:
+    """The plan from the first step (most noise) to the last: letters, below them the branches, then the legend."""
+    from rich.text import Text
+
+    from flexsearch.report.palette import legend, look
+
+    width = len(str(len(actions)))
+    for start in range(0, len(actions), _ROW):
+        row = actions[start : start + _ROW]
+        steps = Text(f"\n{start + 1:>{width}}  ")
+        branches = Text(" " * (width + 2))
+        for action in row:
+            steps.append(look(action).letter, style=f"{look(action).ink} on {look(action).colour}")
+            branches.append(_branch_sign(action), style="dim")
+        yield steps
+        if any(action.branch is not None for action in row):
+            yield branches
+    signs = Text("\n" + " " * (width + 2))
+    for entry in legend(actions):
+        signs.append(entry.letter, style=f"{entry.ink} on {entry.colour}")
+        signs.append(f" {entry.words}   ")
+    yield signs
+    if any(action.branch is not None for action in actions):
+        yield Text(" " * (width + 2) + "below: the branch of a partial step, - for the output head only", style="dim")
+
+
+def _branch_sign(action: Action) -> str:
+    """One character: 0-9, then a for 10 and so on; - for branch -1."""
+    if action.branch is None:
+        return " "
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    return "-" if action.branch < 0 else digits[action.branch] if action.branch < len(digits) else "+"

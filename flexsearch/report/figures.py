@@ -1,0 +1,201 @@
+"""PNG pictures: the front, the samples, the strip of a schedule. Drawn by Agg, without pyplot's global state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, MaxNLocator
+from numpy.typing import NDArray
+
+from flexiffusion.schedule import Action
+from flexsearch.report import palette
+from flexsearch.report.rows import KIND_WORDS, KINDS, RowKind
+
+_DPI = 150
+_STRIP_ROW = 50  # steps
+
+
+@dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """A schedule in the plane of cost (full steps) and paired error; `low` and `high` are its 95 % interval."""
+
+    cost: float
+    error: float
+    kind: RowKind
+    label: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+def front(
+    path: Path,
+    points: Sequence[FrontPoint],
+    *,
+    evaluated: Sequence[tuple[float, float]] = (),
+    title: str = "",
+    error_name: str = "paired latent error to the teacher",
+    teacher_cost: float | None = None,
+) -> None:
+    """Error against cost, one line for each kind; `evaluated` is the cloud of (cost, error) that the search saw.
+
+    With `teacher_cost` (full steps) an upper axis gives the speed-up. The error axis is logarithmic: points with an
+    error of zero, such as the teacher against itself, are left out.
+    """
+    figure, axes = _figure(8.0, 5.4)
+    cloud = [(cost, error) for cost, error in evaluated if error > 0]
+    if cloud:
+        costs, errors = zip(*cloud, strict=True)
+        axes.scatter(costs, errors, s=6, color=palette.GREY, alpha=0.4, linewidths=0, label="evaluated")
+    for kind in KINDS:
+        members = sorted((p for p in points if p.kind == kind and p.error > 0), key=lambda p: p.cost)
+        if members:
+            _plot_kind(axes, kind, members)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatterSciNotation())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("cost in full network calls")
+    axes.set_ylabel(error_name)
+    axes.grid(True, which="major", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if teacher_cost is not None:
+        _speedup_axis(axes, teacher_cost)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
+    if title:
+        axes.set_title(title, fontsize=11, loc="left", pad=12, parse_math=False)
+    _save(figure, path)
+
+
+def samples(path: Path, strips: Sequence[tuple[str, NDArray[Any]]], *, title: str = "") -> None:
+    """Pictures in rows: the teacher above, schedules below, the same seed in each column.
+
+    `strips` are (label, images (N, H, W, 3) in 0..1), all with the same N, H, W. Raises ValueError otherwise.
+    """
+    shapes = {images.shape for _, images in strips}
+    if len(shapes) != 1 or next(iter(shapes))[3:] != (3,):
+        raise ValueError(f"samples: strips must share one shape (N, H, W, 3), not {sorted(shapes)}")
+    count, height, width, _ = next(iter(shapes))
+    cell = min(1.1, 12.0 / count)  # inches
+    label_width = 2.3
+    row_height = cell * height / width
+    figure, axes = _figure(label_width + cell * count, row_height * len(strips) + (0.4 if title else 0.1))
+    gap = max(1, round(width * 0.04))
+    for index, (label, images) in enumerate(strips):
+        top = index * (height + gap)
+        for column in range(count):
+            left = column * (width + gap)
+            picture = np.clip(images[column], 0.0, 1.0)
+            axes.imshow(picture, extent=(left, left + width, top + height, top), interpolation="nearest")
+        axes.text(
+            -gap * 2, top + height / 2, label, ha="right", va="center", fontsize=9, parse_math=False, linespacing=1.3
+        )
+    axes.set_xlim(0, count * (width + gap) - gap)
+    axes.set_ylim(len(strips) * (height + gap) - gap, 0)
+    axes.set_axis_off()
+    if title:
+        axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+    _save(figure, path)
+
+
+def strip(path: Path, actions: Sequence[Action], *, title: str = "") -> None:
+    """The steps of a schedule as coloured boxes, from the first (most noise) to the last; fifty in a row.
+
+    A partial step shows the number of its branch, the others their letter.
+    """
+    rows, columns = -(-len(actions) // _STRIP_ROW), min(_STRIP_ROW, len(actions))
+    box = 0.27  # inches
+    figure, axes = _figure(max(box * columns + 0.6, 0.08 * len(title), 4.5), box * 1.35 * rows + 0.9)
+    for index, action in enumerate(actions):
+        row, column = divmod(index, _STRIP_ROW)
+        look = palette.look(action)
+        axes.add_patch(Rectangle((column + 0.05, row + 0.12), 0.9, 0.76, facecolor=look.colour))
+        text = look.letter if action.branch is None else str(action.branch)
+        axes.text(column + 0.5, row + 0.51, text, ha="center", va="center", fontsize=8, color=look.ink)
+    for row in range(rows):
+        axes.text(-0.3, row + 0.51, str(row * _STRIP_ROW + 1), ha="right", va="center", fontsize=8, color="#555555")
+    axes.set_xlim(0, columns)
+    axes.set_ylim(rows, 0)
+    axes.set_aspect(1.35, anchor="W")
+    axes.set_axis_off()
+    entries = palette.legend(tuple(actions))
+    handles = [Rectangle((0, 0), 1, 1, facecolor=entry.colour) for entry in entries]
+    words = [entry.words for entry in entries]
+    figure.legend(handles, words, loc="outside lower left", ncols=3, frameon=False, fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=9, x=0.01, ha="left", parse_math=False)
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of `width` x `height` inches with one plot."""
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _plot_kind(axes: Axes, kind: RowKind, members: Sequence[FrontPoint]) -> None:
+    colour, marker = palette.KIND_LOOKS[kind]
+    costs = [point.cost for point in members]
+    errors = [point.error for point in members]
+    front_most = 3 if kind == "found" else 2
+    axes.plot(
+        costs,
+        errors,
+        color=colour,
+        marker=marker,
+        markersize=11 if kind == "teacher" else 6,
+        linewidth=2.2 if kind == "found" else 1.4,
+        zorder=front_most,
+        label=KIND_WORDS[kind],
+    )
+    with_interval = [point for point in members if point.low is not None and point.high is not None]
+    axes.vlines(
+        [point.cost for point in with_interval],
+        [max(float(point.low or 0.0), float(np.finfo(float).tiny)) for point in with_interval],
+        [float(point.high or 0.0) for point in with_interval],
+        color=colour,
+        linewidth=1.0,
+        zorder=front_most,
+    )
+    for point in members:
+        if point.label:
+            axes.annotate(
+                point.label,
+                (point.cost, point.error),
+                textcoords="offset points",
+                xytext=(6, 6 if kind != "found" else -12),
+                fontsize=8,
+                color=colour,
+                parse_math=False,
+            )
+
+
+def _speedup_axis(axes: Axes, teacher_cost: float) -> None:
+    upper = axes.twiny()
+    low, high = axes.get_xlim()
+    upper.set_xlim(max(low, teacher_cost * 1e-3), high)
+    shown: list[float] = []
+    for speedup in (1, 1.5, 2, 3, 5, 1.25, 4, 6, 8, 10, 15, 20, 30):  # the usual ones first, others where there is room
+        cost = teacher_cost / speedup
+        if low <= cost <= high and all(abs(cost - teacher_cost / other) > 0.06 * (high - low) for other in shown):
+            shown.append(speedup)
+    upper.set_xticks([teacher_cost / s for s in shown])
+    upper.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{teacher_cost / cost:g}x"))
+    upper.set_xlabel("speed-up by multiply-adds", fontsize=9)
+    upper.spines[["right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Written whole or not at all: a picture cut off by an interruption would look like a result."""
+    unfinished = path.with_name(path.name + ".part")
+    figure.savefig(unfinished, format="png", metadata={"Software": None})
+    unfinished.replace(path)

@@ -1,0 +1,70 @@
+"""The pictures: real PNGs of the expected size and content. Their looks are checked by eye, not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flexiffusion.schedule import FULL, NULL, Action
+from flexsearch.report.figures import FrontPoint, front, samples, strip
+from flexsearch.report.palette import BLUE, GREY, KIND_LOOKS, ORANGE, legend
+
+
+def has_colour(path: Path, colour: str) -> bool:
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"), dtype=int)
+    return bool((np.abs(pixels - wanted).max(axis=2) <= 2).any())
+
+
+def test_front_draws_every_kind_and_leaves_zero_errors_out(tmp_path: Path) -> None:
+    points = [FrontPoint(30, 0.0, "teacher")]
+    for factor, kind in ((0.4, "found"), (1.0, "plain"), (0.7, "plain_searched"), (2.0, "deepcache")):
+        points += [
+            FrontPoint(c, factor * c**-3.0, kind, f"{30 / c:g}x $2", 0.9 * c**-3.0, c**-3.0)  # type: ignore[arg-type]
+            for c in (6, 10, 20)
+        ]
+    path = tmp_path / "front.png"
+    front(path, points, evaluated=[(5.0, 0.1), (7.0, 0.0)], title="tiny $\\x", teacher_cost=30)
+    assert all(has_colour(path, KIND_LOOKS[p.kind][0]) for p in points[1:])
+    assert list(tmp_path.iterdir()) == [path]  # no half-written file beside it
+
+
+def test_front_without_any_point(tmp_path: Path) -> None:
+    front(tmp_path / "front.png", [])
+    assert (tmp_path / "front.png").stat().st_size > 0
+
+
+def test_samples_keep_rows_and_columns(tmp_path: Path) -> None:
+    red, blue = np.zeros((3, 8, 8, 3)), np.zeros((3, 8, 8, 3))
+    red[..., 0], blue[..., 2] = 1.0, 2.0  # out of range: clipped, not wrapped
+    path = tmp_path / "samples.png"
+    samples(path, [("teacher", red), ("found", blue)])
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    rows_red = np.where((pixels == [255, 0, 0]).all(axis=2).any(axis=1))[0]
+    rows_blue = np.where((pixels == [0, 0, 255]).all(axis=2).any(axis=1))[0]
+    assert rows_red.max() < rows_blue.min()
+
+
+@pytest.mark.parametrize("shapes", [[(2, 8, 8, 3), (3, 8, 8, 3)], [(2, 8, 8)], []])
+def test_samples_of_unlike_shapes_are_refused(tmp_path: Path, shapes: list[tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError, match="must share one shape"):
+        samples(tmp_path / "samples.png", [("a", np.zeros(shape)) for shape in shapes])
+
+
+@pytest.mark.parametrize("count", [1, 50, 51, 250])
+def test_strip_of_any_length(tmp_path: Path, count: int) -> None:
+    actions = ([FULL, Action("partial", 0), NULL] * count)[:count]
+    strip(tmp_path / "strip.png", actions, title="a name with $ signs")
+    assert has_colour(tmp_path / "strip.png", BLUE)
+    assert has_colour(tmp_path / "strip.png", ORANGE) == (count > 1)
+
+
+def test_legend_names_what_occurs() -> None:
+    actions = (FULL, Action("partial", 0, "linear"), FULL)
+    assert [entry.letter for entry in legend(actions)] == ["F", "l"]
+    assert GREY not in {entry.colour for entry in legend(actions)}
