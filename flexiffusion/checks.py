@@ -23,9 +23,10 @@ MAX_DEPTH = 8  # of a whole file; `extra` is the second level of it
 
 # Control and line-separating characters, direction overrides (a name must not be able to disguise itself in a list)
 # and halves of surrogate pairs, which have no UTF-8. Tab and newline are additionally allowed in long texts.
-_UNPRINTABLE = re.compile("[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-_UNPRINTABLE_LONG = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-_NOT_IDENTIFIER = re.compile("[^A-Za-z0-9_.-]")
+# Compiled by `re` when first used: importing the core stays free.
+_UNPRINTABLE = "[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+_UNPRINTABLE_LONG = "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+_NOT_IDENTIFIER = "[^A-Za-z0-9_.-]"
 
 
 def shown(value: object) -> str:
@@ -54,7 +55,7 @@ def text(place: str, value: object, limit: int, *, empty: bool = False, lines: b
         raise ScheduleError(place, "the text is empty", "Write at least one character")
     if len(value) > limit:
         raise ScheduleError(place, f"{shown(value)} has {len(value)} characters", f"Shorten it to at most {limit}")
-    bad = (_UNPRINTABLE_LONG if lines else _UNPRINTABLE).search(value)
+    bad = re.search(_UNPRINTABLE_LONG if lines else _UNPRINTABLE, value)
     if bad:
         raise ScheduleError(
             place,
@@ -67,7 +68,7 @@ def text(place: str, value: object, limit: int, *, empty: bool = False, lines: b
 def identifier(place: str, value: object, limit: int) -> str:
     """A text of ASCII letters, digits and `_ . -`."""
     value = text(place, value, limit)
-    if _NOT_IDENTIFIER.search(value):
+    if re.search(_NOT_IDENTIFIER, value):
         raise ScheduleError(place, f"{shown(value)} is not a plain name", "Use only letters, digits and _ . -")
     return value
 
@@ -118,7 +119,11 @@ def listing(place: str, value: object, low: int = 0, high: int = MAX_STEPS) -> t
     if not isinstance(value, (list, tuple)):
         raise ScheduleError(place, f"{shown(value)} is not a list", "Write a list in square brackets")
     if not low <= len(value) <= high:
-        raise ScheduleError(place, f"the list has {len(value)} entries", f"Give {low} to {high} of them")
+        raise ScheduleError(
+            place,
+            f"the list has {len(value)} {'entry' if len(value) == 1 else 'entries'}",
+            f"Give {low}" if low == high else f"Give {low} to {high}",
+        )
     return tuple(value)
 
 

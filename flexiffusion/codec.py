@@ -26,8 +26,8 @@ MAX_INTEGER = 40  # characters of a whole number; Python's own limit of 4300 dig
 MAX_REAL = 64  # characters; 17 digits say everything about a double
 
 # A text (closed or not: never tried again from its middle, so the scan stays linear) or a bracket.
-_TOKEN = re.compile(r'"(?:[^"\\]+|\\.)*|[][{}]', re.DOTALL)
-_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
+_TOKEN = r'(?s:"(?:[^"\\]+|\\.)*"?|[][{}])'
+_PLAIN_KEY = r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,9 @@ def _parsed(data: bytes, place: str) -> Any:
     except json.JSONDecodeError as error:
         where = f"{place}: line {error.lineno} column {error.colno}"
         found = shown(source[error.pos : error.pos + 20]) if error.pos < len(source) else "the end of the file"
-        raise ScheduleError(where, f"not JSON: {error.msg} at {found}", "Correct the text there") from None
+        raise ScheduleError(
+            where, f"not JSON: {error.msg.removesuffix(' at')} at {found}", "Correct the text there"
+        ) from None
     _check_refused(document, f"{place}: $")
     return document
 
@@ -128,14 +130,16 @@ def _parsed(data: bytes, place: str) -> Any:
 def _check_depth(source: str, place: str) -> None:
     """Before parsing, which recurses: brackets outside of texts nest at most MAX_DEPTH deep."""
     depth = 0
-    for token in _TOKEN.finditer(source):
+    for token in re.finditer(_TOKEN, source):
         if token.group()[0] in "[{":
             depth += 1
             if depth > MAX_DEPTH:
                 line = source.count("\n", 0, token.start()) + 1
                 column = token.start() - source.rfind("\n", 0, token.start())
                 raise ScheduleError(
-                    f"{place}: line {line} column {column}", f"nested more than {MAX_DEPTH} levels deep", "Flatten it"
+                    f"{place}: line {line} column {column}",
+                    f"nested more than {MAX_DEPTH} levels deep",
+                    f"Nest at most {MAX_DEPTH} levels, the file itself being the first",
                 )
         elif token.group()[0] in "]}":
             depth -= 1
@@ -146,7 +150,7 @@ def _check_refused(value: object, path: str) -> None:
         raise ScheduleError(path, value.problem, value.remedy)
     if isinstance(value, dict):
         for key, entry in value.items():
-            _check_refused(entry, f"{path}.{key}" if _PLAIN_KEY.match(key) else f"{path}[{shown(key)}]")
+            _check_refused(entry, f"{path}.{key}" if re.match(_PLAIN_KEY, key) else f"{path}[{shown(key)}]")
     elif isinstance(value, list):
         for i, entry in enumerate(value):
             _check_refused(entry, f"{path}[{i}]")

@@ -1,6 +1,6 @@
 """Cost tables and the arithmetic of speed-ups: multiply-adds (MACs) or milliseconds per kind of step.
 
-Cost of a segment (arXiv 2409.17566v2, section 3): C_full + (k - 1) C_partial(b); null steps cost nothing.
+Cost of a segment (arXiv 2409.17566v2): C_full + (k - 1) C_partial(b); null steps cost nothing.
 """
 
 from __future__ import annotations

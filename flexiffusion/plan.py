@@ -15,7 +15,7 @@ from .checks import choice, shown
 from .errors import ScheduleError
 from .schedule import FULL, PREDICTORS, Action, Schedule, Segment, SegmentsPlan, StepsPlan
 
-Mapping = Literal["position", "level"]
+Placement = Literal["position", "level"]
 
 TOLERANCE = 1e-3  # hosts and solvers reach "the same" level with rounding errors of up to 1e-6 (half precision: 5e-4)
 FEWEST_STEPS = 5  # below this there is nothing worth saving and a lot to lose
@@ -76,7 +76,7 @@ def index_at(levels: Sequence[float], sigma: float) -> int:
     return max((i for i, level in enumerate(levels) if level >= threshold), default=0)
 
 
-def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Mapping = "position") -> Plan:
+def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "position") -> Plan:
     """The plan of one sampling run over the host's own list of noise levels.
 
     sigmas: falling; a trailing 0 (the picture itself) is allowed and changes nothing.

@@ -2,14 +2,12 @@
 
 A schedule cuts the sampling of a diffusion model into *full* network calls, *partial* ones (only the branch above a
 skip runs; the deep feature is predicted from full calls) and *null* ones (the noise level is taken out of the list):
-Flexiffusion, arXiv 2409.17566v2, section 3; DeepCache, arXiv 2312.00858, section 3. Noise levels are sigmas as in
+Flexiffusion, arXiv 2409.17566v2; DeepCache, arXiv 2312.00858. Noise levels are sigmas as in
 k-diffusion, sqrt((1 - abar) / abar). Every constructor raises ScheduleError for a value that a file may not hold.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -306,6 +304,9 @@ def canonical_key(actions: Sequence[Action], levels: Sequence[float]) -> str:
     levels:  sigmas, compared to 6 significant digits
     Raises ValueError when the lengths differ.
     """
+    import hashlib  # here: its 4 ms are a tenth of what importing the core may take
+    import json
+
     rows = [
         [action.kind, action.branch, action.predictor, action.drop, f"{float(level):.6g}"]
         for action, level in zip(canonical_actions(actions), levels, strict=True)

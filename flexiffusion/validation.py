@@ -125,12 +125,19 @@ def _plan(place: str, value: object) -> SegmentsPlan | StepsPlan:
 
 
 def _step(place: str, value: object) -> Step:
-    kind = value.get("do") if isinstance(value, dict) else None
-    if kind == "partial":
+    if (
+        isinstance(value, dict)
+        and "do" in value
+        and choice(f"{place}.do", value["do"], ("full", "partial")) == "partial"
+    ):
         fields = _fields(place, value, ("sigma", "do", "branch"), ("predictor", "drop"))
     else:
+        for key in ("branch", "predictor"):
+            if isinstance(value, dict) and key in value:
+                raise ScheduleError(
+                    f"{place}.{key}", f"a full step has no {key}", 'Leave it out, or write "do": "partial"'
+                )
         fields = _fields(place, value, ("sigma", "do"), ("drop",))
-    choice(f"{place}.do", kind, ("full", "partial"))
     sigma = fields.pop("sigma")
     fields["kind"] = fields.pop("do")
     with _placed("Action", place), _placed("Step", place):

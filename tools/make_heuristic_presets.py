@@ -1,8 +1,8 @@
 """Writes the hand-made presets of schedules/: rules that anybody could type, with no measurement and no claim.
 
-    python tools/make_heuristic_presets.py [FOLDER]
+    python -m tools.make_heuristic_presets [FOLDER]
 
-DeepCache uniform (arXiv 2312.00858, section 3.3): a full step, then interval - 1 partial ones at the paper's branch 2 for
+DeepCache uniform (arXiv 2312.00858): a full step, then interval - 1 partial ones at the paper's branch 2 for
 Stable Diffusion, which is our branch 1. Alternation: every second step partial at branch 0 with a linear predictor.
 """
 

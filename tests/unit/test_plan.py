@@ -1,0 +1,233 @@
+"""Schedule x noise levels -> actions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flexiffusion.errors import ScheduleError
+from flexiffusion.plan import Plan, plan_for, stretched
+from flexiffusion.schedule import (
+    FULL,
+    NULL,
+    Action,
+    ModelInfo,
+    Sampling,
+    Schedule,
+    Segment,
+    SegmentsPlan,
+    Step,
+    StepsPlan,
+)
+
+P0, P1 = Action("partial", 0), Action("partial", 1)
+
+
+def schedule(plan: SegmentsPlan | StepsPlan, levels: tuple[float, ...] | None = None) -> Schedule:
+    steps = plan.total_steps if isinstance(plan, SegmentsPlan) else 20
+    return Schedule("test", ModelInfo("sd15", 12), Sampling(None, None, steps, None, None, None), plan, levels=levels)
+
+
+def segments(*parts: tuple[int, int], layout: str = "front") -> Schedule:
+    return schedule(SegmentsPlan(tuple(Segment(steps, active, 1) for steps, active in parts), layout))  # type: ignore[arg-type]
+
+
+def pattern(plan: Plan) -> str:
+    return "".join(action.kind[0].upper() for action in plan.actions)
+
+
+TEN = tuple(float(sigma) for sigma in range(10, 0, -1))
+
+
+class TestByPosition:
+    def test_the_host_list_of_the_same_length(self) -> None:
+        plan = plan_for(segments((5, 3), (5, 5)), TEN)
+        assert plan == Plan((10.0, 9.0, 8.0, 5.0, 4.0, 3.0, 2.0, 1.0), (FULL, P1, P1, FULL, P1, P1, P1, P1), 2)
+
+    def test_a_trailing_zero_changes_nothing(self) -> None:
+        for parts in (((5, 3), (5, 5)), ((5, 2), (5, 1))):
+            assert plan_for(segments(*parts), (*TEN, 0.0)) == plan_for(segments(*parts), TEN)
+
+    def test_the_last_level_stays_as_a_partial_step(self) -> None:
+        plan = plan_for(segments((5, 1), (5, 2)), TEN)
+        assert plan.levels == (10.0, 5.0, 4.0, 1.0)
+        assert plan.actions == (FULL, FULL, P1, P1)
+        assert plan.nulls == 6
+
+    @pytest.mark.parametrize("total", [5, 7, 13, 20, 30, 37])
+    def test_another_length_keeps_one_full_step_per_segment(self, total: int) -> None:
+        given = segments((4, 2), (3, 2), (3, 1))
+        levels = tuple(float(total - i) for i in range(total))
+        plan = plan_for(given, levels)
+        assert plan.warning is not None and "10 steps" in plan.warning and f"over {total}" in plan.warning
+        assert pattern(plan).count("F") == 3
+        assert plan.levels[0] == levels[0] and plan.levels[-1] == levels[-1]
+        assert plan.nulls + len(plan.levels) == total
+
+    def test_twice_the_length_is_the_same_shape(self) -> None:
+        plan = SegmentsPlan((Segment(4, 2, 1), Segment(1, 1, 2), Segment(5, 3, 3, "linear")), "even")
+        double = SegmentsPlan((Segment(8, 4, 1), Segment(2, 2, 2), Segment(10, 6, 3, "linear")), "even")
+        assert stretched(plan, 20) == double
+        assert stretched(plan, 10) == plan
+
+    @given(
+        st.lists(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))), min_size=1, max_size=12)
+    )
+    def test_stretching_always_fills_the_list(self, parts: list[tuple[int, int]]) -> None:
+        plan = SegmentsPlan(tuple(Segment(steps, active) for steps, active in parts))
+        for total in (1, 4, 5, 17, 100):
+            assert stretched(plan, total).total_steps == total
+
+
+class TestByLevel:
+    SCHEDULE = schedule(SegmentsPlan((Segment(5, 3, 1), Segment(5, 2, 0))), TEN)
+
+    def test_the_recorded_list_itself(self) -> None:
+        assert plan_for(self.SCHEDULE, TEN, "level") == plan_for(self.SCHEDULE, TEN)
+
+    def test_a_slice_of_the_list_has_its_own_part(self) -> None:
+        plan = plan_for(self.SCHEDULE, TEN[1:8], "level")
+        assert plan.levels == (9.0, 8.0, 5.0, 4.0, 3.0)
+        assert plan.actions == (FULL, P1, FULL, P0, P0)  # started: full; ends on a null that stays as a partial
+        assert plan.nulls == 2 and plan.warning is None
+
+    def test_levels_between_and_outside(self) -> None:
+        plan = plan_for(self.SCHEDULE, (20.0, 9.5, 9.0 * (1 + 5e-4), 8.9, 4.5, 0.2), "level")
+        # 20: above all, the first; 9.5 is 10's (full), 9.0045 is 9's, 8.9 too, 4.5 is 5's, 0.2 is 1's (null, but stays)
+        assert plan.actions == (FULL, FULL, P1, P1, FULL, P0)
+
+    def test_without_recorded_levels_it_is_refused(self) -> None:
+        with pytest.raises(
+            ScheduleError, match=r"test: \$.levels: the schedule records no noise levels. Use the mapping"
+        ):
+            plan_for(segments((5, 3), (5, 5)), TEN, "level")
+
+    def test_an_unknown_mapping_is_refused(self) -> None:
+        with pytest.raises(ScheduleError, match="'time' is not known here"):
+            plan_for(self.SCHEDULE, TEN, "time")  # type: ignore[arg-type]
+
+
+class TestSteps:
+    SCHEDULE = schedule(StepsPlan((Step(14.6, FULL), Step(9.0, P0), Step(4.0, FULL), Step(1.5, P1), Step(0.4, FULL))))
+
+    def test_own_levels_replace_the_hosts(self) -> None:
+        plan = plan_for(self.SCHEDULE, (14.61, 8.0, 6.0, 4.0, 2.0, 1.0, 0.5, 0.0))
+        assert plan.levels == (14.61, 9.0, 4.0, 1.5, 0.4)  # the start level is the host's own number
+        assert plan.actions == (FULL, P0, FULL, P1, FULL)
+        assert plan.nulls == 2
+
+    def test_a_start_above_adds_one_full_step(self) -> None:
+        plan = plan_for(self.SCHEDULE, (20.0, 8.0, 6.0, 4.0, 2.0))
+        assert plan.levels == (20.0, 14.6, 9.0, 4.0, 1.5, 0.4)
+        assert plan.actions == (FULL, FULL, P0, FULL, P1, FULL)
+        assert plan.nulls == 0
+
+    def test_a_start_below_runs_the_tail_from_a_full_step(self) -> None:
+        plan = plan_for(self.SCHEDULE, (3.0, 2.0, 1.5, 1.0, 0.5, 0.0))
+        assert plan.levels == (3.0, 1.5, 0.4)
+        assert plan.actions == (FULL, P1, FULL)
+
+    def test_a_start_on_a_partial_level_is_full(self) -> None:
+        plan = plan_for(self.SCHEDULE, (1.5, 1.2, 1.0, 0.7, 0.5))
+        assert plan.levels == (1.5, 0.4) and plan.actions == (FULL, FULL)
+
+    def test_the_start_keeps_what_its_full_step_drops(self) -> None:
+        full = Action("full", drop=("a",))
+        plan = plan_for(schedule(StepsPlan((Step(9.0, full), Step(1.0, P0)))), (9.0, 7.0, 5.0, 3.0, 1.0))
+        assert plan.actions == (full, P0)
+
+
+@pytest.mark.parametrize(
+    ("sigmas", "reason"),
+    [
+        ((1.0, 2.0, 3.0, 4.0, 5.0, 6.0), "noise level 1, 2, is not below"),
+        ((6.0, 5.0, 5.0, 4.0, 3.0, 2.0), "noise level 2, 5, is not below"),
+        ((math.inf, 5.0, 4.0, 3.0, 2.0, 1.0), "noise level 0 is inf"),
+        ((6.0, math.nan, 4.0, 3.0, 2.0, 1.0), "noise level 1 is nan"),
+        ((6.0, 5.0, 4.0, 3.0, -2.0, -3.0), "noise level 4 is -2.0"),
+        ((6.0, 5.0, 4.0, 3.0, 0.0, 0.0), "noise level 4 is 0.0"),
+        ((4.0, 3.0, 2.0, 1.0, 0.0), "4 steps are too few"),
+        ((), "0 steps are too few"),
+        ((0.0,), "0 steps are too few"),
+    ],
+)
+@pytest.mark.parametrize("given", [segments((3, 1), (3, 2)), TestSteps.SCHEDULE])
+def test_lists_that_no_schedule_fits_run_in_full(sigmas: tuple[float, ...], reason: str, given: Schedule) -> None:
+    plan = plan_for(given, sigmas)
+    assert plan.warning is not None and reason in plan.warning and "every step runs in full" in plan.warning
+    assert plan.nulls == 0
+    assert len(plan.actions) == len(sigmas) - bool(sigmas and sigmas[-1] == 0)
+    assert set(plan.actions) <= {FULL}
+    for sigma in (*sigmas, 0.5, 100.0):
+        assert plan.action_at(sigma) == FULL
+
+
+class TestLookUp:
+    PLAN = Plan((10.0, 5.0, 1.0), (FULL, P0, P1), 0)
+
+    @pytest.mark.parametrize(
+        ("sigma", "index"),
+        [
+            (99.0, 0),
+            (10.0, 0),
+            (9.0, 0),
+            (5.004, 1),
+            (5.006, 0),
+            (5.0, 1),
+            (4.99, 1),
+            (1.001, 2),
+            (1.0, 2),
+            (0.1, 2),
+            (0.0, 2),
+        ],
+    )
+    def test_the_last_listed_level_at_or_above(self, sigma: float, index: int) -> None:
+        assert self.PLAN.index_at(sigma) == index
+        assert self.PLAN.action_at(sigma) == self.PLAN.actions[index]
+
+    @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30, unique=True), st.floats(1e-4, 1e4))
+    def test_rule_1(self, levels: list[float], sigma: float) -> None:
+        levels.sort(reverse=True)
+        found = Plan(tuple(levels), (FULL,) * len(levels), 0).index_at(sigma)
+        at_or_above = [i for i, level in enumerate(levels) if level >= sigma * (1 - 1e-3)]
+        assert found == (at_or_above[-1] if at_or_above else 0)
+
+
+def test_captures_follow_the_predictors() -> None:
+    linear, quadratic = Action("partial", 2, "linear"), Action("partial", -1, "quadratic")
+    actions = (FULL, P0, FULL, linear, FULL, FULL, quadratic, P0, FULL)
+    plan = Plan(tuple(float(9 - i) for i in range(9)), actions, 0)
+    none = frozenset[int]()
+    assert plan.captures() == (
+        frozenset({0, 2}),  # P0 right after; linear at 3 needs the fulls at 0 and 2
+        none,
+        frozenset({2, -1}),  # quadratic at 6 needs those at 2, 4 and 5
+        none,
+        frozenset({-1}),
+        frozenset({-1, 0}),
+        none,
+        none,
+        none,  # nothing comes after it
+    )
+
+
+def test_captures_with_too_few_full_steps() -> None:
+    plan = Plan((3.0, 2.0, 1.0), (FULL, Action("partial", 1, "quadratic"), P0), 0)
+    assert plan.captures() == (frozenset({0, 1}), frozenset(), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("levels", "actions", "place"),
+    [
+        ((1.0,), (FULL, FULL), "Plan.actions"),
+        ((2.0, 1.0), (FULL, NULL), "Plan.actions"),
+        ((1.0,), (P0,), "Plan.actions[0]"),
+    ],
+)
+def test_impossible_plans_are_refused(levels: tuple[float, ...], actions: tuple[Action, ...], place: str) -> None:
+    with pytest.raises(ScheduleError) as caught:
+        Plan(levels, actions, 0)
+    assert caught.value.place == place
