@@ -1,0 +1,485 @@
+"""The contract of `layout` and `cut`, for every network of conftest.py."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from networks import Network, build, dictionaries
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from flexiffusion.cut import Capture, capturing, skipping
+from flexiffusion.layout import Layout, find_layout
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts the convolutions that are really computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.convolution.default
+        return func(*args, **(kwargs or {}))
+
+
+class Stop(BaseException):
+    """An interrupt, as hosts raise it: no Exception."""
+
+
+def first_tensor(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else first_tensor(output[0])
+
+
+def reader(network: Network, layout: Layout, branch: int) -> nn.Module:
+    """The module whose first input holds the feature of this branch: a unit of an output block, or the output head."""
+    if branch >= 0:
+        return layout.outputs[len(layout.outputs) - 1 - branch][0]
+    return network.unet.out[0] if network.kind == "ldm" else network.unet.conv_norm_out
+
+
+def branches(layout: Layout) -> range:
+    return range(-1, layout.branches)
+
+
+def full(network: Network, sample: Tensor, conditioning: Any, **more: Any) -> tuple[Tensor, Layout, Capture]:
+    layout = find_layout(network.unet)
+    with capturing(layout, branches(layout)) as capture:
+        result = network(sample, conditioning, **more)
+    assert capture.problem is None
+    return result, layout, capture
+
+
+class TestLayout:
+    def test_branches(self, network: Network) -> None:
+        layout = find_layout(network.unet)
+        assert (layout.kind, layout.branches) == (network.kind, network.branches)
+
+    def test_units_are_listed_in_the_order_in_which_they_run(self, network: Network) -> None:
+        layout = find_layout(network.unet)
+        called: list[nn.Module] = []
+        hooks = [unit.register_forward_hook(lambda module, *_: called.append(module)) for unit in layout.units]
+        network(network.sample(), network.conditioning(2))
+        for hook in hooks:
+            hook.remove()
+        assert called == list(layout.units)
+
+    def test_units_hold_every_weight_but_embeddings_and_head(self, network: Network) -> None:
+        inside = {id(p) for unit in find_layout(network.unet).units for p in unit.parameters()}
+        outside = {name.split(".")[0] for name, p in network.unet.named_parameters() if id(p) not in inside}
+        assert outside <= {
+            *("time_embedding", "class_embedding", "add_embedding", "conv_norm_out", "conv_out"),
+            *("time_embed", "label_emb", "out"),
+        }
+
+    def test_deeper_branches_skip_less(self, network: Network) -> None:
+        layout = find_layout(network.unet)
+        sets = [set(layout.deep(branch)) for branch in branches(layout)]
+        assert all(deeper < shallower for shallower, deeper in pairwise(sets))
+        assert sets[0] == set(layout.units)
+        assert sets[-1]
+
+    def test_feature_enters_the_output_block_before_the_skip(self, network: Network) -> None:
+        layout = find_layout(network.unet)
+        read: dict[int, Tensor] = {}
+        made: dict[int, Tensor] = {}
+        hooks = []
+        for branch in branches(layout):
+            hooks.append(reader(network, layout, branch).register_forward_pre_hook(
+                lambda module, args, branch=branch: read.__setitem__(branch, args[0].clone())
+            ))  # fmt: skip
+            if branch >= 0:
+                hooks.append(layout.inputs[branch][-1].register_forward_hook(
+                    lambda module, args, output, branch=branch: made.__setitem__(branch, first_tensor(output).clone())
+                ))  # fmt: skip
+        _, _, capture = full(network, network.sample(), network.conditioning(2))
+        for hook in hooks:
+            hook.remove()
+        for branch in branches(layout):
+            feature = capture.features[branch]
+            channels = feature.shape[1]
+            assert torch.equal(read[branch][:, :channels], feature)
+            if branch >= 0:
+                assert torch.equal(read[branch][:, channels:], made[branch])
+            else:
+                assert read[branch].shape[1] == channels
+
+
+class TestCut:
+    def test_full_call_is_untouched(self, network: Network, untouched: Any) -> None:
+        untouched(network)
+        sample, conditioning = network.sample(), network.conditioning(2)
+        assert torch.equal(full(network, sample, conditioning)[0], network(sample, conditioning))
+
+    def test_partial_after_full_is_bitwise_the_same(self, network: Network, untouched: Any) -> None:
+        untouched(network)
+        conditioning = network.conditioning(2)
+        for size in network.sizes:
+            sample = network.sample(size=size)
+            expected, layout, capture = full(network, sample, conditioning)
+            for branch in branches(layout):
+                with skipping(layout, branch, capture.features[branch], capture.shapes):
+                    assert torch.equal(network(sample, conditioning), expected), (size, branch)
+
+    @pytest.mark.parametrize("form", ["bfloat16", "channels last", "inference mode", "grad mode"])
+    def test_forms_of_tensors(self, some_network: Network, form: str) -> None:
+        unet = copy.deepcopy(some_network.unet)
+        network = replace(some_network, unet=unet)
+        sample, conditioning = network.sample(), network.conditioning(2)
+        mode = torch.no_grad
+        if form == "bfloat16":
+            if network.kind == "ldm":
+                pytest.skip("ldm casts by a switch of its own")
+            unet.to(torch.bfloat16)
+            sample = sample.bfloat16()
+            conditioning = {name: value.bfloat16() for name, value in conditioning.items()}
+        elif form == "channels last":
+            unet.to(memory_format=torch.channels_last)
+            sample = sample.to(memory_format=torch.channels_last)
+        elif form == "inference mode":
+            mode = torch.inference_mode
+        elif form == "grad mode":
+            unet.requires_grad_(True)
+            mode = torch.enable_grad
+        layout = find_layout(unet)
+        with mode(), capturing(layout, branches(layout)) as capture:
+            expected = network(sample, conditioning)
+        assert not any(feature.requires_grad for feature in capture.features.values())
+        # outside of the mode of the full call: hosts enter it for every call anew
+        for branch in branches(layout):
+            with skipping(layout, branch, capture.features[branch], capture.shapes):
+                assert torch.equal(network(sample, conditioning), expected), branch
+
+    def test_fresh_feature_is_handed_out_itself(self, some_network: Network) -> None:
+        network = some_network
+        sample, conditioning = network.sample(), network.conditioning(2)
+        expected, layout, capture = full(network, sample, conditioning)
+        for branch in branches(layout):
+            delivered: list[Tensor] = []
+            hook = layout.deep(branch)[-1].register_forward_hook(
+                lambda module, args, output, delivered=delivered: delivered.append(first_tensor(output))
+            )
+            for fresh in (False, True):
+                feature = capture.features[branch]
+                with skipping(layout, branch, feature, capture.shapes, fresh):
+                    assert torch.equal(network(sample, conditioning), expected)
+                assert (delivered.pop() is feature) == fresh
+            hook.remove()
+
+    def test_every_feature_matters(self, network: Network) -> None:
+        sample, conditioning = network.sample(), network.conditioning(2)
+        expected, layout, capture = full(network, sample, conditioning)
+        for branch in branches(layout):
+            with skipping(layout, branch, capture.features[branch] * 1.5, capture.shapes):
+                assert not torch.equal(network(sample, conditioning), expected), branch
+
+    def test_partial_call_sees_its_own_input_and_timestep(self, network: Network) -> None:
+        conditioning = network.conditioning(2)
+        before, layout, capture = full(network, network.sample(), conditioning)
+        for branch in range(layout.branches):
+            with skipping(layout, branch, capture.features[branch], capture.shapes):
+                assert not torch.equal(network(network.sample(seed=1), conditioning), before)
+            with skipping(layout, branch, capture.features[branch], capture.shapes):
+                assert not torch.equal(network(network.sample(), conditioning, 400), before)
+
+    def test_other_batch_than_the_full_call(self, network: Network) -> None:
+        sample, conditioning = network.sample(rows=1), network.conditioning(1)
+        _, layout, capture = full(network, torch.cat([sample] * 4), _repeated(conditioning, 4))
+        expected, _, single = full(network, sample, conditioning)
+        for branch in branches(layout):
+            with skipping(layout, branch, single.features[branch], capture.shapes):
+                assert torch.equal(network(sample, conditioning), expected)
+
+    def test_work_shrinks_with_the_branch(self, network: Network) -> None:
+        sample, conditioning = network.sample(), network.conditioning(2)
+        _, layout, capture = full(network, sample, conditioning)
+        counts = []
+        for branch in branches(layout):
+            with skipping(layout, branch, capture.features[branch], capture.shapes), Convolutions() as convolutions:
+                network(sample, conditioning)
+            counts.append(convolutions.count)
+        with Convolutions() as convolutions:
+            network(sample, conditioning)
+        assert counts[0] == 1
+        assert [*counts, convolutions.count] == sorted({*counts, convolutions.count})
+
+    def test_multiply_adds_grow_with_the_branch(self, some_network: Network) -> None:
+        network = some_network
+        meta = replace(network, unet=copy.deepcopy(network.unet).to("meta"))
+        sample, conditioning = network.sample().to("meta"), _moved(network.conditioning(2))
+        with FlopCounterMode(display=False) as counter:
+            _, layout, capture = full(meta, sample, conditioning)
+        flops = []
+        for branch in branches(layout):
+            with FlopCounterMode(display=False) as partial, skipping(
+                layout, branch, capture.features[branch], capture.shapes
+            ):  # fmt: skip
+                meta(sample, conditioning)
+            flops.append(partial.get_total_flops())
+        flops.append(counter.get_total_flops())
+        assert flops[0] > 0
+        assert flops == sorted(set(flops))
+
+    def test_only_asked_branches_are_kept(self, network: Network) -> None:
+        layout = find_layout(network.unet)
+        sample, conditioning = network.sample(), network.conditioning(2)
+        with capturing(layout, {1, 3}, parts=2) as capture:
+            network(sample, conditioning)
+        assert capture.slices.keys() == {1, 3}
+        assert capture.shapes.keys() == set(layout.deep(1))
+        for slices in capture.slices.values():
+            # each slice has memory of its own, so that it can be freed alone
+            assert len({part.untyped_storage().data_ptr() for part in slices}) == 2
+            assert all(part.untyped_storage().nbytes() == part.numel() * 4 for part in slices)
+
+    def test_no_branches_touch_nothing(self, network: Network) -> None:
+        before = dictionaries(network.unet)
+        with capturing(find_layout(network.unet), ()) as capture:
+            assert dictionaries(network.unet) == before
+        assert capture.problem is None
+
+    def test_modules_are_restored_after_an_error(self, network: Network, untouched: Any) -> None:
+        untouched(network)
+        sample, conditioning = network.sample(), network.conditioning(2)
+        expected, layout, capture = full(network, sample, conditioning)
+        before = dictionaries(network.unet)
+        head = reader(network, layout, -1)
+
+        def fail(*_: Any) -> None:
+            raise Stop
+
+        for branch in (-1, 0, layout.branches - 1):
+            for inside in (
+                capturing(layout, {branch}),
+                skipping(layout, branch, capture.features[branch], capture.shapes),
+            ):
+                hook = head.register_forward_pre_hook(fail)
+                with pytest.raises(Stop), inside:
+                    network(sample, conditioning)
+                hook.remove()
+                assert dictionaries(network.unet) == before
+        assert torch.equal(network(sample, conditioning), expected)
+
+    def test_wrappers_of_others_stay(self, network: Network) -> None:
+        """A `forward` that another extension has put on a unit runs wherever the unit runs, and is there afterwards."""
+        sample, conditioning = network.sample(), network.conditioning(2)
+        layout = find_layout(network.unet)
+        calls: list[nn.Module] = []
+
+        def wrap(unit: nn.Module) -> Callable[..., Any]:
+            original = unit.forward
+
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                calls.append(unit)
+                return original(*args, **kwargs)
+
+            return forward
+
+        wrappers = {unit: wrap(unit) for unit in layout.units}
+        for unit, wrapper in wrappers.items():
+            unit.forward = wrapper
+        try:
+            before = dictionaries(network.unet)
+            expected, _, capture = full(network, sample, conditioning)
+            assert calls == list(layout.units)
+            for branch in branches(layout):
+                calls.clear()
+                with skipping(layout, branch, capture.features[branch], capture.shapes):
+                    assert torch.equal(network(sample, conditioning), expected)
+                deep = set(layout.deep(branch))
+                assert calls == [unit for unit in layout.units if unit not in deep]
+            assert dictionaries(network.unet) == before
+        finally:
+            for unit in wrappers:
+                del unit.forward
+
+    def test_writes_in_place_do_not_leak(self, network: Network) -> None:
+        """FreeU, ControlNet and T2I adapters write into the hidden states that a block hands on."""
+        sample, conditioning = network.sample(), network.conditioning(2)
+        layout = find_layout(network.unet)
+        ends = [block[-1] for block in (*layout.inputs, layout.middle, *layout.outputs) if block]
+        hooks = [unit.register_forward_hook(lambda m, a, output: _scale(first_tensor(output))) for unit in ends]
+        try:
+            expected, _, capture = full(network, sample, conditioning)
+            kept = {branch: feature.clone() for branch, feature in capture.features.items()}
+            for branch in branches(layout):
+                for _ in range(2):
+                    with skipping(layout, branch, capture.features[branch], capture.shapes):
+                        assert torch.equal(network(sample, conditioning), expected), branch
+            assert all(torch.equal(kept[branch], capture.features[branch]) for branch in kept)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def test_foreign_hooks_on_skipped_units_stay_in_step(self, network: Network) -> None:
+        sample, conditioning = network.sample(), network.conditioning(2)
+        expected, layout, capture = full(network, sample, conditioning)
+        called: list[nn.Module] = []
+        hooks = [unit.register_forward_hook(lambda module, *_: called.append(module)) for unit in layout.units]
+        with skipping(layout, 0, capture.features[0], capture.shapes):
+            assert torch.equal(network(sample, conditioning), expected)
+        for hook in hooks:
+            hook.remove()
+        assert called == list(layout.units)
+
+
+class TestResiduals:
+    """ControlNet: executed blocks get on a partial call what they get on a full one."""
+
+    @pytest.fixture(params=["sd1", "sd2", "sdxl", "ldm-text"])
+    def network(self, request: pytest.FixtureRequest) -> Network:
+        return build(request.param)
+
+    @pytest.mark.parametrize("size", [(8, 16), (9, 13)])
+    def test_controlnet(self, network: Network, size: Any) -> None:
+        sample, conditioning = network.sample(size=size), network.conditioning(2)
+        layout = find_layout(network.unet)
+        with capturing(layout, {-1}) as capture:
+            network(sample, conditioning)
+        shapes = [capture.shapes[block[-1]] for block in (*layout.inputs, layout.middle)]
+        sizes = [(shape if hasattr(shape, "size") else shape.items[0][1]).size for shape in shapes]
+        # distinct constants: an exchanged residual would be seen
+        *down, middle = [torch.full(size, 0.05 * (i + 1)) for i, size in enumerate(sizes)]
+
+        def residuals(scale: Callable[[int], float]) -> dict[str, Any]:
+            return {
+                "down_block_additional_residuals": tuple(r * scale(i) for i, r in enumerate(down)),
+                "mid_block_additional_residual": middle * scale(len(down)),
+            }
+
+        plain = residuals(lambda i: 1)
+        expected, _, capture = full(network, sample, conditioning, **plain)
+        assert not torch.equal(expected, network(sample, conditioning))
+        for branch in branches(layout):
+            # other residuals at the shallow skips alone: the deep part of a full call is the same, so it is comparable
+            other = residuals(lambda i, branch=branch: 3 if i <= branch else 1)
+            for chosen in (plain, other):
+                full_inputs, full_result = _inputs_of(network, layout, sample, conditioning, chosen)
+                with skipping(layout, branch, capture.features[branch], capture.shapes):
+                    inputs, result = _inputs_of(network, layout, sample, conditioning, chosen)
+                assert torch.equal(result, full_result)
+                for unit in set(layout.units) - set(layout.deep(branch)):
+                    assert torch.equal(inputs[unit], full_inputs[unit])
+
+    def test_adapters_write_in_place(self, network: Network) -> None:
+        """T2I-Adapter: `sample += residual` after every level, the list is emptied by the network."""
+        sample, conditioning = network.sample(), network.conditioning(2)
+        layout = find_layout(network.unet)
+        sizes: list[torch.Size] = []
+        hooks = [
+            block.register_forward_hook(lambda m, a, output: sizes.append(output[1][-1].shape))
+            if isinstance(getattr(block, "attentions", None), type(None))
+            else block.attentions[-1].register_forward_hook(lambda m, a, output: sizes.append(output[0].shape))
+            for block in network.unet.down_blocks
+        ]
+        network(sample, conditioning)
+        for hook in hooks:
+            hook.remove()
+
+        def residuals() -> dict[str, Any]:
+            return {"down_intrablock_additional_residuals": [torch.full(size, 0.1) for size in sizes]}
+
+        expected, _, capture = full(network, sample, conditioning, **residuals())
+        assert not torch.equal(expected, network(sample, conditioning))
+        for branch in branches(layout):
+            more = residuals()
+            with skipping(layout, branch, capture.features[branch], capture.shapes):
+                assert torch.equal(network(sample, conditioning, **more), expected), branch
+            assert more == {"down_intrablock_additional_residuals": []}
+
+    def test_freeu(self, network: Network) -> None:
+        sample, conditioning = network.sample(), network.conditioning(2)
+        plain = network(sample, conditioning)
+        network.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
+        try:
+            expected, layout, capture = full(network, sample, conditioning)
+            assert not torch.equal(expected, plain)
+            for branch in branches(layout):
+                for _ in range(2):
+                    with skipping(layout, branch, capture.features[branch], capture.shapes):
+                        assert torch.equal(network(sample, conditioning), expected), branch
+        finally:
+            network.unet.disable_freeu()
+        assert torch.equal(network(sample, conditioning), plain)
+
+
+def test_controlnet_that_runs_the_blocks_itself() -> None:
+    """The original ControlNet and its WebUI extension swap the network's forward and loop over the blocks."""
+    network = build("compvis-sd1")
+    sample, conditioning = network.sample(), network.conditioning(2)
+    unet: Any = network.unet
+    layout = find_layout(unet)
+    with capturing(layout, {-1}) as capture:
+        network(sample, conditioning)
+    sizes = []
+    for block in (*layout.inputs, layout.middle):
+        sizes.append(capture.shapes[block[-1]].size)
+    seen: list[tuple[str, float]] = []
+
+    def forward(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        from ldm.modules.diffusionmodules.util import timestep_embedding
+
+        control = [torch.full(size, 0.05 * (i + 1)) for i, size in enumerate(sizes)]
+        emb = unet.time_embed(timestep_embedding(timesteps, unet.model_channels))
+        h, skips = x, []
+        for module in unet.input_blocks:
+            h = module(h, emb, context)
+            skips.append(h)
+        h = unet.middle_block(h, emb, context)
+        h += control.pop()
+        for module in unet.output_blocks:
+            residual = control.pop()
+            seen.append(("out", residual.flatten()[0].item()))
+            h = module(torch.cat([h, skips.pop() + residual], dim=1), emb, context)
+        return unet.out(h)
+
+    plain = network(sample, conditioning)
+    unet.forward = forward
+    try:
+        expected, _, capture = full(network, sample, conditioning)
+        assert not torch.equal(expected, plain)
+        for branch in branches(layout):
+            for _ in range(2):
+                with skipping(layout, branch, capture.features[branch], capture.shapes):
+                    assert torch.equal(network(sample, conditioning), expected), branch
+    finally:
+        del unet.forward
+    assert seen == seen[:12] * (len(seen) // 12)
+
+
+def _inputs_of(
+    network: Network, layout: Layout, sample: Tensor, conditioning: Any, more: dict[str, Any]
+) -> tuple[dict[nn.Module, Tensor], Tensor]:
+    inputs: dict[nn.Module, Tensor] = {}
+    hooks = [
+        unit.register_forward_pre_hook(lambda module, args: inputs.__setitem__(module, args[0].clone()))
+        for unit in layout.units
+    ]
+    result = network(sample, conditioning, **more)
+    for hook in hooks:
+        hook.remove()
+    return inputs, result
+
+
+def _scale(tensor: Tensor) -> None:
+    tensor[:, ::2].mul_(1.3)
+
+
+def _repeated(value: Any, times: int) -> Any:
+    if isinstance(value, dict):
+        return {name: _repeated(item, times) for name, item in value.items()}
+    return torch.cat([value] * times)
+
+
+def _moved(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _moved(item) for name, item in value.items()}
+    return value.to("meta")

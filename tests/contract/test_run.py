@@ -1,0 +1,526 @@
+"""The contract of `Run`: counts, misses, memory, and what comes out, on networks of every layout."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import logging
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from networks import Network, build, dictionaries
+from torch import Tensor, nn
+
+from flexiffusion.cut import capturing
+from flexiffusion.errors import FlexiffusionError, ModelMismatch
+from flexiffusion.layout import find_layout
+from flexiffusion.plan import Plan
+from flexiffusion.predictor import PREDICTORS
+from flexiffusion.run import Run
+from flexiffusion.schedule import FULL, Action
+
+F = FULL
+
+
+def P(branch: int = 0, predictor: Any = "reuse") -> Action:
+    return Action("partial", branch, predictor)
+
+
+def plan(*actions: Action, nulls: int = 0) -> Plan:
+    levels = tuple(14.0 * 0.7**i for i in range(len(actions)))
+    return Plan(levels, actions, nulls)
+
+
+def timestep(sigma: float) -> int:
+    return round(60 * sigma)
+
+
+def features(run: Run) -> list[Tensor]:
+    """Every tensor that the run holds."""
+    return [e.feature for chunk in run._cache.values() for es in chunk.histories.values() for e in es]
+
+
+def of_chunks(network: Network, order: Sequence[str]) -> tuple[Tensor, dict[str, Any]]:
+    """The same picture under several conditionings, joined in this order."""
+    drawn = {}
+    for name in ("cond", "uncond"):
+        torch.manual_seed(len(name))
+        drawn[name] = network.conditioning(2)
+    joined = {key: torch.cat([drawn[name][key] for name in order]) for key in drawn["cond"]}
+    return torch.cat([network.sample()] * len(order)), joined
+
+
+@pytest.fixture(scope="module")
+def sd1() -> Network:
+    return build("sd1")
+
+
+class TestSameResults:
+    def test_all_full_is_untouched(self, some_network: Network, untouched: Any) -> None:
+        untouched(some_network)
+        sample, conditioning = some_network.sample(), some_network.conditioning(2)
+        expected = some_network(sample, conditioning)
+        with Run(some_network.unet, plan(F, F, F)) as run:
+            for sigma in run._plan.levels:
+                run.evaluate(sigma)
+                assert torch.equal(run(lambda: some_network(sample, conditioning), sample), expected)
+            assert features(run) == []
+        assert (run.report.full, run.report.partial, run.report.misses, run.report.cache_bytes) == (3, 0, 0, 0)
+
+    def test_partial_after_full_is_bitwise_the_same(self, some_network: Network, untouched: Any) -> None:
+        untouched(some_network)
+        sample, conditioning = some_network.sample(), some_network.conditioning(2)
+        expected = some_network(sample, conditioning)
+        count = some_network.branches
+        for chunks in ((0,), ("cond", "uncond")):
+            made = plan(F, *(P(branch) for branch in range(-1, count)), nulls=3)
+            with Run(some_network.unet, made) as run:
+                for sigma in made.levels:
+                    run.evaluate(sigma)
+                    assert torch.equal(run(lambda: some_network(sample, conditioning), sample, chunks), expected)
+            report = run.report
+            assert (report.full, report.partial, report.null, report.misses) == (1, count + 1, 3, 0)
+            assert 0 < report.seconds < 60
+
+    @pytest.mark.parametrize("some_network", ["sd1", "compvis-three-levels"], indirect=True)
+    @pytest.mark.parametrize("predictor", PREDICTORS)
+    def test_joint_split_and_swapped_agree(self, some_network: Network, predictor: Any) -> None:
+        network = some_network
+        made = plan(F, F, F, P(1, predictor), P(1, predictor), F, P(-1, predictor), P(-1, predictor))
+
+        def trajectory(ways: Sequence[Sequence[Sequence[str]]]) -> tuple[list[Tensor], Any]:
+            results = []
+            with Run(network.unet, made) as run:
+                for i, sigma in enumerate(made.levels):
+                    run.evaluate(sigma)
+                    got: dict[str, Tensor] = {}
+                    for order in ways[i % len(ways)]:
+                        sample, conditioning = of_chunks(network, order)
+                        result = run(
+                            lambda s=sample, c=conditioning, t=sigma: network(s, c, timestep(t)), sample, order
+                        )
+                        got |= dict(zip(order, result.chunk(len(order)), strict=True))
+                    results.append(torch.cat([got["cond"], got["uncond"]]))
+            assert run.report.misses == 0
+            return results, run.report
+
+        joint, report = trajectory([[("cond", "uncond")]])
+        assert (report.full, report.partial) == (4, 4)
+        # full joint, then split, swapped, split the other way round
+        mixed, _ = trajectory([
+            [("cond", "uncond")], [("uncond",), ("cond",)], [("uncond", "cond")], [("cond",), ("uncond",)],
+            [("uncond", "cond")],
+        ])  # fmt: skip
+        for a, b in zip(joint, mixed, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+        # the chunks differ, so an exchange would be seen
+        assert (joint[3][:2] - joint[3][2:]).abs().max() > 1e-3
+
+    def test_predicted_feature_is_what_the_units_return(self, sd1: Network) -> None:
+        """The quadratic through three full steps, made here by hand."""
+        conditioning = sd1.conditioning(2)
+        layout = find_layout(sd1.unet)
+        made = plan(F, F, F, P(2, "quadratic"))
+        last = layout.deep(2)[-1]
+        delivered: list[Tensor] = []
+        hook = last.register_forward_hook(lambda m, a, output: delivered.append(output.clone()))
+        with Run(sd1.unet, made) as run:
+            for i, sigma in enumerate(made.levels):
+                run.evaluate(sigma)
+                run(lambda i=i, t=sigma: sd1(sd1.sample(seed=i), conditioning, timestep(t)), sd1.sample())
+        hook.remove()
+        x = [-2 * math.log(sigma) for sigma in made.levels]
+        expected = sum(
+            delivered[i] * math.prod((x[3] - x[j]) / (x[i] - x[j]) for j in range(3) if j != i) for i in range(3)
+        )
+        torch.testing.assert_close(delivered[3], expected, rtol=1e-4, atol=1e-5)
+
+    def test_pieces_of_one_picture_keep_their_own_features(self, sd1: Network) -> None:
+        """Tiles: the same conditioning, called several times in one evaluation."""
+        tiles = [sd1.sample(seed=i) for i in range(3)]
+        conditioning = sd1.conditioning(2)
+        made = plan(F, P(0), P(0))
+
+        def trajectory(run: Run, pieces: Sequence[Tensor]) -> list[list[Tensor]]:
+            results: list[list[Tensor]] = [[] for _ in pieces]
+            for sigma in made.levels:
+                run.evaluate(sigma)
+                for i, piece in enumerate(pieces):
+                    results[i].append(run(lambda p=piece, t=sigma: sd1(p, conditioning, timestep(t)), piece, ["c"]))
+            return results
+
+        with Run(sd1.unet, made) as run:
+            together = trajectory(run, tiles)
+        assert (run.report.partial, run.report.misses) == (6, 0)
+        for piece, found in zip(tiles, together, strict=True):
+            with Run(sd1.unet, made) as run:
+                (alone,) = trajectory(run, [piece])
+            assert all(torch.equal(a, b) for a, b in zip(alone, found, strict=True))
+
+    def test_identity_twice_in_one_batch(self, sd1: Network) -> None:
+        sample, conditioning = sd1.sample(rows=4), sd1.conditioning(4)
+        made = plan(F, P(0))
+        with Run(sd1.unet, made) as run:
+            results = []
+            for sigma in made.levels:
+                run.evaluate(sigma)
+                results.append(run(lambda: sd1(sample, conditioning), sample, ["same", "same"]))
+        assert torch.equal(*results)
+        assert run.report.partial == 1
+
+
+class TestMisses:
+    def changed(self, network: Network, change: Callable[[int], Tensor], chunks: Any = (0,)) -> Run:
+        """F P P P P with another input from the third step on; every result must be right."""
+        made = plan(F, P(0), P(0), P(0), P(1))
+        conditionings = {rows: network.conditioning(rows) for rows in (1, 2, 3, 4)}
+        with Run(network.unet, made) as run:
+            for i, sigma in enumerate(made.levels):
+                sample = change(i)
+                call = lambda s=sample: network(s.float(), conditionings[s.shape[0]])  # noqa: E731
+                run.evaluate(sigma)
+                # the input does not move, so whatever was right to do gives what the untouched network gives
+                torch.testing.assert_close(run(call, sample, chunks), call())
+        return run
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda network, i: network.sample(rows=2 if i < 2 else 1),
+            lambda network, i: network.sample(rows=2 if i < 2 else 4),
+            lambda network, i: network.sample(size=network.sizes[i >= 2]),
+            lambda network, i: network.sample().to(torch.float32 if i < 2 else torch.float64),
+        ],
+        ids=["fewer rows", "more rows", "size", "dtype"],
+    )
+    def test_other_input_runs_in_full_once(self, some_network: Network, change: Any) -> None:
+        run = self.changed(some_network, lambda i: change(some_network, i))
+        # one miss: the call that ran in full instead serves the later steps
+        assert (run.report.full, run.report.partial, run.report.misses) == (2, 3, 1)
+
+    def test_input_that_changes_every_time(self, sd1: Network) -> None:
+        run = self.changed(sd1, lambda i: sd1.sample(rows=1 + i % 2))
+        assert (run.report.full, run.report.partial, run.report.misses) == (5, 0, 4)
+
+    def test_batch_that_does_not_part(self, sd1: Network, caplog: pytest.LogCaptureFixture) -> None:
+        run = self.changed(sd1, lambda i: sd1.sample(rows=3), ("cond", "uncond"))
+        assert (run.report.full, run.report.partial, run.report.misses) == (5, 0, 4)
+        assert [r.levelno for r in caplog.records] == [logging.WARNING]
+
+    def test_unknown_identity(self, sd1: Network) -> None:
+        sample, conditioning = sd1.sample(), sd1.conditioning(2)
+        made = plan(F, P(0), P(0))
+        with Run(sd1.unet, made) as run:
+            for sigma, chunks in zip(made.levels, [("a",), ("b",), ("b",)], strict=True):
+                run.evaluate(sigma)
+                run(lambda: sd1(sample, conditioning), sample, chunks)
+        assert (run.report.full, run.report.partial, run.report.misses) == (2, 1, 1)
+
+    def test_chunk_that_missed_the_last_full_step(self, sd1: Network) -> None:
+        """The negative prompt left out at a full step: its older feature is not what the plan means."""
+        sample, conditioning = sd1.sample(), sd1.conditioning(2)
+        made = plan(F, F, F, P(0, "linear"))
+        with Run(sd1.unet, made) as run:
+            for sigma, orders in zip(made.levels, ["ab", "ab", "a", "ab"], strict=True):
+                run.evaluate(sigma)
+                for chunk in orders:
+                    run(lambda: sd1(sample, conditioning), sample, (chunk,))
+        assert (run.report.full, run.report.partial, run.report.misses) == (6, 1, 1)
+
+    def test_start_in_the_middle_of_a_plan(self, sd1: Network) -> None:
+        sample, conditioning = sd1.sample(), sd1.conditioning(2)
+        made = plan(F, P(0), P(0), F, P(0))
+        with Run(sd1.unet, made) as run:
+            for sigma in made.levels[1:]:
+                run.evaluate(sigma)
+                run(lambda: sd1(sample, conditioning), sample)
+        assert (run.report.full, run.report.partial, run.report.misses) == (2, 2, 1)
+
+    def test_sampler_that_goes_up_again(self, sd1: Network) -> None:
+        """Features of lower noise levels are not used at higher ones."""
+        sample, conditioning = sd1.sample(), sd1.conditioning(2)
+        made = plan(F, P(0), F, P(0))
+        with Run(sd1.unet, made) as run:
+            for i in (0, 1, 2, 3, 1):
+                run.evaluate(made.levels[i])
+                run(lambda: sd1(sample, conditioning), sample)
+        assert (run.report.full, run.report.partial, run.report.misses) == (3, 2, 1)
+
+    def test_several_evaluations_at_one_level(self, sd1: Network) -> None:
+        """Heun's second evaluation: the same level, so the same action, and one feature."""
+        sample, conditioning = sd1.sample(), sd1.conditioning(2)
+        made = plan(F, F, P(0, "linear"), P(0, "linear"))
+        with Run(sd1.unet, made) as run:
+            for i in (0, 1, 1, 2, 2, 3, 3):
+                run.evaluate(made.levels[i])
+                run(lambda: sd1(sample, conditioning), sample)
+                assert len(features(run)) <= 2
+        assert (run.report.full, run.report.partial, run.report.misses) == (3, 4, 0)
+
+    def test_network_called_twice(self, sd1: Network, caplog: pytest.LogCaptureFixture) -> None:
+        sample, conditioning = sd1.sample(), sd1.conditioning(2)
+        made = plan(F, P(0), P(0))
+
+        def twice() -> Tensor:
+            return sd1(sample, conditioning) + sd1(sample, conditioning)
+
+        with Run(sd1.unet, made) as run:
+            for sigma in made.levels:
+                run.evaluate(sigma)
+                assert torch.equal(run(twice, sample), twice())
+        assert (run.report.full, run.report.misses) == (3, 2)
+        assert [r.name for r in caplog.records] == ["flexiffusion"]
+        assert "more than once" in caplog.text
+
+    def test_network_never_called(self, sd1: Network, caplog: pytest.LogCaptureFixture) -> None:
+        """A host that runs an engine of its own in the place of the network."""
+        made = plan(F, P(0), P(0))
+        with Run(sd1.unet, made) as run:
+            for sigma in made.levels:
+                run.evaluate(sigma)
+                assert run(lambda: "result", sd1.sample()) == "result"
+        assert (run.report.full, run.report.misses) == (3, 2)
+        assert [r.message.split(": ")[1] for r in caplog.records] == [
+            "the unit that delivers branch 0 was never called; partial steps run in full"
+        ]
+
+
+class TestNotFinite:
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("rows", [slice(0, 2), slice(3, 4)])
+    def test_feature_is_dropped(self, some_network: Network, value: float, rows: slice, caplog: Any) -> None:
+        network = some_network
+        sample, conditioning = network.sample(rows=4), network.conditioning(4)
+        made = plan(F, P(0), P(0), F, P(0))
+        last = find_layout(network.unet).deep(0)[-1]
+        poison = [True]
+
+        def hook(module: nn.Module, args: Any) -> None:
+            if poison.pop(0) if poison else False:
+                args[0][rows] = value
+
+        inner = next(m for m in last.modules() if isinstance(m, nn.Conv2d))
+        handle = inner.register_forward_pre_hook(hook)
+        try:
+            with Run(network.unet, made) as run:
+                for sigma in made.levels:
+                    run.evaluate(sigma)
+                    result = run(lambda: network(sample, conditioning), sample, ("cond", "uncond"))
+            assert result.isfinite().all()
+        finally:
+            handle.remove()
+        assert (run.report.full, run.report.partial, run.report.misses) == (3, 2, 1)
+        assert [(r.name, r.levelno) for r in caplog.records] == [("flexiffusion", logging.WARNING)]
+        assert "not finite" in caplog.text
+
+    def test_older_feature_lowers_the_order(self, sd1: Network) -> None:
+        sample, conditioning = sd1.sample(), sd1.conditioning(2)
+        made = plan(F, F, P(0, "linear"))
+        with Run(sd1.unet, made) as run:
+            for i, sigma in enumerate(made.levels):
+                run.evaluate(sigma)
+                result = run(lambda: sd1(sample, conditioning), sample)
+                if i == 0:
+                    features(run)[0].fill_(math.nan)
+                    for chunk in run._cache.values():
+                        chunk.histories[0][0].finite = False
+        assert torch.equal(result, sd1(sample, conditioning))
+        assert (run.report.partial, run.report.misses) == (1, 0)
+
+
+class TestMemory:
+    @pytest.mark.parametrize(("predictor", "tensors"), [("reuse", 1), ("linear", 2), ("quadratic", 3)])
+    def test_tensors_for_each_chunk(self, some_network: Network, predictor: Any, tensors: int) -> None:
+        network = some_network
+        sample, conditioning = network.sample(rows=4), network.conditioning(4)
+        made = plan(*[F, F, F, P(1, predictor), P(1, predictor)] * 3)
+        with capturing(find_layout(network.unet), {1}) as capture:
+            network(sample, conditioning)
+        size = capture.features[1].numel() * 4
+        with Run(network.unet, made) as run:
+            for i, sigma in enumerate(made.levels):
+                run.evaluate(sigma)
+                run(lambda: network(sample, conditioning), sample, ("cond", "uncond"))
+                held = features(run)
+                assert len(held) <= 2 * tensors
+                # slices of one joint tensor would hold all of it
+                assert all(f.untyped_storage().nbytes() == f.numel() * 4 for f in held)
+                if made.actions[i].kind == "partial":
+                    assert len(held) == 2 * tensors
+        assert run.report.cache_bytes == tensors * size
+        assert run.report.misses == 0
+
+    def test_freed_as_soon_as_no_later_step_needs_it(self, sd1: Network) -> None:
+        sample, conditioning = sd1.sample(), sd1.conditioning(2)
+        made = plan(F, P(0), F, F, P(0, "linear"), F, F)
+        held = []
+        with Run(sd1.unet, made) as run:
+            for sigma in made.levels:
+                run.evaluate(sigma)
+                run(lambda: sd1(sample, conditioning), sample)
+                held.append(len(features(run)))
+        assert held == [1, 1, 1, 2, 2, 0, 0]
+
+    def test_branches_of_several_segments(self, sd1: Network) -> None:
+        """Only what the plan asks for; another branch at the same full step is one tensor more."""
+        sample, conditioning = sd1.sample(), sd1.conditioning(2)
+        made = plan(F, P(0), P(3), F, P(-1), F)
+        held = []
+        with Run(sd1.unet, made) as run:
+            for sigma in made.levels:
+                run.evaluate(sigma)
+                run(lambda: sd1(sample, conditioning), sample)
+                held.append(len(features(run)))
+        assert held == [2, 2, 1, 1, 1, 0]
+        assert run.report.partial == 3
+
+    @pytest.mark.parametrize("at", [None, 1, 2, 3])
+    def test_all_is_freed_at_the_end(self, some_network: Network, at: int | None, untouched: Any) -> None:
+        """Also after an interrupt in a full or partial call, while somebody still keeps the exception."""
+        network = some_network
+        untouched(network)
+        sample, conditioning = network.sample(), network.conditioning(2)
+        made = plan(F, F, P(0, "linear"), P(0, "linear"))
+        kept: list[BaseException] = []
+        references: list[weakref.ref[Tensor]] = []
+
+        def interrupt(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        head = network.unet.out[0] if network.kind == "ldm" else network.unet.conv_norm_out
+        run = Run(network.unet, made)
+        hooks = []
+        try:
+            with run:
+                for i, sigma in enumerate(made.levels):
+                    run.evaluate(sigma)
+                    if i == at:
+                        hooks.append(head.register_forward_pre_hook(interrupt))
+                    references += [weakref.ref(feature) for feature in features(run)]
+                    run(lambda: network(sample, conditioning), sample)
+                    references += [weakref.ref(feature) for feature in features(run)]
+        except KeyboardInterrupt as error:
+            kept.append(error)
+        for hook in hooks:
+            hook.remove()
+        assert len(kept) == (at is not None)
+        assert references
+        gc.collect()
+        assert [reference() for reference in references] == [None] * len(references)
+        assert run.report.cache_bytes > 0
+        assert run.report == run.report  # the clock has stopped
+
+    def test_interrupted_run_leaves_the_next_one_alone(self, sd1: Network) -> None:
+        sample, conditioning = sd1.sample(), sd1.conditioning(2)
+        made = plan(F, P(0), P(0))
+
+        def sampling(stop: int | None) -> list[Tensor]:
+            results = []
+            with Run(sd1.unet, made) as run:
+                for i, sigma in enumerate(made.levels):
+                    run.evaluate(sigma)
+                    if i == stop:
+                        raise KeyboardInterrupt
+                    results.append(run(lambda t=sigma: sd1(sample, conditioning, timestep(t)), sample))
+            return results
+
+        expected = sampling(None)
+        with pytest.raises(KeyboardInterrupt):
+            sampling(1)
+        assert all(torch.equal(a, b) for a, b in zip(sampling(None), expected, strict=True))
+
+
+class TestRefusals:
+    def test_order_of_calls(self, sd1: Network) -> None:
+        run = Run(sd1.unet, plan(F, P(0)))
+        with pytest.raises(FlexiffusionError, match=r"Call `evaluate\(sigma\)` first"):
+            run(lambda: 0, sd1.sample())
+        for sigma in (0.0, -1.0, math.nan, math.inf):
+            with pytest.raises(FlexiffusionError, match="positive"):
+                run.evaluate(sigma)
+        run.close()
+        run.close()
+        with pytest.raises(FlexiffusionError, match="closed"):
+            run.evaluate(1.0)
+        assert run.report.seconds == 0
+
+    def test_branch_that_the_network_has_not(self, some_network: Network) -> None:
+        with pytest.raises(ModelMismatch, match=f"branches -1 to {some_network.branches - 1}"):
+            Run(some_network.unet, plan(F, P(some_network.branches)))
+
+    def test_unknown_network(self) -> None:
+        with pytest.raises(ModelMismatch, match="Linear"):
+            Run(nn.Linear(1, 1), plan(F, P(0)))
+
+    def test_plan_without_partial_steps_takes_any_network(self) -> None:
+        network = nn.Linear(1, 1)
+        with Run(network, plan(F, F, nulls=2)) as run:
+            run.evaluate(14.0)
+            assert run(lambda: 5, torch.zeros(1)) == 5
+        with Run(network, Plan((), (), 0)) as run:
+            assert run.evaluate(14.0) == FULL
+            assert run(lambda: 5, torch.zeros(1)) == 5
+
+    def test_dropped_layers(self, sd1: Network) -> None:
+        with pytest.raises(FlexiffusionError, match="dropped layers"):
+            Run(sd1.unet, plan(F, Action("partial", 0, "reuse", ("mid_block",))))
+
+
+class TestSurroundings:
+    def test_meta_device(self, some_network: Network) -> None:
+        network = replace(some_network, unet=copy.deepcopy(some_network.unet).to("meta"))
+        sample = network.sample().to("meta")
+        conditioning = {name: value.to("meta") for name, value in network.conditioning(2).items()}
+        made = plan(F, F, F, *(P(branch, "quadratic") for branch in range(-1, network.branches)))
+        with Run(network.unet, made) as run:
+            for sigma in made.levels:
+                run.evaluate(sigma)
+                result = run(lambda: network(sample, conditioning), sample, (0, 1))
+        assert result.shape == sample.shape
+        assert (run.report.partial, run.report.misses) == (network.branches + 1, 0)
+
+    @pytest.mark.gpu
+    def test_cuda(self, some_network: Network) -> None:
+        """The finite check that is read behind the computation."""
+        network = replace(some_network, unet=copy.deepcopy(some_network.unet).cuda())
+        sample = network.sample().cuda()
+        conditioning = {name: value.cuda() for name, value in network.conditioning(2).items()}
+        expected = network(sample, conditioning)
+        made = plan(F, P(0), F, P(1))
+        with Run(network.unet, made) as run:
+            for sigma in made.levels:
+                run.evaluate(sigma)
+                torch.testing.assert_close(run(lambda: network(sample, conditioning), sample), expected)
+            for chunk in run._cache.values():
+                assert all(entry.finite for entries in chunk.histories.values() for entry in entries)
+        assert (run.report.partial, run.report.misses) == (2, 0)
+
+    def test_random_state_and_modules_stay(self, sd1: Network) -> None:
+        sample, conditioning = sd1.sample(), sd1.conditioning(2)
+        state, before = torch.get_rng_state(), dictionaries(sd1.unet)
+        made = plan(F, P(0, "linear"), F, P(0, "linear"))
+        with Run(sd1.unet, made) as run:
+            for sigma in made.levels:
+                run.evaluate(sigma)
+                run(lambda: sd1(sample, conditioning), sample)
+                assert dictionaries(sd1.unet) == before
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_captured_branches_are_those_of_the_plan(self) -> None:
+        from flexiffusion.run import _uses
+
+        made = plan(F, F, P(0, "quadratic"), F, P(1, "linear"), P(-1), F, F, P(3, "quadratic"), F)
+        uses, _ = _uses(made.actions)
+        asked = made.captures()
+        for action, branches, found in zip(made.actions, asked, uses, strict=True):
+            if action.kind == "full":
+                assert found.keys() == branches
+
+    def test_report_reads_well(self, sd1: Network) -> None:
+        run = Run(sd1.unet, plan(F, P(0), nulls=4))
+        assert str(run.report) == "full 0, partial 0, null 4, misses 0, 0.00 s, cache 0.0 MiB"
