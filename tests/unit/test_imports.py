@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-MODULES = "errors checks facts schedule validation codec presets plan cost".split()
+MODULES = ("errors", "checks", "facts", "schedule", "validation", "codec", "presets", "plan", "cost")
 
 
 def python(code: str, **variables: str) -> str:
@@ -19,7 +19,7 @@ def python(code: str, **variables: str) -> str:
 
 
 def test_the_package_alone_imports_nothing() -> None:
-    code = "import sys; before = set(sys.modules); import flexiffusion as f; print(set(sys.modules) - before, f.__version__)"
+    code = "import sys; a = set(sys.modules); import flexiffusion as f; print(set(sys.modules) - a, f.__version__)"
     assert python(code) == "{'flexiffusion'} 0.1.0\n"
 
 
