@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .checks import choice, shown
+from .checks import MAX_STEPS, choice, shown
 from .errors import ScheduleError
 from .schedule import FULL, PREDICTORS, Action, Schedule, Segment, SegmentsPlan, StepsPlan
 
@@ -85,7 +85,7 @@ def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "
     The first and last level always stay; the first is full; a null that must stay is a partial step of its segment.
 
     A steps plan replaces the host's levels by its own below the host's first level, which stays and is full.
-    Levels that rise, repeat or are not finite and positive, and lists of at most 4, are run in full with a warning.
+    Levels that rise, repeat or are not finite and positive, lists of at most 4 and of more than 1000, run in full with a warning.
     Raises ScheduleError when "level" is asked of a schedule that records no levels.
     """
     choice("mapping", mapping, ("position", "level"))
@@ -169,4 +169,6 @@ def _unfit(levels: tuple[float, ...]) -> str | None:
             return f"noise level {i}, {level:.6g}, is not below the one before it"
     if len(levels) < FEWEST_STEPS:
         return f"{len(levels)} steps are too few"
+    if len(levels) > MAX_STEPS:
+        return f"{len(levels)} steps are more than {MAX_STEPS}"
     return None

@@ -151,6 +151,7 @@ class TestSteps:
         ((6.0, 5.0, 4.0, 3.0, 0.0, 0.0), "noise level 4 is 0.0"),
         ((4.0, 3.0, 2.0, 1.0, 0.0), "4 steps are too few"),
         ((), "0 steps are too few"),
+        (tuple(float(sigma) for sigma in range(1001, 0, -1)), "1001 steps are more than 1000"),
         ((0.0,), "0 steps are too few"),
     ],
 )
