@@ -85,7 +85,7 @@ def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "
     The first and last level always stay; the first is full; a null that must stay is a partial step of its segment.
 
     A steps plan replaces the host's levels by its own below the host's first level, which stays and is full.
-    Levels that rise, repeat or are not finite and positive, lists of at most 4 and of more than 1000, run in full with a warning.
+    Levels that rise, repeat or are not finite and positive, and lists of < 5 or > 1000, run in full with a warning.
     Raises ScheduleError when "level" is asked of a schedule that records no levels.
     """
     choice("mapping", mapping, ("position", "level"))
