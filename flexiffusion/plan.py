@@ -79,10 +79,10 @@ def index_at(levels: Sequence[float], sigma: float) -> int:
 def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "position") -> Plan:
     """The plan of one sampling run over the host's own list of noise levels.
 
-    sigmas: falling; a trailing 0 (the picture itself) is allowed and changes nothing.
+    sigmas: the levels that are evaluated, falling; the picture itself, a trailing 0, is allowed and always stays.
     mapping, for segments plans: "position": the i-th level has the i-th action, and a list of another length has the
     segments stretched over it; "level": the schedule's recorded `levels` decide, which is right for slices of a list.
-    The first and last level always stay; the first is full; a null that must stay is a partial step of its segment.
+    The first level always stays and is full.
 
     A steps plan replaces the host's levels by its own below the host's first level, which stays and is full.
     Levels that rise, repeat or are not finite and positive, and lists of < 5 or > 1000, run in full with a warning.
@@ -103,8 +103,8 @@ def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "
             raise ScheduleError(
                 f"{schedule.name}: $.levels", "the schedule records no noise levels", 'Use the mapping "position"'
             )
-        rows = _rows(schedule.plan)
-        row = [rows[index_at(schedule.levels, level)] for level in levels]
+        recorded = schedule.plan.actions()
+        actions = [recorded[index_at(schedule.levels, level)] for level in levels]
     else:
         segments = schedule.plan
         if segments.total_steps != len(levels):
@@ -113,8 +113,8 @@ def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "
                 " its quality was not measured there"
             )
             segments = stretched(segments, len(levels))
-        row = _rows(segments)
-    return _with_nulls_out(levels, row, warning)
+        actions = list(segments.actions())
+    return _with_nulls_out(levels, actions, warning)
 
 
 def stretched(plan: SegmentsPlan, total: int) -> SegmentsPlan:
@@ -135,22 +135,9 @@ def stretched(plan: SegmentsPlan, total: int) -> SegmentsPlan:
     return SegmentsPlan(tuple(segments), plan.layout)
 
 
-def _rows(plan: SegmentsPlan) -> list[tuple[Action, Segment]]:
-    return [(action, segment) for segment in plan.segments for action in segment.actions(plan.layout)]
-
-
-def _with_nulls_out(levels: tuple[float, ...], row: Sequence[tuple[Action, Segment]], warning: str | None) -> Plan:
-    kept, actions = [], []
-    for i, (level, (action, segment)) in enumerate(zip(levels, row, strict=True)):
-        if i == 0:
-            action = FULL
-        elif action.kind == "null":
-            if i < len(levels) - 1:
-                continue
-            action = Action("partial", segment.branch, segment.predictor)
-        kept.append(level)
-        actions.append(action)
-    return Plan(tuple(kept), tuple(actions), len(levels) - len(kept), warning)
+def _with_nulls_out(levels: tuple[float, ...], actions: Sequence[Action], warning: str | None) -> Plan:
+    row = [(level, action) for level, action in zip(levels, (FULL, *actions[1:]), strict=True) if action.kind != "null"]
+    return Plan(tuple(level for level, _ in row), tuple(action for _, action in row), len(levels) - len(row), warning)
 
 
 def _steps(plan: StepsPlan, levels: tuple[float, ...]) -> Plan:

@@ -51,11 +51,11 @@ class TestByPosition:
         for parts in (((5, 3), (5, 5)), ((5, 2), (5, 1))):
             assert plan_for(segments(*parts), (*TEN, 0.0)) == plan_for(segments(*parts), TEN)
 
-    def test_the_last_level_stays_as_a_partial_step(self) -> None:
-        plan = plan_for(segments((5, 1), (5, 2)), TEN)
-        assert plan.levels == (10.0, 5.0, 4.0, 1.0)
-        assert plan.actions == (FULL, FULL, P1, P1)
-        assert plan.nulls == 6
+    def test_a_null_at_the_end_jumps_to_the_picture(self) -> None:
+        plan = plan_for(segments((5, 1), (5, 2)), (*TEN, 0.0))
+        assert plan.levels == (10.0, 5.0, 4.0)
+        assert plan.actions == (FULL, FULL, P1)
+        assert plan.nulls == 7
 
     @pytest.mark.parametrize("total", [5, 7, 13, 20, 30, 37])
     def test_another_length_keeps_one_full_step_per_segment(self, total: int) -> None:
@@ -64,7 +64,7 @@ class TestByPosition:
         plan = plan_for(given, levels)
         assert plan.warning is not None and "10 steps" in plan.warning and f"over {total}" in plan.warning
         assert pattern(plan).count("F") == 3
-        assert plan.levels[0] == levels[0] and plan.levels[-1] == levels[-1]
+        assert plan.levels[0] == levels[0]
         assert plan.nulls + len(plan.levels) == total
 
     def test_twice_the_length_is_the_same_shape(self) -> None:
@@ -90,14 +90,14 @@ class TestByLevel:
 
     def test_a_slice_of_the_list_has_its_own_part(self) -> None:
         plan = plan_for(self.SCHEDULE, TEN[1:8], "level")
-        assert plan.levels == (9.0, 8.0, 5.0, 4.0, 3.0)
-        assert plan.actions == (FULL, P1, FULL, P0, P0)  # started: full; ends on a null that stays as a partial
-        assert plan.nulls == 2 and plan.warning is None
+        assert plan.levels == (9.0, 8.0, 5.0, 4.0)
+        assert plan.actions == (FULL, P1, FULL, P0)  # started: full
+        assert plan.nulls == 3 and plan.warning is None
 
     def test_levels_between_and_outside(self) -> None:
         plan = plan_for(self.SCHEDULE, (20.0, 9.5, 9.0 * (1 + 5e-4), 8.9, 4.5, 0.2), "level")
-        # 20: above all, the first; 9.5 is 10's (full), 9.0045 is 9's, 8.9 too, 4.5 is 5's, 0.2 is 1's (null, but stays)
-        assert plan.actions == (FULL, FULL, P1, P1, FULL, P0)
+        # 20: above all, the first; 9.5 is 10's (full), 9.0045 is 9's, 8.9 too, 4.5 is 5's, 0.2 is 1's (null)
+        assert plan.actions == (FULL, FULL, P1, P1, FULL)
 
     def test_without_recorded_levels_it_is_refused(self) -> None:
         with pytest.raises(
