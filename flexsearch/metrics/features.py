@@ -1,0 +1,95 @@
+"""Feature modules: what feature distances and relative FID are computed on."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from flexsearch.errors import ConfigError
+from flexsearch.metrics.bundled import FashionClassifier
+from flexsearch.models.load import ASSETS
+
+
+class BundledFeatures(nn.Module):
+    """The penultimate activations of the bundled classifier: (B, 3, H, W) in [0, 1] -> (B, 128)."""
+
+    num_features = FashionClassifier.num_features
+
+    def __init__(self) -> None:
+        super().__init__()
+        from safetensors.torch import load_file
+
+        self.classifier = FashionClassifier()
+        self.classifier.load_state_dict(load_file(ASSETS / "features.safetensors"))
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier.features(images)
+
+
+class InceptionFeatures(nn.Module):
+    """The 2048 pool features of torch-fidelity's FID Inception: (B, 3, H, W) in [0, 1] -> (B, 2048)."""
+
+    num_features = 2048
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ImportError as error:
+            raise ConfigError(
+                "--features", "inception needs torch-fidelity", "Run: pip install 'flexiffusion[inception]'"
+            ) from error
+        self.network = FeatureExtractorInceptionV3(
+            name="inception-v3-compat", features_list=["2048"], feature_extractor_weights_path=str(weights)
+        )
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
+        return torch.as_tensor(self.network(pixels)[0])
+
+
+def load_features(name: str) -> nn.Module:
+    """`bundled`, `inception:WEIGHTS_FILE`, or `package.module:Class` of any torch module.
+
+    The module maps images (B, 3, H, W), float in [0, 1], to features (B, d) and has the attribute `num_features` = d.
+    Raises ConfigError with the remedy.
+    """
+    if name == "bundled":
+        return BundledFeatures()
+    if name == "inception" or name.startswith("inception:"):
+        weights = Path(name.partition(":")[2])
+        if not weights.is_file():
+            raise ConfigError(
+                "--features",
+                f"{name!r} names no weights file, and nothing is downloaded unasked",
+                "Give inception:FILE with your copy of weights-inception-2015-12-05-6726825d.pth",
+            )
+        return InceptionFeatures(weights)
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(
+            "--features", f"{name!r} is not known", "Choose bundled, inception:FILE or package.module:Class"
+        )
+    try:
+        made = getattr(importlib.import_module(module_name), attribute)
+        module = made if isinstance(made, nn.Module) else made()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            "--features", f"{name!r} cannot be imported ({error})", "Check the path and PYTHONPATH"
+        ) from error
+    if not isinstance(module, nn.Module) or not isinstance(getattr(module, "num_features", None), int):
+        raise ConfigError(
+            "--features", f"{name!r} is no torch module with an integer num_features", "Give a module that has it"
+        )
+    return module.eval()
+
+
+@torch.inference_mode()
+def extract(module: nn.Module, images: Tensor, batch: int = 64) -> Tensor:
+    """Features (n, d), float32 on the CPU, of images (n, 3, H, W) in [0, 1]."""
+    return torch.cat([module(rows).float().cpu() for rows in images.split(batch)])

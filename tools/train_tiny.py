@@ -1,0 +1,336 @@
+"""Train the bundled tiny Stable-Diffusion-layout pipeline and its feature classifier on Fashion-MNIST.
+
+    python -m tools.train_tiny --work DIR [--out flexsearch/assets]
+
+Stages run in order (vae, classifier, unet, export); each checkpoints into DIR and a later call goes on where the
+last one stopped. Every batch derives from (seed, stage, step), so an interrupted training equals an uninterrupted one
+on the same machine. About 90 minutes on two CPU cores; the device is the GPU where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from flexsearch.metrics.bundled import FashionClassifier
+from tools.fashion_mnist import CLASSES, read, to_rgb
+
+TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "a grey {} on black", "one {}, studio photo")
+STEPS = {"vae": 800, "classifier": 2000, "unet": 4500}
+BATCH = {"classifier": 128, "vae": 64, "unet": 64}
+PEAK_LR = {"classifier": 2e-3, "vae": 2e-3, "unet": 1e-3}
+PROMPT_TOKENS = 16
+SEED = 0
+
+
+class Ema:
+    """Exponential moving average of a module's weights; the decay warms up with the step count."""
+
+    def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
+        self.decay = decay
+        self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+    def update(self, module: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.weights[name].lerp_(value.detach(), 1 - decay)
+            else:
+                self.weights[name].copy_(value)
+
+
+def learning_rate(stage: str, step: int) -> float:
+    """Linear warm-up over 3 % of the steps, then a half cosine down to zero."""
+    warmup = max(1, STEPS[stage] * 3 // 100)
+    if step < warmup:
+        return PEAK_LR[stage] * (step + 1) / warmup
+    progress = (step - warmup) / max(1, STEPS[stage] - warmup)
+    return PEAK_LR[stage] * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def batch_indices(stage: str, step: int, count: int) -> tuple[Tensor, torch.Generator]:
+    """Indices of batch `step`, from one permutation an epoch, and the generator of everything else that is random."""
+    per_epoch = count // BATCH[stage]
+    epoch, position = divmod(step, per_epoch)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(SEED * 7919 + epoch))
+    generator = torch.Generator().manual_seed(SEED * 1_000_003 + step)
+    return order[position * BATCH[stage] : (position + 1) * BATCH[stage]], generator
+
+
+def train(stage: str, module: nn.Module, loss_of: Callable[[int], Tensor], work: Path) -> None:
+    """Run one stage to its end, from its checkpoint if there is one, and leave the averaged weights in `module`."""
+    device = next(module.parameters()).device
+    optimizer = torch.optim.AdamW(module.parameters(), lr=PEAK_LR[stage], weight_decay=0.01)
+    ema, first, spent = Ema(module), 0, 0.0
+    path = work / f"{stage}.pt"
+    if path.exists():
+        saved = torch.load(path, weights_only=True, map_location=device)
+        module.load_state_dict(saved["module"])
+        optimizer.load_state_dict(saved["optimizer"])
+        ema.weights, first, spent = saved["ema"], saved["step"], saved["seconds"]
+    started = time.monotonic()
+    running = 0.0
+    for step in range(first, STEPS[stage]):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(stage, step)
+        loss = loss_of(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        ema.update(module, step)
+        running += loss.item()
+        done = step + 1
+        if done % 100 == 0 or done == STEPS[stage]:
+            seconds = spent + time.monotonic() - started
+            print(f"{stage} {done}/{STEPS[stage]} loss {running / 100:.4f} {seconds:.0f} s", flush=True)
+            running = 0.0
+        if done % 250 == 0 or done == STEPS[stage]:
+            state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.weights}
+            torch.save({**state, "step": done, "seconds": spent + time.monotonic() - started}, path.with_suffix(".tmp"))
+            os.replace(path.with_suffix(".tmp"), path)
+    module.load_state_dict(ema.weights)
+    module.eval().requires_grad_(False)
+
+
+def train_classifier(work: Path, device: torch.device) -> FashionClassifier:
+    pictures, labels = read("train")
+    model = FashionClassifier().to(device)
+
+    def loss_of(step: int) -> Tensor:
+        model.train()
+        indices, generator = batch_indices("classifier", step, len(pictures))
+        torch.manual_seed(step)  # dropout
+        images = to_rgb(pictures[indices]).clone()
+        shift_y, shift_x = torch.randint(-2, 3, (2,), generator=generator).tolist()
+        images = images.roll((shift_y, shift_x), dims=(2, 3))
+        return F.cross_entropy(model(images.to(device)), labels[indices].to(device), label_smoothing=0.05)
+
+    train("classifier", model, loss_of, work)
+    return model
+
+
+def new_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(24, 48),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+        sample_size=32,
+        mid_block_add_attention=False,
+    )
+
+
+def train_vae(work: Path, device: torch.device) -> AutoencoderKL:
+    pictures, _ = read("train")
+    vae = new_vae().to(device)
+
+    def loss_of(step: int) -> Tensor:
+        vae.train()
+        indices, generator = batch_indices("vae", step, len(pictures))
+        images = (to_rgb(pictures[indices]) * 2 - 1).to(device)
+        posterior = vae.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        return F.mse_loss(decoded, images) + F.l1_loss(decoded, images) * 0.2 + 1e-3 * posterior.kl().mean() / 1024
+
+    train("vae", vae, loss_of, work)
+    return vae
+
+
+@torch.inference_mode()
+def encode_all(vae: AutoencoderKL, work: Path, device: torch.device) -> Tensor:
+    """Posterior mean and spread of all training pictures, (60000, 8, 16, 16) fp16, scaled to unit spread."""
+    path = work / "latents.safetensors"
+    if not path.exists():
+        pictures, _ = read("train")
+        parts = []
+        for chunk in pictures.split(500):
+            posterior = vae.encode((to_rgb(chunk) * 2 - 1).to(device)).latent_dist
+            parts.append(torch.cat([posterior.mean, posterior.std], dim=1).cpu())
+        moments = torch.cat(parts)
+        scale = 1 / moments[:, :4].std()
+        save_file({"moments": (moments * scale).half().contiguous(), "scale": scale.reshape(1)}, path)
+    saved = load_file(path)
+    vae.register_to_config(scaling_factor=round(float(saved["scale"]), 6))
+    return saved["moments"]
+
+
+def prompts() -> list[str]:
+    """Every prompt of the training: each template with each class name, the class index varying fastest."""
+    return [template.format(name) for template in TEMPLATES for name in CLASSES]
+
+
+def new_tokenizer(work: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer (byte-level pairs ending in </w>) whose few hundred entries cover the training prompts."""
+    folder = work / "tokenizer"
+    if not (folder / "vocab.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        trainer = trainers.BpeTrainer(
+            vocab_size=1000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+        )
+        tokenizer.train_from_iterator(prompts(), trainer)
+        merges = json.loads(tokenizer.to_str())["model"]["merges"]
+        entries = alphabet + [letter + "</w>" for letter in alphabet] + ["".join(pair) for pair in merges]
+        entries += ["<|startoftext|>", "<|endoftext|>"]
+        vocabulary = {entry: index for index, entry in enumerate(dict.fromkeys(entries))}
+        (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
+        lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+        (folder / "merges.txt").write_text("\n".join(lines) + "\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=PROMPT_TOKENS)
+
+
+class Denoiser(nn.Module):
+    """U-Net and text encoder, trained together."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=64,
+                intermediate_size=128,
+                projection_dim=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=PROMPT_TOKENS,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        self.unet = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(32, 64, 96),
+            layers_per_block=2,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=64,
+            attention_head_dim=2,  # diffusers reads this as the number of heads
+            norm_num_groups=16,
+        )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def train_denoiser(vae: AutoencoderKL, work: Path, device: torch.device) -> tuple[Denoiser, CLIPTokenizer]:
+    moments, labels = encode_all(vae, work, device), read("train")[1]
+    tokenizer = new_tokenizer(work)
+    model = Denoiser(tokenizer).to(device)
+    tokens = tokenizer([*prompts(), ""], padding="max_length", return_tensors="pt").input_ids  # the last is "no prompt"
+    abar = new_scheduler().alphas_cumprod
+
+    def loss_of(step: int) -> Tensor:
+        model.train()
+        indices, generator = batch_indices("unet", step, len(moments))
+        count = len(indices)
+        mean, std = moments[indices].float().chunk(2, dim=1)
+        latents = mean + std * torch.randn(mean.shape, generator=generator)
+        # One timestep from each of `count` equal strata: the same expectation as uniform draws, less variance.
+        strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+        timesteps = (strata * len(abar)).long()
+        noise = torch.randn(latents.shape, generator=generator)
+        level = abar[timesteps][:, None, None, None]
+        noisy = level.sqrt() * latents + (1 - level).sqrt() * noise
+        which = torch.randint(len(TEMPLATES), (count,), generator=generator) * len(CLASSES) + labels[indices]
+        dropped = torch.rand(count, generator=generator) < 0.1  # guidance dropout (arXiv 2207.12598)
+        chosen = tokens[torch.where(dropped, len(tokens) - 1, which)].to(device)
+        states = model.text_encoder(chosen).last_hidden_state
+        predicted = model.unet(noisy.to(device), timesteps.to(device), states).sample
+        error = F.mse_loss(predicted, noise.to(device), reduction="none").mean(dim=(1, 2, 3))
+        snr = abar[timesteps] / (1 - abar[timesteps])
+        return (error * (snr.clamp(max=5) / snr).to(device)).mean()  # min-SNR weighting (arXiv 2303.09556, eq. 6)
+
+    train("unet", model, loss_of, work)
+    return model, tokenizer
+
+
+def export(
+    vae: AutoencoderKL,
+    classifier: FashionClassifier,
+    denoiser: Denoiser,
+    tokenizer: CLIPTokenizer,
+    work: Path,
+    out: Path,
+) -> None:
+    """Write the diffusers folder and the classifier, fp16 safetensors."""
+    pipeline = StableDiffusionPipeline(
+        vae=vae.cpu().half(),
+        text_encoder=denoiser.text_encoder.cpu().half(),
+        tokenizer=tokenizer,
+        unet=denoiser.unet.cpu().half(),
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(out / "tiny", safe_serialization=True)
+    for name in ("vocab.json", "merges.txt"):  # what older versions of transformers read
+        shutil.copy(work / "tokenizer" / name, out / "tiny" / "tokenizer" / name)
+    (out / "tiny" / "prompts.txt").write_text("\n".join(prompts()) + "\n", encoding="utf-8")
+    weights = {
+        name: value.cpu().half() if value.is_floating_point() else value.cpu()
+        for name, value in classifier.state_dict().items()
+    }
+    save_file(weights, out / "features.safetensors")
+    seconds = {
+        stage: torch.load(work / f"{stage}.pt", weights_only=True, map_location="cpu")["seconds"] for stage in STEPS
+    }
+    (work / "training.json").write_text(json.dumps({"steps": STEPS, "batch": BATCH, "seconds": seconds}, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and cached latents")
+    parser.add_argument("--out", type=Path, default=Path("flexsearch/assets"))
+    parser.add_argument("--stage", choices=[*STEPS, "export"], default="export", help="stop after this stage")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(SEED)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    vae = train_vae(arguments.work, device)
+    if arguments.stage == "vae":
+        return
+    classifier = train_classifier(arguments.work, device)
+    if arguments.stage == "classifier":
+        return
+    denoiser, tokenizer = train_denoiser(vae, arguments.work, device)
+    if arguments.stage == "export":
+        export(vae, classifier, denoiser, tokenizer, arguments.work, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
