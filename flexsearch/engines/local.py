@@ -1,0 +1,103 @@
+"""Evaluate candidates one after the other, in this process, on the model's device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flexiffusion.cost import CostTable
+from flexsearch.metrics.features import extract
+from flexsearch.metrics.paired import Errors, squared_error
+from flexsearch.metrics.relative_fid import RelativeFid
+from flexsearch.models.model import DiffusionModel
+from flexsearch.sampling.references import ImageSet, Reference
+from flexsearch.sampling.trajectory import Recipe, Trajectory, sample
+from flexsearch.search.candidate import Candidate
+from flexsearch.search.settings import ReferenceName
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A candidate's images, and their errors, computed when asked for."""
+
+    engine: LocalEngine
+    trajectory: Trajectory
+
+    @cached_property
+    def images(self) -> Tensor:
+        """(n, 3, height, width) float32 in [0, 1]."""
+        return self.engine.model.decode(self.trajectory.latents)
+
+    @cached_property
+    def features(self) -> Tensor:
+        return extract(self.engine.features, self.images)
+
+    def latent_errors(self, reference: ReferenceName) -> Errors:
+        """Mean squared latent difference to the reference, per image."""
+        return squared_error(self.trajectory.latents, self.engine.references[reference].latents)
+
+    def feature_errors(self, reference: ReferenceName) -> Errors:
+        """Mean squared feature difference to the reference, per image."""
+        return squared_error(self.features, self.engine.references[reference].features)
+
+    @property
+    def latent_error(self) -> float:
+        """The mean latent error that the search minimises."""
+        return float(np.mean(self.latent_errors(self.engine.judged_by)))
+
+    def relative_fid(self) -> float:
+        """Relative FID to the teacher."""
+        return self.engine.relative_fid(self.features)
+
+    @property
+    def seconds_per_image(self) -> float:
+        return self.trajectory.seconds / len(self.trajectory.latents)
+
+
+class LocalEngine:
+    """One model, one image set, its references. The model is used by nobody else meanwhile."""
+
+    def __init__(
+        self,
+        model: DiffusionModel,
+        recipe: Recipe,
+        images: ImageSet,
+        references: dict[ReferenceName, Reference],
+        features: nn.Module,
+        table: CostTable,
+        judged_by: ReferenceName,
+        batch: int,
+    ) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.references = references
+        self.features = features
+        self.table = table
+        self.judged_by = judged_by
+        self.batch = batch
+        self.noise = images.noise(model)
+        self.conditioning = images.conditioning(model)
+        self.network_seconds = 0.0
+
+    @cached_property
+    def relative_fid(self) -> RelativeFid:
+        return RelativeFid(self.references["teacher"].features)
+
+    def evaluate(self, candidate: Candidate) -> Outcome:
+        """Sample the candidate over the engine's images."""
+        with torch.inference_mode():
+            trajectory = sample(
+                self.model,
+                self.recipe,
+                self.noise,
+                self.conditioning,
+                candidate.timesteps,
+                candidate.actions,
+                batch=self.batch,
+            )
+        self.network_seconds += trajectory.network_seconds
+        return Outcome(self, trajectory)

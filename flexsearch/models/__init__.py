@@ -1,0 +1,1 @@
+"""Checkpoints -> one `DiffusionModel`: the bundled tiny model, diffusers folders."""

@@ -1,0 +1,87 @@
+"""What a full step and a partial one of every branch cost: multiply-adds (meta device) and milliseconds (this one)."""
+
+from __future__ import annotations
+
+import statistics
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from flexiffusion.cost import CostTable
+from flexiffusion.plan import Plan
+from flexiffusion.run import Run
+from flexiffusion.schedule import FULL, Action
+from flexsearch.models.model import Conditioning, DiffusionModel
+from flexsearch.sampling.clock import clock
+from flexsearch.sampling.noise import initial_noise
+
+
+def count_macs(model: DiffusionModel, guidance: float) -> CostTable:
+    """Multiply-adds of one step for one image, all conditionings of classifier-free guidance included.
+
+    Counted on a weightless copy on the meta device, where attention products are counted too (fused attention on the
+    CPU would count as nothing). FLOPs = 2 x multiply-adds.
+    """
+    rows = len(model.chunks(guidance))
+    text = model.encode([""]).positive if model.conditional else None
+    with torch.device("meta"):
+        skeleton: nn.Module = type(model.unet).from_config(model.unet.config)  # type: ignore[operator, union-attr]
+        skeleton.eval()
+        sample = torch.empty(rows, *model.latent_shape)
+        states = None if text is None else torch.empty(rows, *text.shape[1:])
+
+    def forward() -> Tensor:
+        if states is None:
+            return torch.as_tensor(skeleton(sample, 1, return_dict=False)[0])
+        return torch.as_tensor(skeleton(sample, 1, states, return_dict=False)[0])
+
+    branches = range(-1, model.branches)
+    actions = (FULL, *(Action("partial", branch) for branch in branches))
+    levels = tuple(float(len(actions) - i) for i in range(len(actions)))
+    counts = []
+    with Run(skeleton, Plan(levels, actions, 0)) as run, torch.inference_mode():
+        for level in levels:
+            run.evaluate(level)
+            with FlopCounterMode(display=False) as counter:
+                run(forward, sample)
+            counts.append(counter.get_total_flops() / 2)
+    full, *partial = counts
+    return CostTable("macs", full, dict(zip(branches, partial, strict=True)))
+
+
+@torch.inference_mode()
+def measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int = 5) -> CostTable:
+    """Median milliseconds of one network call for `batch` images, full and for every branch.
+
+    The kinds are measured in turns, so that a machine that slows down slows all of them; the first turn is not counted.
+    """
+    noise = initial_noise(0, range(batch), model.latent_shape).to(model.device, model.dtype)
+    conditioning = model.encode(["" for _ in range(batch)]) if model.conditional else Conditioning()
+    rows, states = model.network_input(noise, conditioning, guidance)
+    chunks = model.chunks(guidance)
+    kinds = [FULL, *(Action("partial", branch) for branch in range(-1, model.branches))]
+    taken: dict[Action, list[float]] = {kind: [] for kind in kinds}
+
+    def forward() -> Tensor:
+        return model.call(rows, 1, states)
+
+    for turn in range(repeats + 1):
+        for kind in kinds:
+            with Run(model.unet, Plan((2.0, 1.0), (FULL, kind), 0)) as run:
+                run.evaluate(2.0)
+                run(forward, rows, chunks)
+                run.evaluate(1.0)
+                began = clock(model.device)
+                run(forward, rows, chunks)
+                if turn:
+                    taken[kind].append((clock(model.device) - began) * 1000)
+    medians = {kind: statistics.median(times) for kind, times in taken.items()}
+    return CostTable("ms", medians[FULL], {kind.branch: ms for kind, ms in medians.items() if kind.branch is not None})
+
+
+def device_name(model: DiffusionModel) -> str:
+    """The device as cost tables name it."""
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    return f"{model.device.type}, {torch.get_num_threads()} threads"

@@ -1,0 +1,118 @@
+"""The images that candidates are judged on, and the reference trajectories that they are judged by.
+
+References are sampled once and kept as safetensors under a key of everything that determines them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from flexsearch.metrics.features import extract
+from flexsearch.models.model import Conditioning, DiffusionModel
+from flexsearch.sampling.levels import spaced_timesteps
+from flexsearch.sampling.noise import initial_noise
+from flexsearch.sampling.trajectory import Recipe, sample
+
+HELD_OUT = 1 << 30  # image indices of held-out noise begin here, out of reach of any search
+CONVERGED_STEPS = 60
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """`count` images: image i has the noise of (seed, first + i) and prompt i, going round."""
+
+    seed: int
+    first: int
+    count: int
+    prompts: tuple[str, ...]
+
+    def noise(self, model: DiffusionModel) -> Tensor:
+        return initial_noise(self.seed, range(self.first, self.first + self.count), model.latent_shape)
+
+    def conditioning(self, model: DiffusionModel) -> Conditioning:
+        if not model.conditional:
+            return Conditioning()
+        return model.encode([self.prompts[i % len(self.prompts)] for i in range(self.count)])
+
+
+def split_prompts(prompts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Search and held-out prompts: the last third of the list is held out. A single prompt serves for both."""
+    if len(prompts) < 2:
+        return tuple(prompts), tuple(prompts)
+    cut = len(prompts) - max(1, len(prompts) // 3)
+    return tuple(prompts[:cut]), tuple(prompts[cut:])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one full-length schedule makes of an image set."""
+
+    latents: Tensor  # (n, C, H, W) float32
+    images: Tensor  # (n, 3, height, width) uint8
+    features: Tensor  # (n, d) float32
+    states: Tensor  # (steps, n, C, H, W): what the network saw at each step
+
+
+def reference(
+    model: DiffusionModel,
+    recipe: Recipe,
+    images: ImageSet,
+    timesteps: Sequence[int],
+    features: tuple[str, nn.Module],
+    folder: Path,
+    batch: int,
+) -> Reference:
+    """The reference of an image set, from `folder` if it is there, else sampled in full and kept.
+
+    `features` is the feature module with the name that it was asked for by.
+    """
+    determines = {
+        "model": model.sha256,
+        "device": str(model.device.type),
+        "dtype": str(model.dtype),
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "recipe": asdict(recipe),
+        "images": asdict(images),
+        "timesteps": list(timesteps),
+        "features": features[0],
+    }
+    key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / f"reference-{key}.safetensors"
+    if path.exists():
+        try:
+            with safe_open(path, "pt") as file:
+                return Reference(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        except (SafetensorError, TypeError):
+            path.unlink()  # half written by a machine that went down: it is made again
+    made = sample(
+        model, recipe, images.noise(model), images.conditioning(model), timesteps, batch=batch, keep_states=True
+    )
+    pictures = model.decode(made.latents)
+    assert made.states is not None
+    result = Reference(
+        made.latents, (pictures * 255).round().to(torch.uint8), extract(features[1], pictures), made.states
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in vars(result).items()}, partial, {"key": json.dumps(determines)}
+    )
+    os.replace(partial, path)
+    return result
+
+
+def converged_timesteps(model: DiffusionModel) -> tuple[int, ...]:
+    """The levels of the converged solution: what every solver with enough steps arrives at (METHOD.md section 7)."""
+    return spaced_timesteps(model.schedule, min(CONVERGED_STEPS, len(model.schedule)), "logsnr")

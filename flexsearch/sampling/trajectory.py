@@ -1,0 +1,109 @@
+"""Run one schedule over a batch of images: the sampling loop of teacher and candidates alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flexiffusion.plan import Plan
+from flexiffusion.run import Run
+from flexiffusion.schedule import FULL, Action
+from flexsearch.models.model import Conditioning, DiffusionModel
+from flexsearch.sampling.clock import clock
+from flexsearch.sampling.solvers import SolverName, make_solver
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every trajectory of a run is sampled, whatever its schedule."""
+
+    solver: SolverName
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What sampling gave. `states` (when asked for) are the solver's inputs to each step: (steps, n, C, H, W)."""
+
+    latents: Tensor  # (n, C, H, W) float32 on the CPU
+    seconds: float  # wall time of the whole loop
+    network_seconds: float  # the part of it inside the U-Net
+    misses: int
+    states: Tensor | None = None
+
+
+@torch.inference_mode()
+def sample(
+    model: DiffusionModel,
+    recipe: Recipe,
+    noise: Tensor,
+    conditioning: Conditioning,
+    timesteps: Sequence[int],
+    actions: Sequence[Action] | None = None,
+    *,
+    batch: int = 64,
+    keep_states: bool = False,
+) -> Trajectory:
+    """Integrate from `noise` (n, C, H, W) over `timesteps` (falling), doing `actions` (all full when None).
+
+    Images go through in batches of `batch`, so the result for an image does not depend on how many there are (beyond
+    the last, smaller batch). The first action must be full.
+    """
+    plan = Plan(levels=model.schedule.sigmas(timesteps), actions=tuple(actions or [FULL] * len(timesteps)), nulls=0)
+    parts: list[Tensor] = []
+    states: list[Tensor] = []
+    started, inside, misses = time.perf_counter(), 0.0, 0
+    for first in range(0, len(noise), batch):
+        rows = slice(first, first + batch)
+        part = _sample_batch(
+            model, recipe, noise[rows], conditioning.rows(first, first + batch), timesteps, plan, keep_states
+        )
+        parts.append(part.latents)
+        inside += part.network_seconds
+        misses += part.misses
+        if part.states is not None:
+            states.append(part.states)
+    return Trajectory(
+        latents=torch.cat(parts),
+        seconds=time.perf_counter() - started,
+        network_seconds=inside,
+        misses=misses,
+        states=torch.cat(states, dim=1) if keep_states else None,
+    )
+
+
+def _sample_batch(
+    model: DiffusionModel,
+    recipe: Recipe,
+    noise: Tensor,
+    conditioning: Conditioning,
+    timesteps: Sequence[int],
+    plan: Plan,
+    keep_states: bool,
+) -> Trajectory:
+    solver = make_solver(recipe.solver, model.noise_config, timesteps)
+    chunks = model.chunks(recipe.guidance)
+    # The solver works in float32 whatever the network's precision, as the hosts' samplers do.
+    state = solver.start(noise.to(model.device))
+    states, inside = [], 0.0
+    with Run(model.unet, plan) as run:
+        for index, timestep in enumerate(timesteps):
+            seen = solver.model_input(state, index)
+            if keep_states:
+                states.append(seen.float().cpu())
+            rows, text = model.network_input(seen.to(model.dtype), conditioning, recipe.guidance)
+            run.evaluate(plan.levels[index])
+            began = clock(model.device)
+
+            def forward(rows: Tensor = rows, timestep: int = timestep, text: Tensor | None = text) -> Tensor:
+                return model.call(rows, timestep, text)
+
+            output = run(forward, rows, chunks)
+            inside += clock(model.device) - began
+            state = solver.step(model.guided(output.float(), recipe.guidance), state, index)
+        misses = run.report.misses
+    return Trajectory(state.float().cpu(), 0.0, inside, misses, torch.stack(states) if keep_states else None)

@@ -1,0 +1,1 @@
+"""Candidates and how better ones are found."""

@@ -1,0 +1,56 @@
+"""A candidate schedule: which training timesteps are evaluated, and what is done at each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from flexiffusion.cost import CostTable
+from flexiffusion.schedule import FULL, Action, canonical_actions, canonical_key
+
+LETTERS = {"reuse": "r", "linear": "l", "quadratic": "q"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Evaluated steps only (a null step is a timestep that is not there), in the order of sampling.
+
+    `timesteps` fall strictly; the first action is full. Two candidates that run the same have the same `key`.
+    """
+
+    timesteps: tuple[int, ...]
+    actions: tuple[Action, ...]
+
+    @cached_property
+    def key(self) -> str:
+        return canonical_key(self.actions, self.timesteps)
+
+    @property
+    def plain(self) -> bool:
+        """Only full steps: what a user gets by typing fewer steps."""
+        return all(action.kind == "full" for action in self.actions)
+
+    def text(self) -> str:
+        """Readable form, such as `999F 874p0l 731F`."""
+        return " ".join(f"{t}{short(a)}" for t, a in zip(self.timesteps, self.actions, strict=True))
+
+    def cost(self, table: CostTable) -> float:
+        """Cost in full steps."""
+        return table.in_full_steps(self.actions)
+
+
+def short(action: Action) -> str:
+    return "F" if action.kind == "full" else f"p{action.branch}{LETTERS[action.predictor]}"
+
+
+def make_candidate(timesteps: Iterable[int], actions: Iterable[Action]) -> Candidate:
+    """Steps in any order -> a candidate: sorted, first step full, predictors lowered to what the history allows."""
+    steps = sorted(zip(timesteps, actions, strict=True), key=lambda step: -step[0])
+    kinds = canonical_actions([FULL, *(action for _, action in steps[1:])])
+    return Candidate(tuple(timestep for timestep, _ in steps), tuple(kinds))
+
+
+def plain(timesteps: Sequence[int]) -> Candidate:
+    """Every listed timestep in full."""
+    return Candidate(tuple(timesteps), (FULL,) * len(timesteps))

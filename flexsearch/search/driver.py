@@ -1,0 +1,49 @@
+"""The loop: ask, evaluate, tell; and how it goes on after a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+
+from flexsearch.engines.local import LocalEngine
+from flexsearch.search.sampler import MethodSampler, SpaceExhausted
+
+
+def search(
+    study: Study,
+    sampler: MethodSampler,
+    engine: LocalEngine,
+    evaluations: int,
+    on_trial: Callable[[int, float, float], None],
+) -> None:
+    """Evaluate until the study has `evaluations` finished trials, or nothing new can be found.
+
+    A trial that was under way when the process died is asked again under its own number: the sampler's answer depends
+    only on the trials before it, so the search ends as if it had never been interrupted. `on_trial` is told
+    number, error and cost of every finished trial.
+    """
+    while True:
+        trials = study.get_trials(deepcopy=False)
+        under_way = [trial for trial in trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
+        exhausted = any(trial.state == TrialState.FAIL for trial in trials)
+        if exhausted or (len(trials) >= evaluations and not under_way):
+            return
+        try:
+            trial = Trial(study, under_way[0]._trial_id) if under_way else study.ask()
+        except SpaceExhausted:
+            # The number is spent; a failed trial says so, and makes a resumed search end at the same place.
+            spent = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))[0]
+            study.tell(spent.number, state=TrialState.FAIL)
+            return
+        genes = {
+            name: trial.suggest_int(name, gene.low, gene.high) for name, gene in sampler.method.distributions.items()
+        }
+        candidate = sampler.method.candidate(genes)
+        outcome = engine.evaluate(candidate)
+        error = outcome.relative_fid() if sampler.method.fitness == "relative_fid" else outcome.latent_error
+        cost = candidate.cost(engine.table)
+        trial.set_user_attr("schedule", candidate.text())
+        study.tell(trial, [error, cost])
+        on_trial(trial.number, error, cost)

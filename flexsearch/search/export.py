@@ -1,0 +1,53 @@
+"""Found schedules as files of format 1, with what was measured on held-out images."""
+
+from __future__ import annotations
+
+from flexiffusion import __version__
+from flexiffusion.schedule import Cost, Metric, ModelInfo, Provenance, Sampling, Schedule, SegmentsPlan
+from flexsearch.engines.local import LocalEngine, Outcome
+from flexsearch.metrics.paired import estimate
+from flexsearch.search.session import Session
+from flexsearch.search.verdict import Choice
+
+
+def schedule_name(session: Session, choice: Choice) -> str:
+    """Such as `tiny-fashion-dpmpp_2m-30-2x`: family, sampler, teacher steps, asked speed-up."""
+    settings = session.settings
+    return f"{session.model.family}-{settings.solver}-{settings.steps}-{choice.speedup:g}x"
+
+
+def to_schedule(session: Session, engine: LocalEngine, choice: Choice, outcome: Outcome, evaluations: int) -> Schedule:
+    """The schedule file of a found choice, its metrics from `outcome` on the held-out `engine`."""
+    settings, model = session.settings, session.model
+    assert choice.plan is not None
+    n = settings.held_out
+    metrics = []
+    for against in ("teacher", "converged"):
+        error = estimate(outcome.latent_errors(against))
+        metrics.append(
+            Metric("latent_mse", error.mean, n, None, f"{against}, same noise, held out", (error.low, error.high))
+        )
+    metrics.append(
+        Metric("relative_fid", outcome.relative_fid(), n, settings.features, "teacher, same noise, held out")
+    )
+    return Schedule(
+        name=schedule_name(session, choice),
+        description=f"{choice.label}; asked for {choice.speedup:g}x, judged by the {settings.reference}",
+        model=ModelInfo(model.family, model.branches, model.sha256),
+        sampling=Sampling(
+            sampler=settings.solver,
+            scheduler=settings.spacing,
+            steps=settings.steps,
+            cfg=session.recipe.guidance,
+            size=model.image_size,
+            prediction=model.prediction,  # type: ignore[arg-type]
+        ),
+        plan=choice.plan,
+        levels=model.schedule.sigmas(session.teacher) if isinstance(choice.plan, SegmentsPlan) else None,
+        metrics=tuple(metrics),
+        cost=Cost(
+            macs=session.table.total(choice.candidate.actions),
+            speedup_macs=settings.steps / choice.candidate.cost(session.table),
+        ),
+        provenance=Provenance("searched", f"flexsearch {__version__}", settings.seed, evaluations),
+    )

@@ -1,0 +1,57 @@
+"""A schedule file as a candidate for a loaded model."""
+
+from __future__ import annotations
+
+from flexiffusion.errors import ModelMismatch
+from flexiffusion.schedule import Schedule, StepsPlan
+from flexsearch.errors import ConfigError
+from flexsearch.models.model import DiffusionModel
+from flexsearch.sampling.levels import SPACINGS, spaced_timesteps
+from flexsearch.sampling.solvers import SOLVERS
+from flexsearch.search.candidate import Candidate, make_candidate
+from flexsearch.search.settings import Settings
+
+
+def to_candidate(schedule: Schedule, model: DiffusionModel) -> Candidate:
+    """What the file's plan evaluates on the model's training timesteps, the nearest in log-SNR to each noise level.
+
+    Raises ModelMismatch when the file is for another family or another number of branches.
+    """
+    if schedule.model.family != model.family or schedule.model.branches != model.branches:
+        raise ModelMismatch(
+            f"{schedule.name}: made for {schedule.model.family} with {schedule.model.branches} branches, but "
+            f"{model.source} is {model.family} with {model.branches}. Choose a schedule of the model's own family"
+        )
+    plan = schedule.plan
+    if isinstance(plan, StepsPlan):
+        timesteps = [model.schedule.timestep(sigma) for sigma in plan.levels]
+        return make_candidate(timesteps, plan.actions())
+    if schedule.levels is not None:
+        grid = [model.schedule.timestep(sigma) for sigma in schedule.levels]
+    else:
+        spacing = schedule.sampling.scheduler if schedule.sampling.scheduler in SPACINGS else "uniform"
+        grid = list(spaced_timesteps(model.schedule, plan.total_steps, spacing))  # type: ignore[arg-type]
+    kept = [(t, a) for t, a in zip(grid, plan.actions(), strict=True) if a.kind != "null"]
+    return make_candidate([t for t, _ in kept], [a for _, a in kept])
+
+
+def settings_of(schedule: Schedule, base: Settings) -> Settings:
+    """`base` with the sampler, steps, spacing and guidance that the file was made with, where it says so.
+
+    Raises ConfigError for a sampler that this tool has not.
+    """
+    sampling = schedule.sampling
+    solver = sampling.sampler or base.solver
+    if solver not in SOLVERS:
+        raise ConfigError(
+            schedule.name, f"its sampler {solver!r} is not one of this tool", f"Known: {', '.join(SOLVERS)}"
+        )
+    return Settings(
+        **{
+            **base.to_dict(),
+            "solver": solver,
+            "steps": sampling.steps,
+            "spacing": sampling.scheduler if sampling.scheduler in SPACINGS else base.spacing,
+            "guidance": base.guidance if base.guidance is not None else sampling.cfg,
+        }
+    )

@@ -1,0 +1,57 @@
+"""The one question that a search method answers: what is evaluated as trial n, given the trials before it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from optuna.distributions import IntDistribution
+
+from flexiffusion.schedule import SegmentsPlan, StepsPlan
+from flexsearch.search.candidate import Candidate
+
+Stream = np.random.Generator
+Genes = Mapping[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """A finished trial."""
+
+    number: int
+    genes: Genes
+    candidate: Candidate
+    error: float
+    cost: float  # in full steps
+
+
+class Method(ABC):
+    """A search method. It keeps no state: all that it knows is handed in, so a resumed search equals a whole one."""
+
+    fitness: Literal["latent", "relative_fid"]
+    """The error that the search minimises."""
+
+    @property
+    @abstractmethod
+    def distributions(self) -> dict[str, IntDistribution]:
+        """The genes: fixed-length Optuna parameters."""
+
+    @abstractmethod
+    def propose(self, number: int, evaluated: Sequence[Evaluated], stream: Stream) -> dict[str, int] | None:
+        """The genes of trial `number`, whose candidate is not among `evaluated`; None when no new one was found."""
+
+    @abstractmethod
+    def candidate(self, genes: Genes) -> Candidate:
+        """What the genes stand for."""
+
+    @abstractmethod
+    def plan(self, genes: Genes) -> SegmentsPlan | StepsPlan:
+        """The same as a plan for a schedule file."""
+
+
+def stream_of(seed: int, number: int) -> Stream:
+    """The random stream of one trial: it depends on nothing but the seed and the trial's number."""
+    return np.random.default_rng([seed, number])

@@ -1,0 +1,169 @@
+"""Variation of placement candidates. Every operator takes and gives a valid candidate and draws from the given stream.
+
+Levels move in log sigma, where the solvers' steps are natural (arXiv 2206.00927, section 3.4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from flexiffusion.cost import CostTable
+from flexiffusion.schedule import FULL, PREDICTORS, Action
+from flexsearch.sampling.levels import NoiseSchedule, distinct
+from flexsearch.search.candidate import Candidate, make_candidate
+from flexsearch.search.method import Stream
+from flexsearch.search.space import PlacementSpace
+
+
+@dataclass(frozen=True)
+class Variation:
+    """The operators over one space. `plain_only` keeps every step full: placement search."""
+
+    space: PlacementSpace
+    schedule: NoiseSchedule
+    table: CostTable
+
+    def mutate(self, parent: Candidate, stream: Stream, plain_only: bool) -> Candidate:
+        """One to four random changes; half of all children change once."""
+        operators: list[Callable[[Candidate, Stream], Candidate]] = [self.move_one, self.bend]
+        if not plain_only:
+            operators += [
+                self.move_one,
+                self.bend,
+                self.swap_kinds,
+                self.redo_one,
+                self.redo_all,
+                self.insert,
+                self.remove,
+            ]
+        child = parent
+        for _ in range(min(4, int(stream.geometric(0.5)))):
+            child = operators[stream.integers(len(operators))](child, stream)
+        return child
+
+    def move_one(self, parent: Candidate, stream: Stream) -> Candidate:
+        """Move one level (never the first) by a part of the gap to its neighbours."""
+        if len(parent.timesteps) < 2:
+            return parent
+        logs = self._logs(parent)
+        i = int(stream.integers(1, len(logs)))
+        below = logs[i + 1] if i + 1 < len(logs) else math.log(self.schedule.sigma(0))
+        gap = max(logs[i - 1] - below, 0.05) / 2
+        logs[i] += stream.normal() * gap * 10 ** stream.uniform(-1.3, -0.1)
+        return self._placed(logs, parent.actions)
+
+    def bend(self, parent: Candidate, stream: Stream) -> Candidate:
+        """Move a run of levels together by a smooth bump in log sigma; the first level stays."""
+        logs = self._logs(parent)
+        centre, width = stream.uniform(0, 1), 10 ** stream.uniform(-1, 0.3)
+        height = stream.normal() * 10 ** stream.uniform(-1.5, 0) * (logs[0] - logs[-1]) / len(logs)
+        places = np.arange(len(logs)) / max(1, len(logs) - 1)
+        bumps = height * np.exp(-(((places - centre) / width) ** 2)) * np.minimum(1, places * len(logs))
+        return self._placed([a + float(b) for a, b in zip(logs, bumps, strict=True)], parent.actions)
+
+    def swap_kinds(self, parent: Candidate, stream: Stream) -> Candidate:
+        """Exchange what two neighbouring steps do; the first step stays full."""
+        if len(parent.actions) < 3:
+            return parent
+        i = int(stream.integers(1, len(parent.actions) - 1))
+        actions = list(parent.actions)
+        actions[i], actions[i + 1] = actions[i + 1], actions[i]
+        return make_candidate(parent.timesteps, actions)
+
+    def redo_one(self, parent: Candidate, stream: Stream) -> Candidate:
+        """Give one step another action: full, or any branch with any predictor."""
+        if len(parent.actions) < 2:
+            return parent
+        i = int(stream.integers(1, len(parent.actions)))
+        actions = list(parent.actions)
+        actions[i] = FULL if actions[i] != FULL and stream.random() < 0.3 else self._partial(stream)
+        return make_candidate(parent.timesteps, actions)
+
+    def redo_all(self, parent: Candidate, stream: Stream) -> Candidate:
+        """Give all partial steps one branch, or one predictor."""
+        model = self._partial(stream)
+        by_branch = stream.random() < 0.5
+
+        def changed(action: Action) -> Action:
+            if action.kind != "partial":
+                return action
+            if by_branch:
+                return Action("partial", model.branch, action.predictor)
+            return Action("partial", action.branch, model.predictor)
+
+        return make_candidate(parent.timesteps, [changed(action) for action in parent.actions])
+
+    def insert(self, parent: Candidate, stream: Stream) -> Candidate:
+        """Put a new step, full or partial, into a gap; the wider the gap in log sigma, the likelier."""
+        if len(parent.timesteps) >= self.space.slots:
+            return parent
+        logs = [*self._logs(parent), math.log(self.schedule.sigma(0))]
+        gaps = np.maximum(-np.diff(logs), 1e-3)
+        i = int(stream.choice(len(gaps), p=gaps / gaps.sum()))
+        level = self.schedule.timestep(math.exp(logs[i] - stream.uniform(0.3, 0.7) * gaps[i]))
+        if level in parent.timesteps:
+            return parent
+        action = FULL if stream.random() < 0.3 else self._partial(stream)
+        return make_candidate((*parent.timesteps, level), (*parent.actions, action))
+
+    def remove(self, parent: Candidate, stream: Stream) -> Candidate:
+        """Take one step out (never the first)."""
+        if len(parent.timesteps) < 3:
+            return parent
+        return without(parent, int(stream.integers(1, len(parent.timesteps))))
+
+    def fit(self, candidate: Candidate, budget: float, stream: Stream) -> Candidate:
+        """The candidate brought to at most `budget` full steps, by random cheap changes.
+
+        Too dear: a random full step becomes partial, a partial one falls by a branch, or a step goes, until it fits.
+        Among changes that suffice at once the smallest are preferred, so that little of the budget is left unused.
+        """
+        while candidate.cost(self.table) > budget + 1e-9 and len(candidate.timesteps) > 1:
+            options = [without(candidate, i) for i in range(1, len(candidate.timesteps))]
+            if not candidate.plain:
+                options += self._cheaper(candidate)
+            fitting = [option for option in options if option.cost(self.table) <= budget + 1e-9]
+            if fitting:
+                dearest = max(option.cost(self.table) for option in fitting)
+                options = [option for option in fitting if option.cost(self.table) >= dearest - 0.25]
+            candidate = options[int(stream.integers(len(options)))]
+        return candidate
+
+    def _cheaper(self, candidate: Candidate) -> list[Candidate]:
+        result = []
+        for i, action in enumerate(candidate.actions):
+            if i == 0 or action.branch == -1:
+                continue
+            lower = (
+                Action("partial", -1, "linear")
+                if action.branch is None
+                else Action("partial", action.branch - 1, action.predictor)
+            )
+            result.append(
+                make_candidate(candidate.timesteps, [*candidate.actions[:i], lower, *candidate.actions[i + 1 :]])
+            )
+        return result
+
+    def _partial(self, stream: Stream) -> Action:
+        """A random partial action; shallow branches are likelier, since most of the gain is there (METHOD.md 7)."""
+        branch = min(int(stream.geometric(0.4)) - 2, self.space.branches - 1)
+        return Action("partial", branch, PREDICTORS[stream.integers(len(PREDICTORS))])
+
+    def _logs(self, candidate: Candidate) -> list[float]:
+        return [math.log(self.schedule.sigma(timestep)) for timestep in candidate.timesteps]
+
+    def _placed(self, logs: list[float], actions: tuple[Action, ...]) -> Candidate:
+        """Levels, from log sigmas, with the actions that they had; the first timestep is the space's."""
+        wanted = sorted((self.schedule.timestep(math.exp(value)) for value in logs[1:]), reverse=True)
+        return make_candidate(distinct([self.space.first, *wanted], self.space.first), actions)
+
+
+def without(candidate: Candidate, i: int) -> Candidate:
+    """The candidate without its step `i`."""
+    return make_candidate(
+        candidate.timesteps[:i] + candidate.timesteps[i + 1 :], candidate.actions[:i] + candidate.actions[i + 1 :]
+    )

@@ -1,0 +1,71 @@
+"""The default search: one front of error against cost, bred around the asked costs, seeded with every baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optuna.distributions import IntDistribution
+
+from flexiffusion.schedule import Step, StepsPlan
+from flexsearch.search.candidate import Candidate
+from flexsearch.search.front import best_first
+from flexsearch.search.method import Evaluated, Genes, Method, Stream
+from flexsearch.search.operators import Variation
+from flexsearch.search.seeds import Seed
+
+ATTEMPTS = 500  # draws of a child before the neighbourhood counts as exhausted
+
+
+@dataclass(frozen=True)
+class PlacementMethod(Method):
+    """Proposes trial n from the evaluated trials before it: the seeds first, then children.
+
+    Children go by turns to the asked costs (`targets`, in full steps). A child's parent is drawn by rank from NSGA-II's
+    order of the candidates that cost at most the target (and not less than 60 % of it, where there are such); its cost
+    is then brought down to the target. Every third child has full steps only: the search keeps the best *placement of
+    plain steps* as the rival of its own partial ones.
+    """
+
+    seeds: Sequence[Seed]
+    targets: Sequence[float]
+    variation: Variation
+    plain_only: bool = False
+    fitness = "latent"
+
+    @property
+    def distributions(self) -> dict[str, IntDistribution]:
+        return self.variation.space.distributions
+
+    def candidate(self, genes: Genes) -> Candidate:
+        return self.variation.space.decode(genes)
+
+    def plan(self, genes: Genes) -> StepsPlan:
+        candidate = self.candidate(genes)
+        sigmas = self.variation.schedule.sigmas(candidate.timesteps)
+        return StepsPlan(tuple(Step(*step) for step in zip(sigmas, candidate.actions, strict=True)))
+
+    def propose(self, number: int, evaluated: Sequence[Evaluated], stream: Stream) -> dict[str, int] | None:
+        if number < len(self.seeds):
+            return self.variation.space.encode(self.seeds[number].candidate)
+        turn, position = divmod(number - len(self.seeds), len(self.targets))
+        target = self.targets[position]
+        plain_child = self.plain_only or turn % 3 == 2
+        known = {item.candidate.key for item in evaluated}
+        order = self._parents(target, plain_child, evaluated)
+        for _ in range(ATTEMPTS):
+            parent = order[min(int(stream.geometric(0.35)) - 1, len(order) - 1)]
+            child = self.variation.fit(self.variation.mutate(parent, stream, plain_child), target, stream)
+            if child.key not in known and len(child.timesteps) <= self.variation.space.slots:
+                return self.variation.space.encode(child)
+        return None
+
+    def _parents(self, target: float, plain_child: bool, evaluated: Sequence[Evaluated]) -> list[Candidate]:
+        pool = [item for item in evaluated if item.candidate.plain or not plain_child]
+        affordable = [item for item in pool if item.cost <= target + 1e-9]
+        near = [item for item in affordable if item.cost >= 0.6 * target]
+        chosen = near or affordable or sorted(pool, key=lambda item: item.cost)[:1]
+        # By error first: the asked cost is a bound, so of two that keep it the better one is the likelier parent.
+        leaders = sorted(chosen, key=lambda item: item.error)[:3]
+        rest = [chosen[i] for i in best_first([(item.error, item.cost) for item in chosen])]
+        return [item.candidate for item in dict.fromkeys([*leaders, *rest])]

@@ -1,0 +1,91 @@
+"""Hand-made schedules: what a user could have typed. They seed the search and are the rows that it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from flexiffusion.cost import CostTable
+from flexiffusion.schedule import FULL, PREDICTORS, Action, Predictor
+from flexsearch.sampling.levels import SPACINGS, NoiseSchedule, Spacing, spaced_timesteps
+from flexsearch.search.candidate import Candidate, make_candidate, plain
+
+SeedKind = Literal["plain", "deepcache", "alternating"]
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A baseline: its kind, a name that says how to type it, and the schedule."""
+
+    kind: SeedKind
+    name: str
+    candidate: Candidate
+
+
+def plain_seeds(schedule: NoiseSchedule, counts: Sequence[int]) -> Iterator[Seed]:
+    """Fewer steps of the same solver, in every hand-made spacing."""
+    for count in counts:
+        for spacing in SPACINGS:
+            yield Seed("plain", f"{count} steps, {spacing}", plain(spaced_timesteps(schedule, count, spacing)))
+
+
+def deepcache(teacher: Sequence[int], interval: int, branch: int) -> Candidate:
+    """DeepCache (arXiv 2312.00858, section 3.3): every `interval`-th step of the teacher full, the others reuse."""
+    partial = Action("partial", branch, "reuse")
+    return make_candidate(teacher, [partial if i % interval else FULL for i in range(len(teacher))])
+
+
+def deepcache_seeds(teacher: Sequence[int], branches: int) -> Iterator[Seed]:
+    """DeepCache uniform at every interval and branch."""
+    for interval in range(2, len(teacher) + 1):
+        for branch in range(branches):
+            yield Seed("deepcache", f"DeepCache {interval}, branch {branch}", deepcache(teacher, interval, branch))
+
+
+def alternating(timesteps: Sequence[int], branch: int, predictor: Predictor) -> Candidate:
+    """Full and partial steps by turns."""
+    partial = Action("partial", branch, predictor)
+    return make_candidate(timesteps, [partial if i % 2 else FULL for i in range(len(timesteps))])
+
+
+def alternating_seeds(
+    schedule: NoiseSchedule, table: CostTable, target: float, spacings: Sequence[Spacing], branches: Sequence[int]
+) -> Iterator[Seed]:
+    """Uniform full/partial alternation with each predictor, as many steps as the target cost (in full steps) allows."""
+    for branch in branches:
+        share = table.partial[branch] / table.full
+        pairs, rest = divmod(target + 1e-9, 1 + share)
+        count = 2 * int(pairs) + (1 if rest >= 1 else 0)
+        if not 3 <= count <= len(schedule):
+            continue
+        for spacing in spacings:
+            for predictor in PREDICTORS:
+                name = f"full/partial by turns, branch {branch}, {predictor}, {spacing}, {count} steps"
+                yield Seed(
+                    "alternating", name, alternating(spaced_timesteps(schedule, count, spacing), branch, predictor)
+                )
+
+
+def all_seeds(
+    schedule: NoiseSchedule, teacher: Sequence[int], table: CostTable, targets: Sequence[float], branches: int
+) -> list[Seed]:
+    """Every baseline at the asked costs (in full steps), without repetitions; the strongest rivals first.
+
+    DeepCache at every interval and branch whose cost is within 20 % below an asked one: at most as dear, and worth
+    comparing.
+    """
+    counts = sorted({int(target + 1e-9) for target in targets if target >= 1})
+    found: list[Seed] = list(plain_seeds(schedule, counts))
+    for target in sorted(targets):
+        found += alternating_seeds(schedule, table, target, ("logsnr", "uniform"), (-1, 0))
+    found += [seed for seed in deepcache_seeds(teacher, branches) if near(seed.candidate.cost(table), targets)]
+    unique: dict[str, Seed] = {}
+    for seed in found:
+        unique.setdefault(seed.candidate.key, seed)
+    return list(unique.values())
+
+
+def near(cost: float, targets: Sequence[float]) -> bool:
+    """Whether a cost is at most one of the targets, and at least 80 % of it."""
+    return any(0.8 * target <= cost <= target + 1e-9 for target in targets)

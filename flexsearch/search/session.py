@@ -1,0 +1,122 @@
+"""One run put together from its settings: model, references, method, engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from flexiffusion.cost import CostTable
+from flexsearch.engines.local import LocalEngine
+from flexsearch.errors import ConfigError
+from flexsearch.metrics.features import load_features
+from flexsearch.models.costs import count_macs
+from flexsearch.models.load import load_model
+from flexsearch.models.model import DiffusionModel
+from flexsearch.sampling.levels import spaced_timesteps
+from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_timesteps, reference, split_prompts
+from flexsearch.sampling.trajectory import Recipe
+from flexsearch.search.flexiffusion import FlexiffusionMethod
+from flexsearch.search.method import Method
+from flexsearch.search.operators import Variation
+from flexsearch.search.placement import PlacementMethod
+from flexsearch.search.seeds import Seed, all_seeds
+from flexsearch.search.settings import ReferenceName, Settings
+from flexsearch.search.space import PlacementSpace, slots_for
+
+
+class Session:
+    """What a run works with. Parts are made when they are first asked for."""
+
+    def __init__(self, settings: Settings, references: Path) -> None:
+        self.settings = settings
+        self.folder = references
+
+    @cached_property
+    def model(self) -> DiffusionModel:
+        return load_model(self.settings.model, self.settings.device, self.settings.dtype)
+
+    @cached_property
+    def features(self) -> nn.Module:
+        return load_features(self.settings.features)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        guidance = self.settings.guidance
+        return Recipe(self.settings.solver, self.model.default_guidance if guidance is None else guidance)
+
+    @cached_property
+    def table(self) -> CostTable:
+        """Multiply-adds of every kind of step."""
+        return count_macs(self.model, self.recipe.guidance)
+
+    @cached_property
+    def teacher(self) -> tuple[int, ...]:
+        """The teacher's timesteps."""
+        return spaced_timesteps(self.model.schedule, self.settings.steps, self.settings.spacing)
+
+    @cached_property
+    def prompts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Search prompts and held-out prompts."""
+        prompts = self.settings.prompts or self.model.prompts
+        if self.model.conditional and not prompts:
+            raise ConfigError("--prompts", "the model follows text and there are no prompts", "Give a file, one a line")
+        return split_prompts(prompts)
+
+    @cached_property
+    def search_engine(self) -> LocalEngine:
+        return self._engine(ImageSet(self.settings.seed, 0, self.settings.images, self.prompts[0]))
+
+    @cached_property
+    def held_out_engine(self) -> LocalEngine:
+        return self._engine(ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1]))
+
+    def _engine(self, images: ImageSet) -> LocalEngine:
+        """References of an image set: the teacher; the converged solution, by DPM-Solver++ 2M at the same guidance."""
+        recipes: dict[ReferenceName, tuple[Recipe, Sequence[int]]] = {
+            "teacher": (self.recipe, self.teacher),
+            "converged": (Recipe("dpmpp_2m", self.recipe.guidance), converged_timesteps(self.model)),
+        }
+        references: dict[ReferenceName, Reference] = {
+            name: reference(
+                self.model,
+                recipe,
+                images,
+                timesteps,
+                (self.settings.features, self.features),
+                self.folder,
+                self.settings.batch,
+            )
+            for name, (recipe, timesteps) in recipes.items()
+        }
+        return LocalEngine(
+            self.model,
+            self.recipe,
+            images,
+            references,
+            self.features,
+            self.table,
+            self.settings.reference,
+            self.settings.batch,
+        )
+
+    @cached_property
+    def seeds(self) -> list[Seed]:
+        """Every hand-made schedule within the asked costs."""
+        return all_seeds(self.model.schedule, self.teacher, self.table, self.settings.targets, self.model.branches)
+
+    @cached_property
+    def method(self) -> Method:
+        settings = self.settings
+        if settings.method == "flexiffusion":
+            return FlexiffusionMethod(self.teacher, settings.targets, self.model.branches, self.table)
+        seeds = [seed for seed in self.seeds if seed.candidate.plain or not settings.plain_only]
+        slots = max(
+            slots_for(self.table, max(settings.targets), len(self.model.schedule)),
+            *(len(seed.candidate.timesteps) for seed in seeds),
+        )
+        space = PlacementSpace(self.teacher[0], slots, self.model.branches)
+        variation = Variation(space, self.model.schedule, self.table)
+        return PlacementMethod(seeds, settings.targets, variation, settings.plain_only)

@@ -1,0 +1,85 @@
+"""The settings of one run: everything that its result depends on, and where it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from flexsearch.errors import ConfigError
+from flexsearch.sampling.levels import SPACINGS, Spacing
+from flexsearch.sampling.solvers import SOLVERS, SolverName
+
+MethodName = Literal["placement", "flexiffusion"]
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
+ReferenceName = Literal["teacher", "converged"]
+REFERENCES: tuple[ReferenceName, ...] = get_args(ReferenceName)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See `flexsearch run --help` for each. `guidance` None means the model's default."""
+
+    model: str = "tiny"
+    method: MethodName = "placement"
+    solver: SolverName = "dpmpp_2m"
+    steps: int = 30
+    spacing: Spacing = "uniform"
+    guidance: float | None = None
+    speedups: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0)
+    reference: ReferenceName = "teacher"
+    evaluations: int = 240
+    images: int = 16
+    held_out: int = 48
+    batch: int = 64
+    seed: int = 0
+    plain_only: bool = False
+    features: str = "bundled"
+    prompts: tuple[str, ...] = ()
+    device: str = "auto"
+    dtype: str = "auto"
+    storage: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError, naming the flag, its value and the remedy."""
+        for flag, value, choices in (
+            ("--method", self.method, METHODS),
+            ("--solver", self.solver, SOLVERS),
+            ("--spacing", self.spacing, SPACINGS),
+            ("--reference", self.reference, REFERENCES),
+        ):
+            if value not in choices:
+                raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(choices)}")
+        bounds = (("--steps", self.steps, 5, 1000), ("--images", self.images, 2, 100_000),
+                  ("--held-out", self.held_out, 2, 100_000), ("--batch", self.batch, 1, 100_000),
+                  ("--evaluations", self.evaluations, 1, 1_000_000), ("--seed", self.seed, 0, 2**31 - 1))  # fmt: skip
+        for flag, number, low, high in bounds:
+            if not low <= number <= high:
+                raise ConfigError(flag, f"{number} is out of range", f"Give {low} to {high}")
+        if not self.speedups:
+            raise ConfigError("--speedup", "there is none", "Give one or more, such as 2 or 3.5")
+        for speedup in self.speedups:
+            if not 1 < speedup <= self.steps:
+                raise ConfigError(
+                    "--speedup", f"{speedup:g} is out of range", f"Give more than 1, at most {self.steps}"
+                )
+        if self.guidance is not None and not 1 <= self.guidance <= 100:
+            raise ConfigError("--guidance", f"{self.guidance:g} is out of range", "Give 1 to 100")
+
+    @property
+    def targets(self) -> tuple[float, ...]:
+        """The asked costs, in full steps, falling speed-up last."""
+        return tuple(self.steps / speedup for speedup in self.speedups)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, document: dict[str, Any]) -> Settings:
+        """The inverse of `to_dict`, from JSON. Raises ConfigError for keys that this version does not know."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(document) - known):
+            raise ConfigError(
+                "settings.json", f"unknown settings {', '.join(unknown)}", "Use the version that made the run"
+            )
+        lists = {name: tuple(document[name]) for name in ("speedups", "prompts") if name in document}
+        return cls(**{**document, **lists})
