@@ -22,6 +22,11 @@ class Entry(NamedTuple):
 
 # The order is the order of use. Add a command by adding its line.
 COMMANDS: dict[str, Entry] = {
+    "run": Entry("flexsearch.cli.run:run", "Search a model's schedules and export them."),
+    "resume": Entry("flexsearch.cli.resume:resume", "Go on with an interrupted run."),
+    "evaluate": Entry("flexsearch.cli.evaluate:evaluate", "Measure one schedule against its teacher."),
+    "compare": Entry("flexsearch.cli.compare:compare", "Measure schedules beside their rivals."),
+    "profile": Entry("flexsearch.cli.profile:profile", "Cost of every kind of step on this device."),
     "show": Entry("flexsearch.cli.show:show", "Show what a schedule file does."),
     "validate": Entry("flexsearch.cli.validate:validate", "Check schedule files."),
 }

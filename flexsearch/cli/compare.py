@@ -1,0 +1,33 @@
+"""`flexsearch compare FILE...`: schedules side by side, each beside what could be typed at its cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from flexsearch.cli import output
+from flexsearch.cli.command import Command
+from flexsearch.cli.options import IMAGES, MODEL, with_options
+
+
+@click.command(cls=Command)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@with_options(MODEL)
+@click.option("--images", "held_out", type=int, default=64, show_default=True, help="Images to measure on.")
+@click.option(
+    "--choose-on",
+    "images",
+    type=int,
+    default=16,
+    show_default=True,
+    help="Other images, to choose the best hand-made rivals on.",
+)
+@with_options(IMAGES)
+@click.option("--png", "picture", metavar="OUT", help="Write the pictures, teacher above.")
+@output.json_option
+def compare(files: tuple[str, ...], **options: Any) -> None:
+    """Measure schedules of one teacher beside fewer plain steps and DeepCache at the cost of each."""
+    from flexsearch.cli.judging import judge
+
+    judge(files, rivals=True, **options)

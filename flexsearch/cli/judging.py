@@ -1,0 +1,79 @@
+"""What `evaluate` and `compare` do: measure schedule files on fresh images, alone or beside their rivals."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flexiffusion.schedule import Schedule
+from flexsearch.cli import output
+from flexsearch.cli.options import read_prompts
+from flexsearch.cli.progress import stage
+from flexsearch.cli.schedule_argument import read_schedule
+from flexsearch.errors import ConfigError
+from flexsearch.report import figures
+from flexsearch.report.rows import Row, comparisons
+from flexsearch.search import verdict
+from flexsearch.search.from_file import settings_of, to_candidate
+from flexsearch.search.session import Session
+from flexsearch.search.settings import Settings
+from flexsearch.search.verdict import Choice
+
+PICTURES = 10
+
+
+def judge(files: Sequence[str], prompts_file: str | None, rivals: bool, picture: str | None, **options: Any) -> None:
+    """Measure schedule files; with `rivals`, also fewer steps and DeepCache at the cost of each."""
+    schedules = [read_schedule(file) for file in files]
+    session = Session(
+        _settings(schedules, files, Settings(**options, prompts=read_prompts(prompts_file))), cache_folder()
+    )
+    candidates = [to_candidate(schedule, session.model) for schedule in schedules]
+    speedups = tuple(session.settings.steps / candidate.cost(session.table) for candidate in candidates)
+    session.settings = dataclasses.replace(session.settings, speedups=speedups)
+    choices = verdict.choose(session, (), lambda name: None) if rivals else [verdict.teacher(session)]
+    choices += [
+        Choice("found", speedup, schedule.name, candidate)
+        for schedule, candidate, speedup in zip(schedules, candidates, speedups, strict=True)
+    ]
+    engine = session.held_out_engine
+    with stage("measure", len(choices), "schedules") as at:
+        measured = verdict.measure(engine, choices, lambda label: at.advance(note=label))
+    keys = {candidate.key: file for candidate, file in zip(candidates, files, strict=True)}
+    rows = verdict.rows(engine, measured, keys)
+    if picture is not None:
+        figures.samples(
+            Path(picture),
+            [(choice.label, outcome.images[:PICTURES].permute(0, 2, 3, 1).numpy()) for choice, outcome in measured],
+            title="same noise and prompts in each column",
+        )
+    _show(rows)
+
+
+def _settings(schedules: Sequence[Schedule], files: Sequence[str], base: Settings) -> Settings:
+    """The settings that all files share. Raises ConfigError when they were made for different samplings."""
+    wanted = [settings_of(schedule, base) for schedule in schedules]
+    for file, settings in zip(files, wanted, strict=True):
+        if settings != wanted[0]:
+            raise ConfigError(file, f"it was made for another sampling than {files[0]}", "Compare files of one teacher")
+    return wanted[0]
+
+
+def cache_folder() -> Path:
+    """Where references of `evaluate` and `compare` are kept: `$XDG_CACHE_HOME/flexiffusion`, or `~/.cache/...`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flexiffusion" / "references"
+
+
+def _show(rows: tuple[Row, ...]) -> None:
+    if output.wants_json():
+        documents = [item.to_dict() for item in comparisons(rows)]
+        output.emit({"rows": [row.to_dict() for row in rows], "comparisons": documents})
+        return
+    from rich.console import Console
+
+    from flexsearch.report.table import FinalTable
+
+    Console().print(FinalTable(rows))

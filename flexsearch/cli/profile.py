@@ -1,0 +1,63 @@
+"""`flexsearch profile`: what a full and a partial step of every branch cost on this device."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from flexsearch.cli import output
+from flexsearch.cli.command import Command
+from flexsearch.cli.options import MODEL, with_options
+
+
+@click.command(cls=Command)
+@with_options(MODEL)
+@click.option("--repeats", type=click.IntRange(1, 1000), default=5, show_default=True, help="Timings of each kind.")
+@click.option("--out", metavar="FILE", help="Save both cost tables as JSON.")
+@output.json_option
+def profile(
+    model: str, device: str, dtype: str, guidance: float | None, batch: int, repeats: int, out: str | None
+) -> None:
+    """Multiply-adds (of one image) and milliseconds (of a batch) of every kind of step."""
+    from flexsearch.models.costs import count_macs, device_name, measure_ms
+    from flexsearch.models.load import load_model
+
+    loaded = load_model(model, device, dtype)
+    scale = loaded.default_guidance if guidance is None else guidance
+    macs, ms = count_macs(loaded, scale), measure_ms(loaded, scale, batch, repeats)
+    document = {
+        "model": loaded.source,
+        "family": loaded.family,
+        "device": device_name(loaded),
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "batch": batch,
+        "guidance": scale,
+        "macs": macs.to_dict(),
+        "ms": ms.to_dict(),
+    }
+    if out is not None:
+        Path(out).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if output.wants_json():
+        output.emit(document)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"{loaded.source}: {document['device']}, {document['dtype']}, batch {batch}, guidance {scale:g}"
+    )
+    for heading in ("step", "multiply-adds", "share", "ms", "share"):
+        table.add_column(heading, justify="right")
+    table.add_row("full", f"{macs.full / 1e6:,.1f} M", "100 %", f"{ms.full:.1f}", "100 %")
+    for branch, count in sorted(macs.partial.items()):
+        took = ms.partial[branch]
+        table.add_row(
+            f"branch {branch}",
+            f"{count / 1e6:,.1f} M",
+            f"{count / macs.full:.1%}",
+            f"{took:.1f}",
+            f"{took / ms.full:.1%}",
+        )
+    Console().print(table)

@@ -1,0 +1,61 @@
+"""`flexsearch run`: search a model's schedules and export them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flexsearch.cli import output
+from flexsearch.cli.command import Command
+from flexsearch.cli.options import IMAGES, MODEL, read_prompts, with_options
+
+
+@click.command(cls=Command)
+@with_options(MODEL)
+@click.option(
+    "--method",
+    default="placement",
+    show_default=True,
+    help="placement: levels, kinds, branches and predictors; flexiffusion: the paper's segments.",
+)
+@click.option("--solver", default="dpmpp_2m", show_default=True, help="ddim, plms, dpmpp_2m, euler or uni_pc.")
+@click.option("--steps", type=int, default=30, show_default=True, help="Steps of the teacher.")
+@click.option("--spacing", default="uniform", show_default=True, help="The teacher's: uniform, karras or logsnr.")
+@click.option(
+    "--speedup",
+    "speedups",
+    type=float,
+    multiple=True,
+    default=(1.5, 2.0, 3.0, 5.0),
+    show_default=True,
+    help="Asked speed-up in multiply-adds; give it several times.",
+)
+@click.option(
+    "--reference",
+    default="teacher",
+    show_default=True,
+    help="What errors are measured to: teacher, or converged (what every solver tends to).",
+)
+@click.option("--evaluations", type=int, default=240, show_default=True, help="Schedules to evaluate, seeds included.")
+@click.option("--images", type=int, default=16, show_default=True, help="Images a schedule is searched on.")
+@click.option("--held-out", type=int, default=48, show_default=True, help="Other images for the final table.")
+@click.option("--plain-only", is_flag=True, help="Search only where full steps lie: the rival of the full search.")
+@with_options(IMAGES)
+@click.option("--storage", metavar="URL", help="Optuna storage. [default: SQLite in the run folder]")
+@click.option("--out", metavar="FOLDER", help="The run folder. [default: runs/<date-time>]")
+@output.json_option
+def run(out: str | None, prompts_file: str | None, **options: Any) -> None:
+    """Search schedules for a model; end with a table, pictures and schedule files.
+
+    Interrupt it at any time: `flexsearch resume FOLDER` goes on and ends as if nothing had happened.
+    """
+    from flexsearch.cli.searching import conduct
+    from flexsearch.search.run_folder import RunFolder
+    from flexsearch.search.settings import Settings
+
+    settings = Settings(**options, prompts=read_prompts(prompts_file))
+    path = Path(out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
+    conduct(RunFolder.create(path, settings), settings)

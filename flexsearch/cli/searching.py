@@ -1,0 +1,116 @@
+"""What `run` and `resume` do with a run folder: search to the end, measure, write, show."""
+
+from __future__ import annotations
+
+import click
+from optuna.trial import TrialState
+
+from flexiffusion import codec
+from flexsearch.cli import output
+from flexsearch.cli.progress import stage
+from flexsearch.report import figures
+from flexsearch.report.rows import Row, comparisons
+from flexsearch.report.table import FinalTable
+from flexsearch.search import verdict
+from flexsearch.search.driver import search
+from flexsearch.search.export import schedule_name, to_schedule
+from flexsearch.search.front import front
+from flexsearch.search.method import Evaluated
+from flexsearch.search.run_folder import RunFolder
+from flexsearch.search.sampler import MethodSampler
+from flexsearch.search.session import Session
+from flexsearch.search.settings import Settings
+
+PICTURES = 10  # columns of samples.png
+
+
+def conduct(folder: RunFolder, settings: Settings) -> None:
+    """Search until the run's evaluations are done, then measure on held-out images and write everything."""
+    with folder.locked():
+        session = Session(settings, folder.references)
+        evaluated = _search(folder, session)
+        rows = _measure(folder, session, evaluated)
+    _show(folder, rows)
+
+
+def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
+    settings = session.settings
+    output.say(f"run folder: {folder.path}")
+    with stage("teacher and converged reference", 2, "image sets") as at:
+        engine = session.search_engine
+        at.advance()
+        _ = session.held_out_engine
+        at.advance()
+    folder.write_json("costs.json", session.table.to_dict())
+    sampler = MethodSampler(session.method, settings.seed)
+    study = folder.study(settings, sampler)
+    done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    with stage("search", settings.evaluations, "evaluations", done) as at:
+        search(study, sampler, engine, settings.evaluations, lambda number, error, cost: at.advance())
+    return list(sampler.evaluated(study.get_trials(deepcopy=False)))
+
+
+def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) -> tuple[Row, ...]:
+    settings, engine = session.settings, session.held_out_engine
+    choices = verdict.choose(session, evaluated, lambda name: None)
+    with stage("final table", len(choices), "schedules") as at:
+        measured = verdict.measure(engine, choices, lambda label: at.advance(note=label))
+    files = {}
+    for choice, outcome in measured:
+        if choice.kind == "found":
+            schedule = to_schedule(session, engine, choice, outcome, len(evaluated))
+            path = folder.schedules / f"{schedule_name(session, choice)}.json"
+            codec.write(path, schedule)
+            files[choice.candidate.key] = str(path)
+    rows = verdict.rows(engine, measured, files)
+    folder.write_json(
+        "result.json",
+        {
+            "settings": settings.to_dict(),
+            "evaluations": len(evaluated),
+            "rows": [row.to_dict() for row in rows],
+            "comparisons": [item.to_dict() for item in comparisons(rows)],
+            "front": [
+                {"error": evaluated[i].error, "cost": evaluated[i].cost, "schedule": evaluated[i].candidate.text()}
+                for i in front([(item.error, item.cost) for item in evaluated])
+            ],
+        },
+    )
+    key = f"latent/{settings.reference}"
+    figures.front(
+        folder.front,
+        [figures.FrontPoint(row.cost_full_steps, row.errors[key].mean, row.kind) for row in rows],
+        evaluated=[(item.cost, item.error) for item in evaluated] if session.method.fitness == "latent" else (),
+        title=f"{session.model.family}, {settings.solver}, {settings.held_out} held-out images",
+        error_name=f"paired latent error to the {settings.reference}",
+        teacher_cost=float(settings.steps),
+    )
+    shown = [(choice, outcome) for choice, outcome in measured if choice.kind in ("teacher", "found")]
+    figures.samples(
+        folder.samples,
+        [
+            (
+                "teacher" if choice.speedup is None else f"{choice.speedup:g}x: {choice.label}",
+                outcome.images[:PICTURES].permute(0, 2, 3, 1).numpy(),
+            )
+            for choice, outcome in shown
+        ],
+        title="same noise and prompts in each column",
+    )
+    return rows
+
+
+def _show(folder: RunFolder, rows: tuple[Row, ...]) -> None:
+    if output.wants_json():
+        output.emit(
+            {
+                "run": str(folder.path),
+                "rows": [row.to_dict() for row in rows],
+                "comparisons": [item.to_dict() for item in comparisons(rows)],
+            }
+        )
+        return
+    from rich.console import Console
+
+    Console().print(FinalTable(rows))
+    click.echo(f"schedules  {folder.schedules}\npictures   {folder.front}  {folder.samples}")
