@@ -26,7 +26,7 @@ def count_macs(model: DiffusionModel, guidance: float) -> CostTable:
     rows = len(model.chunks(guidance))
     text = model.encode([""]).positive if model.conditional else None
     with torch.device("meta"):
-        skeleton: nn.Module = type(model.unet).from_config(model.unet.config)  # type: ignore[operator, union-attr]
+        skeleton: nn.Module = type(model.unet).from_config(model.unet.config)
         skeleton.eval()
         sample = torch.empty(rows, *model.latent_shape)
         states = None if text is None else torch.empty(rows, *text.shape[1:])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from flexiffusion.layout import find_layout
 from flexsearch.errors import ModelError
@@ -85,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def load_part(folder: Path, name: str, class_name: str, dtype: torch.dtype) -> nn.Module:
+def load_part(folder: Path, name: str, class_name: str, dtype: torch.dtype) -> Any:
     """One component in eval mode, on the CPU, from safetensors only."""
     import diffusers
     import transformers
@@ -107,7 +106,7 @@ def load_part(folder: Path, name: str, class_name: str, dtype: torch.dtype) -> n
     except Exception as error:  # the libraries raise a dozen kinds for broken files
         raise ModelError(str(folder / name), f"it cannot be loaded ({error})", "Copy the folder again") from error
     part.eval().requires_grad_(False)
-    return part  # type: ignore[no-any-return]
+    return part
 
 
 def load_tokenizer(folder: Path) -> Any:

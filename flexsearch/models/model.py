@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flexsearch.errors import ModelError
 from flexsearch.sampling.levels import NoiseSchedule
@@ -33,7 +33,7 @@ class DiffusionModel:
     source: str
     family: str
     sha256: str
-    unet: nn.Module
+    unet: Any  # a diffusers U-Net; diffusers has no types
     noise_config: dict[str, Any]
     schedule: NoiseSchedule
     branches: int
@@ -41,8 +41,8 @@ class DiffusionModel:
     device: torch.device
     dtype: torch.dtype
     image_size: tuple[int, int]
-    vae: nn.Module | None = None
-    text_encoder: nn.Module | None = None
+    vae: Any = None
+    text_encoder: Any = None
     tokenizer: Any = None
     default_guidance: float = 1.0
     prompts: tuple[str, ...] = field(default=())

@@ -30,7 +30,7 @@ def to_candidate(schedule: Schedule, model: DiffusionModel) -> Candidate:
         grid = [model.schedule.timestep(sigma) for sigma in schedule.levels]
     else:
         spacing = schedule.sampling.scheduler if schedule.sampling.scheduler in SPACINGS else "uniform"
-        grid = list(spaced_timesteps(model.schedule, plan.total_steps, spacing))  # type: ignore[arg-type]
+        grid = list(spaced_timesteps(model.schedule, plan.total_steps, spacing))
     kept = [(t, a) for t, a in zip(grid, plan.actions(), strict=True) if a.kind != "null"]
     return make_candidate([t for t, _ in kept], [a for _, a in kept])
 

@@ -81,5 +81,8 @@ class Settings:
             raise ConfigError(
                 "settings.json", f"unknown settings {', '.join(unknown)}", "Use the version that made the run"
             )
-        lists = {name: tuple(document[name]) for name in ("speedups", "prompts") if name in document}
-        return cls(**{**document, **lists})
+        values: dict[str, Any] = dict(document)
+        for name in ("speedups", "prompts"):  # JSON has lists where settings have tuples
+            if name in values:
+                values[name] = tuple(values[name])
+        return cls(**values)

@@ -59,7 +59,7 @@ def choose(session: Session, evaluated: Sequence[Evaluated], on_step: OnStep) ->
             rivals = [s for s in session.seeds if s.kind == kind and near(s.candidate.cost(session.table), [target])]
             if rivals:
                 rival = min(rivals, key=error_of)
-                chosen.append(Choice(kind, speedup, rival.name, rival.candidate))  # type: ignore[arg-type]
+                chosen.append(Choice(kind, speedup, rival.name, rival.candidate))
         placed = [item for item in affordable if item.candidate.plain]
         if latent and placed:
             best = min(placed, key=lambda item: item.error)
