@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from flexiffusion import __version__
-from flexsearch.cli import exit_codes, output
+from flexsearch.cli import exit_codes, output, settings
 from flexsearch.cli.command import DEBUG_KEY, config_option, debug_option
 
 
@@ -83,7 +83,7 @@ def _say_error(ctx: click.Context, error: BaseException) -> None:
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"auto_envvar_prefix": "FLEXSEARCH", "help_option_names": ["-h", "--help"]},
+    context_settings={"auto_envvar_prefix": settings.ENVIRONMENT, "help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="flexsearch")
 @config_option

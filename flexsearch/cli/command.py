@@ -47,9 +47,13 @@ debug_option = click.option(
 
 
 class Command(click.Command):
-    """Use as `@click.command(cls=Command)`: adds --config and --debug."""
+    """Use as `@click.command(cls=Command)`: adds --config, --debug, and FLEXSEARCH_<COMMAND>_<OPTION> for each."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for add in (config_option, debug_option):
             add(self)  # click's decorators extend `params` of a finished command
+        for option in self.params:
+            if isinstance(option, click.Option) and option.envvar is None:
+                # click would name it after the parameter; the flag is the only name that a user sees.
+                option.envvar = f"{settings.ENVIRONMENT}_{self.name}_{settings.key_of(option)}".upper()

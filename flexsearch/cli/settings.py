@@ -22,6 +22,7 @@ else:
     import tomli as tomllib
 
 DEFAULT_FILE = "flexsearch.toml"
+ENVIRONMENT = "FLEXSEARCH"  # what the names of environment variables begin with
 
 # These say how one call reports, not what it does; a file that sets them would surprise every script.
 NOT_SETTINGS = frozenset({"config", "debug", "help", "json"})
@@ -33,16 +34,15 @@ def default_file() -> Path | None:
     return path if path.is_file() else None
 
 
+def key_of(option: click.Option) -> str:
+    """What a file and the environment call an option: its long flag with underscores."""
+    return max(option.opts, key=len).lstrip("-").replace("-", "_")
+
+
 def options_by_key(command: click.Command) -> dict[str, click.Option]:
-    """The options of `command` that a file may set, by key: the long flag with underscores."""
-    keys: dict[str, click.Option] = {}
-    for option in command.params:
-        if isinstance(option, click.Option):
-            flag = max(option.opts, key=len)
-            key = flag.lstrip("-").replace("-", "_")
-            if key not in NOT_SETTINGS:
-                keys[key] = option
-    return keys
+    """The options of `command` that a file may set, by key."""
+    options = {key_of(option): option for option in command.params if isinstance(option, click.Option)}
+    return {key: option for key, option in options.items() if key not in NOT_SETTINGS}
 
 
 def read_defaults(path: Path, ctx: click.Context) -> dict[str, Any]:

@@ -51,6 +51,12 @@ def test_flags_over_environment_over_file_over_default() -> None:
     assert got(run("demo", "--images", "128", FLEXSEARCH_DEMO_IMAGES="64"), "images") == (128, "flag")
 
 
+def test_the_environment_is_named_after_the_flag() -> None:
+    assert got(run("demo", FLEXSEARCH_DEMO_SPEED_UP="1.5 4"), "speedups") == ([1.5, 4.0], "environment")
+    assert got(run("demo", FLEXSEARCH_DEMO_FAST="true"), "fast") == (True, "environment")
+    assert run("demo", FLEXSEARCH_DEMO_IMAGES="many").exit_code == 2
+
+
 @pytest.mark.parametrize("arguments", [["demo", "--config", "other.toml"], ["--config", "other.toml", "demo"]])
 def test_a_named_file_replaces_the_one_in_the_working_directory(arguments: list[str]) -> None:
     Path("flexsearch.toml").write_text("[demo]\nimages = 32\nsolver = 'euler'\n")
