@@ -30,7 +30,7 @@ from flexsearch.metrics.bundled import FashionClassifier
 from tools.fashion_mnist import CLASSES, read, to_rgb
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "a grey {} on black", "one {}, studio photo")
-STEPS = {"vae": 800, "classifier": 2000, "unet": 4500}
+STEPS = {"vae": 800, "classifier": 2000, "unet": 3600}
 BATCH = {"classifier": 128, "vae": 64, "unet": 64}
 PEAK_LR = {"classifier": 2e-3, "vae": 2e-3, "unet": 1e-3}
 PROMPT_TOKENS = 16

@@ -17,7 +17,10 @@ from flexsearch.models.model import DiffusionModel
 from flexsearch.sampling.references import ImageSet, Reference
 from flexsearch.sampling.trajectory import Recipe, Trajectory, sample
 from flexsearch.search.candidate import Candidate
+from flexsearch.search.method import Fitness
 from flexsearch.search.settings import ReferenceName
+
+DIVERGED = 1e30  # larger than any error, and finite, as trial stores want it
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +46,6 @@ class Outcome:
     def feature_errors(self, reference: ReferenceName) -> Errors:
         """Mean squared feature difference to the reference, per image."""
         return squared_error(self.features, self.engine.references[reference].features)
-
-    @property
-    def latent_error(self) -> float:
-        """The mean latent error that the search minimises."""
-        return float(np.mean(self.latent_errors(self.engine.judged_by)))
 
     def relative_fid(self) -> float:
         """Relative FID to the teacher."""
@@ -101,3 +99,12 @@ class LocalEngine:
             )
         self.network_seconds += trajectory.network_seconds
         return Outcome(self, trajectory)
+
+    def error(self, candidate: Candidate, fitness: Fitness) -> float:
+        """The number that a search minimises; `DIVERGED` where sampling did not stay finite."""
+        outcome = self.evaluate(candidate)
+        if not torch.isfinite(outcome.trajectory.latents).all():
+            return DIVERGED
+        if fitness == "relative_fid":
+            return outcome.relative_fid()
+        return float(np.mean(outcome.latent_errors(self.judged_by)))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
+
+import numpy as np
 
 Spacing = Literal["uniform", "karras", "logsnr"]
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
@@ -30,7 +34,16 @@ class NoiseSchedule:
         if not (sigma > 0 and math.isfinite(sigma)):
             raise ValueError(f"a noise level must be positive and finite, not {sigma}")
         wanted = math.log(sigma)
-        return min(range(len(self)), key=lambda timestep: abs(math.log(self.sigma(timestep)) - wanted))
+        above = bisect.bisect_left(self._logs, wanted)
+        return min(
+            (timestep for timestep in (above - 1, above) if 0 <= timestep < len(self)),
+            key=lambda timestep: abs(self._logs[timestep] - wanted),
+        )
+
+    @cached_property
+    def _logs(self) -> tuple[float, ...]:
+        """Natural logarithms of all sigmas, rising."""
+        return tuple(math.log(self.sigma(timestep)) for timestep in range(len(self)))
 
     def sigmas(self, timesteps: Sequence[int]) -> tuple[float, ...]:
         return tuple(self.sigma(timestep) for timestep in timesteps)
@@ -49,7 +62,7 @@ def spaced_timesteps(schedule: NoiseSchedule, count: int, spacing: Spacing) -> t
     if not 1 <= count <= len(schedule):
         raise ValueError(f"cannot place {count} steps on {len(schedule)} training timesteps")
     if spacing == "uniform":
-        wanted = [round(last * (count - i) / count) for i in range(count)]
+        wanted = np.linspace(0, last, count + 1).round().astype(int)[:0:-1].tolist()
     else:
         high, low = schedule.sigma(last), schedule.sigma(0)
         ramp = [i / max(1, count - 1) for i in range(count)]

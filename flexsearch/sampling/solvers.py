@@ -66,8 +66,9 @@ class PlmsSolver:
 
     order = 4
 
-    def __init__(self, scheduler: Any, timesteps: Sequence[int]) -> None:
-        self.scheduler = scheduler
+    def __init__(self, scheduler: Any, timesteps: Sequence[int], prediction: str) -> None:
+        self.scheduler = scheduler  # of prediction type epsilon
+        self.prediction = prediction
         self.timesteps = (*timesteps, -1)  # PNDM's name for zero noise
         self.history: list[tuple[int, Tensor]] = []
 
@@ -79,15 +80,28 @@ class PlmsSolver:
 
     def step(self, output: Tensor, state: Tensor, index: int) -> Tensor:
         now, following = self.timesteps[index], self.timesteps[index + 1]
-        self.history = [*self.history[1 - self.order :], (now, output)]
+        # Slopes are noise predictions: past ones of another type could not be averaged with those of other levels.
+        epsilon = noise_prediction(output, state, float(self.scheduler.alphas_cumprod[now]), self.prediction)
+        self.history = [*self.history[1 - self.order :], (now, epsilon)]
         if following < 0:  # the jump to zero noise is first order, as in k-diffusion
-            slope = output
+            slope = epsilon
         else:
             weights = adams_bashforth([timestep for timestep, _ in self.history], following)
             slope = sum(
                 (w * past for w, (_, past) in zip(weights, self.history, strict=True)), torch.zeros_like(output)
             )
         return torch.as_tensor(self.scheduler._get_prev_sample(state, now, following, slope))
+
+
+def noise_prediction(output: Tensor, sample: Tensor, abar: float, prediction: str) -> Tensor:
+    """The network's output as a noise prediction (v: arXiv 2202.00512, appendix D). ValueError for other types."""
+    if prediction == "epsilon":
+        return output
+    if prediction == "v_prediction":
+        return abar**0.5 * output + (1 - abar) ** 0.5 * sample
+    if prediction == "sample":
+        return (sample - abar**0.5 * output) / (1 - abar) ** 0.5
+    raise ValueError(f"unknown prediction type {prediction!r}: epsilon, v_prediction or sample")
 
 
 def adams_bashforth(nodes: Sequence[float], following: float) -> list[float]:
@@ -130,7 +144,7 @@ def _dpm_solver(order: int) -> Callable[[dict[str, Any], list[int]], Solver]:
 
 
 def _euler(config: dict[str, Any], steps: list[int]) -> Solver:
-    scheduler = EulerDiscreteScheduler(**config, timestep_spacing="linspace", final_sigmas_type="zero")
+    scheduler = EulerDiscreteScheduler(**config, timestep_spacing="leading", final_sigmas_type="zero")
     scheduler.set_timesteps(timesteps=steps)
     return SchedulerSolver(scheduler)
 
@@ -146,7 +160,8 @@ def _unipc(config: dict[str, Any], steps: list[int]) -> Solver:
 
 
 def _plms(config: dict[str, Any], steps: list[int]) -> Solver:
-    return PlmsSolver(PNDMScheduler(**config, skip_prk_steps=True, set_alpha_to_one=True), steps)
+    prediction = config.pop("prediction_type", "epsilon")
+    return PlmsSolver(PNDMScheduler(**config, skip_prk_steps=True, set_alpha_to_one=True), steps, prediction)
 
 
 MAKERS: dict[str, Callable[[dict[str, Any], list[int]], Solver]] = {

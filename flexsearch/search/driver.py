@@ -30,19 +30,18 @@ def search(
         exhausted = any(trial.state == TrialState.FAIL for trial in trials)
         if exhausted or (len(trials) >= evaluations and not under_way):
             return
+        trial = Trial(study, under_way[0]._trial_id) if under_way else study.ask()
         try:
-            trial = Trial(study, under_way[0]._trial_id) if under_way else study.ask()
+            genes = {
+                name: trial.suggest_int(name, gene.low, gene.high)
+                for name, gene in sampler.method.distributions.items()
+            }
         except SpaceExhausted:
             # The number is spent; a failed trial says so, and makes a resumed search end at the same place.
-            spent = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))[0]
-            study.tell(spent.number, state=TrialState.FAIL)
+            study.tell(trial, state=TrialState.FAIL)
             return
-        genes = {
-            name: trial.suggest_int(name, gene.low, gene.high) for name, gene in sampler.method.distributions.items()
-        }
         candidate = sampler.method.candidate(genes)
-        outcome = engine.evaluate(candidate)
-        error = outcome.relative_fid() if sampler.method.fitness == "relative_fid" else outcome.latent_error
+        error = engine.error(candidate, sampler.method.fitness)
         cost = candidate.cost(engine.table)
         trial.set_user_attr("schedule", candidate.text())
         study.tell(trial, [error, cost])

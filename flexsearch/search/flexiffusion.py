@@ -19,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from optuna.distributions import IntDistribution
 
 from flexiffusion.cost import CostTable
 from flexiffusion.schedule import Segment, SegmentsPlan
 from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.method import Evaluated, Genes, Method, Stream
+from flexsearch.search.method import Evaluated, Fitness, Genes, Method, Stream
 
 POPULATION = 50
 PARENTS = 10
@@ -56,7 +57,7 @@ class FlexiffusionMethod(Method):
     targets: Sequence[float]
     branches: int
     table: CostTable
-    fitness = "relative_fid"
+    fitness: ClassVar[Fitness] = "relative_fid"
 
     @cached_property
     def counts(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from optuna.distributions import IntDistribution
@@ -15,6 +15,7 @@ from flexsearch.search.candidate import Candidate
 
 Stream = np.random.Generator
 Genes = Mapping[str, int]
+Fitness = Literal["latent", "relative_fid"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class Evaluated:
 class Method(ABC):
     """A search method. It keeps no state: all that it knows is handed in, so a resumed search equals a whole one."""
 
-    fitness: Literal["latent", "relative_fid"]
+    fitness: ClassVar[Fitness]
     """The error that the search minimises."""
 
     @property

@@ -38,6 +38,7 @@ class Variation:
                 self.redo_one,
                 self.redo_all,
                 self.insert,
+                self.trade,
                 self.remove,
             ]
         child = parent
@@ -98,7 +99,11 @@ class Variation:
         return make_candidate(parent.timesteps, [changed(action) for action in parent.actions])
 
     def insert(self, parent: Candidate, stream: Stream) -> Candidate:
-        """Put a new step, full or partial, into a gap; the wider the gap in log sigma, the likelier."""
+        """Put a new step, full or partial, into a gap."""
+        return self._inserted(parent, FULL if stream.random() < 0.3 else self._partial(stream), stream)
+
+    def _inserted(self, parent: Candidate, action: Action, stream: Stream) -> Candidate:
+        """The candidate with a step more; the wider the gap in log sigma, the likelier it gets the step."""
         if len(parent.timesteps) >= self.space.slots:
             return parent
         logs = [*self._logs(parent), math.log(self.schedule.sigma(0))]
@@ -107,8 +112,18 @@ class Variation:
         level = self.schedule.timestep(math.exp(logs[i] - stream.uniform(0.3, 0.7) * gaps[i]))
         if level in parent.timesteps:
             return parent
-        action = FULL if stream.random() < 0.3 else self._partial(stream)
         return make_candidate((*parent.timesteps, level), (*parent.actions, action))
+
+    def trade(self, parent: Candidate, stream: Stream) -> Candidate:
+        """Give one full step (never the first) for one to four partial ones of one action: itself and new ones."""
+        fulls = [i for i, action in enumerate(parent.actions) if i > 0 and action == FULL]
+        if not fulls:
+            return parent
+        i, partial = fulls[stream.integers(len(fulls))], self._partial(stream)
+        child = make_candidate(parent.timesteps, [*parent.actions[:i], partial, *parent.actions[i + 1 :]])
+        for _ in range(int(stream.integers(4))):
+            child = self._inserted(child, partial, stream)
+        return child
 
     def remove(self, parent: Candidate, stream: Stream) -> Candidate:
         """Take one step out (never the first)."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from optuna.distributions import IntDistribution
 
 from flexiffusion.schedule import Step, StepsPlan
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.front import best_first
-from flexsearch.search.method import Evaluated, Genes, Method, Stream
+from flexsearch.search.method import Evaluated, Fitness, Genes, Method, Stream
 from flexsearch.search.operators import Variation
 from flexsearch.search.seeds import Seed
 
@@ -31,7 +32,7 @@ class PlacementMethod(Method):
     targets: Sequence[float]
     variation: Variation
     plain_only: bool = False
-    fitness = "latent"
+    fitness: ClassVar[Fitness] = "latent"
 
     @property
     def distributions(self) -> dict[str, IntDistribution]:

@@ -11,7 +11,6 @@ schedules/*.json    the found schedules
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from optuna.study import Study, StudyDirection
 from sqlalchemy import event
@@ -81,11 +81,12 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time; the lock goes with the process, however it ends."""
-        with (self.path / ".lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunFolderError(str(self.path), "another process works on this run", "Wait for it") from error
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunFolderError(str(self.path), "another process works on this run", "Wait for it") from error
+        with lock:
             yield
 
     def study(self, settings: Settings, sampler: MethodSampler) -> Study:
@@ -100,7 +101,7 @@ class RunFolder:
                 storage.engine.dispose()
             return optuna.create_study(
                 storage=storage,
-                study_name=self.path.resolve().name,
+                study_name=self.path.resolve().name if settings.storage else "flexsearch",
                 directions=[StudyDirection.MINIMIZE, StudyDirection.MINIMIZE],
                 sampler=sampler,
                 load_if_exists=True,

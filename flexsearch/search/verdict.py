@@ -45,7 +45,7 @@ def choose(session: Session, evaluated: Sequence[Evaluated], on_step: OnStep) ->
     def error_of(seed: Seed) -> float:
         key = seed.candidate.key
         if key not in known:
-            known[key] = session.search_engine.evaluate(seed.candidate).latent_error
+            known[key] = session.search_engine.error(seed.candidate, "latent")
             on_step(seed.name)
         return known[key]
 

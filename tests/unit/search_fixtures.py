@@ -1,0 +1,34 @@
+"""A cost table and a noise schedule like those of Stable Diffusion, and an engine that samples nothing."""
+
+from __future__ import annotations
+
+import torch
+
+from flexiffusion.cost import CostTable
+from flexsearch.sampling.levels import NoiseSchedule, spaced_timesteps
+from flexsearch.search.candidate import Candidate
+from flexsearch.search.method import Fitness
+
+BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+SCHEDULE = NoiseSchedule(tuple(torch.cumprod(1 - BETAS, 0).tolist()))
+BRANCHES = 6
+TABLE = CostTable("macs", 100.0, {-1: 1.0, 0: 5.0, 1: 13.0, 2: 30.0, 3: 55.0, 4: 75.0, 5: 95.0})
+TEACHER = spaced_timesteps(SCHEDULE, 20, "uniform")
+
+
+class Engine:
+    """Errors from a formula: more full steps are better, and so are levels near an even spread in log sigma."""
+
+    table = TABLE
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.evaluated: list[str] = []
+        self.stop_at = stop_at
+
+    def error(self, candidate: Candidate, fitness: Fitness) -> float:
+        if len(self.evaluated) == self.stop_at:
+            raise KeyboardInterrupt
+        self.evaluated.append(candidate.key)
+        ideal = spaced_timesteps(SCHEDULE, len(candidate.timesteps), "logsnr")
+        off = sum(abs(a - b) for a, b in zip(ideal, candidate.timesteps, strict=True)) / 1000 / len(ideal)
+        return (1 + off) / (0.1 + sum(1 if a.kind == "full" else 0.4 for a in candidate.actions))

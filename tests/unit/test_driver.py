@@ -1,0 +1,130 @@
+"""The search loop: no duplicates, and a killed search ends as an uninterrupted one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from optuna.study import Study
+from optuna.trial import TrialState
+from search_fixtures import BRANCHES, SCHEDULE, TABLE, TEACHER, Engine
+
+from flexsearch.search.driver import search
+from flexsearch.search.flexiffusion import FlexiffusionMethod
+from flexsearch.search.front import front
+from flexsearch.search.method import Method
+from flexsearch.search.operators import Variation
+from flexsearch.search.placement import PlacementMethod
+from flexsearch.search.run_folder import RunFolder
+from flexsearch.search.sampler import MethodSampler
+from flexsearch.search.seeds import plain_seeds
+from flexsearch.search.settings import Settings
+from flexsearch.search.space import PlacementSpace
+
+TARGETS = (10.0, 5.0)
+
+
+def placement(plain_only: bool = False) -> PlacementMethod:
+    variation = Variation(PlacementSpace(TEACHER[0], 24, BRANCHES), SCHEDULE, TABLE)
+    return PlacementMethod(list(plain_seeds(SCHEDULE, (5, 10))), TARGETS, variation, plain_only)
+
+
+METHODS: dict[str, Method] = {
+    "placement": placement(),
+    "flexiffusion": FlexiffusionMethod(TEACHER, TARGETS, BRANCHES, TABLE),
+}
+
+
+def go(folder: Path, method: Method, engine: Engine, evaluations: int, seed: int = 0) -> Study:
+    folder.mkdir(exist_ok=True)
+    sampler = MethodSampler(method, seed)
+    study = RunFolder(folder).study(Settings(), sampler)
+    search(study, sampler, engine, evaluations, lambda *_: None)  # type: ignore[arg-type]
+    return study
+
+
+def trials_of(study: Study) -> list[tuple[int, dict[str, int], list[float]]]:
+    return [(t.number, t.params, t.values) for t in study.get_trials() if t.state == TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize("name", METHODS)
+class TestEveryMethod:
+    def test_no_duplicate_is_evaluated(self, name: str, tmp_path: Path) -> None:
+        engine = Engine()
+        go(tmp_path / "run", METHODS[name], engine, 40)
+        assert len(engine.evaluated) == 40 == len(set(engine.evaluated))
+
+    def test_a_search_killed_again_and_again_equals_a_whole_one(self, name: str, tmp_path: Path) -> None:
+        whole = trials_of(go(tmp_path / "whole", METHODS[name], Engine(), 24))
+        done = 0
+        for stop_at in (0, 3, 1, 7):
+            engine = Engine(stop_at)
+            with pytest.raises(KeyboardInterrupt):
+                go(tmp_path / "killed", METHODS[name], engine, 24)
+            done += len(engine.evaluated)
+        last = Engine()
+        resumed = trials_of(go(tmp_path / "killed", METHODS[name], last, 24))
+        assert resumed == whole
+        assert done + len(last.evaluated) == 24  # what was finished before a kill was not evaluated again
+
+    def test_another_seed_searches_elsewhere(self, name: str, tmp_path: Path) -> None:
+        first = trials_of(go(tmp_path / "a", METHODS[name], Engine(), 15))
+        assert first != trials_of(go(tmp_path / "b", METHODS[name], Engine(), 15, seed=1))
+
+    def test_a_finished_search_is_left_as_it_is(self, name: str, tmp_path: Path) -> None:
+        go(tmp_path / "run", METHODS[name], Engine(), 5)
+        engine = Engine()
+        go(tmp_path / "run", METHODS[name], engine, 5)
+        assert engine.evaluated == []
+
+
+class TestPlacement:
+    def test_improves_on_every_seed_at_the_asked_costs(self, tmp_path: Path) -> None:
+        study = go(tmp_path / "run", placement(), Engine(), 120)
+        values = [trial.values for trial in study.get_trials()]
+        for target in TARGETS:
+            seeds = [error for error, cost in values[:6] if cost <= target]
+            assert min(error for error, cost in values if cost <= target + 1e-9) < min(seeds)
+
+    def test_keeps_a_line_of_plain_children(self, tmp_path: Path) -> None:
+        method = placement()
+        study = go(tmp_path / "run", method, Engine(), 60)
+        children = [method.candidate(trial.params) for trial in study.get_trials()[6:]]
+        assert len(children) // 4 <= sum(child.plain for child in children)
+
+    def test_plain_only(self, tmp_path: Path) -> None:
+        method = placement(plain_only=True)
+        study = go(tmp_path / "run", method, Engine(), 40)
+        assert all(method.candidate(trial.params).plain for trial in study.get_trials())
+
+    def test_children_go_to_the_asked_costs(self, tmp_path: Path) -> None:
+        study = go(tmp_path / "run", placement(), Engine(), 80)
+        for trial in study.get_trials()[6:]:
+            assert trial.values[1] <= TARGETS[(trial.number - 6) % 2] + 1e-9
+
+    def test_plan_and_candidate_agree(self, tmp_path: Path) -> None:
+        method = placement()
+        study = go(tmp_path / "run", method, Engine(), 20)
+        for trial in study.get_trials():
+            plan, candidate = method.plan(trial.params), method.candidate(trial.params)
+            assert tuple(SCHEDULE.timestep(sigma) for sigma in plan.levels) == candidate.timesteps
+            assert plan.actions() == candidate.actions
+
+
+class Exhausted(PlacementMethod):
+    def propose(self, number, evaluated, stream):  # type: ignore[no-untyped-def]
+        return super().propose(number, evaluated, stream) if number < 4 else None
+
+
+def test_an_exhausted_space_ends_the_search_once(tmp_path: Path) -> None:
+    base = placement()
+    method = Exhausted(base.seeds, base.targets, base.variation)
+    for _ in range(2):
+        study = go(tmp_path / "run", method, Engine(), 10)
+        assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * 4 + [TrialState.FAIL]
+
+
+def test_optuna_front_is_ours(tmp_path: Path) -> None:
+    study = go(tmp_path / "run", placement(), Engine(), 50)
+    values = [(trial.values[0], trial.values[1]) for trial in study.get_trials()]
+    assert {values[i] for i in front(values)} == {tuple(trial.values) for trial in study.best_trials}

@@ -1,0 +1,201 @@
+"""Loading: the bundled model, other diffusers folders, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+
+from flexiffusion.schedule import FULL, Action
+from flexsearch.errors import ConfigError, ModelError
+from flexsearch.models.costs import count_macs, measure_ms
+from flexsearch.models.load import ASSETS, load_model
+from flexsearch.models.model import Conditioning, DiffusionModel
+from flexsearch.sampling.levels import spaced_timesteps
+from flexsearch.sampling.noise import initial_noise
+from flexsearch.sampling.trajectory import Recipe, sample
+
+
+@pytest.fixture(scope="module")
+def tiny() -> DiffusionModel:
+    return load_model("tiny", "cpu")
+
+
+@pytest.fixture
+def ddpm_folder(tmp_path: Path) -> Path:
+    """An unconditional pixel model with random weights, as a DDPM pipeline's folder."""
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=16,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
+    unet.save_pretrained(tmp_path / "unet")
+    DDIMScheduler().save_pretrained(tmp_path / "scheduler")
+    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDIM"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    return tmp_path
+
+
+class TestBundledModel:
+    def test_is_a_stable_diffusion_pipeline(self) -> None:
+        from diffusers import StableDiffusionPipeline
+
+        pipeline = StableDiffusionPipeline.from_pretrained(ASSETS / "tiny", local_files_only=True)
+        unet = pipeline.unet.config
+        assert len(unet.block_out_channels) >= 3 and unet.layers_per_block == 2
+        picture = pipeline("a photo of a sandal", num_inference_steps=2, output_type="np").images[0]
+        assert picture.shape == (32, 32, 3)
+
+    def test_is_small_and_safe(self) -> None:
+        files = [path for path in ASSETS.rglob("*") if path.is_file()]
+        assert sum(path.stat().st_size for path in files) <= 16 * 2**20
+        assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
+
+    def test_has_the_branches_of_three_levels(self, tiny: DiffusionModel) -> None:
+        assert tiny.branches == 9 and tiny.family == "tiny-fashion" and tiny.latent_shape == (4, 16, 16)
+
+    def test_follows_the_prompt(self, tiny: DiffusionModel) -> None:
+        """The bundled classifier sees what was asked for, at more than chance by far (10 %)."""
+        from flexsearch.metrics.features import BundledFeatures
+        from tools.fashion_mnist import CLASSES
+
+        names = CLASSES * 3
+        made = sample(
+            tiny,
+            Recipe("dpmpp_2m", 2.0),
+            initial_noise(7, range(len(names)), tiny.latent_shape),
+            tiny.encode([f"a photo of a {name}" for name in names]),
+            spaced_timesteps(tiny.schedule, 10, "logsnr"),
+        )
+        seen = BundledFeatures().classifier(tiny.decode(made.latents)).argmax(dim=1)
+        assert (seen == torch.arange(10).repeat(3)).float().mean() >= 0.7
+
+
+class TestSampling:
+    RECIPE = Recipe("dpmpp_2m", 2.0)
+    STEPS = (999, 700, 400, 100)
+    ACTIONS = (FULL, Action("partial", 1), FULL, Action("partial", 0, "linear"))
+
+    def run(self, tiny: DiffusionModel, indices: range, batch: int) -> torch.Tensor:
+        prompts = [f"a {name}" for name in ("coat", "bag", "dress", "shirt", "sandal")]
+        conditioning = tiny.encode([prompts[i] for i in indices])
+        noise = initial_noise(0, indices, tiny.latent_shape)
+        return sample(tiny, self.RECIPE, noise, conditioning, self.STEPS, self.ACTIONS, batch=batch).latents
+
+    def test_an_image_does_not_depend_on_its_batch(self, tiny: DiffusionModel) -> None:
+        together = self.run(tiny, range(5), 64)
+        assert torch.allclose(together, self.run(tiny, range(5), 2), atol=1e-4)
+        assert torch.allclose(together[3:4], self.run(tiny, range(3, 4), 1), atol=1e-4)
+
+    def test_guidance_in_one_call_equals_two(self, tiny: DiffusionModel) -> None:
+        conditioning = tiny.encode(["a bag"])
+        noise = initial_noise(0, [0], tiny.latent_shape)
+        rows, text = tiny.network_input(noise, conditioning, 3.0)
+        with torch.inference_mode():
+            together = tiny.guided(tiny.call(rows, 500, text), 3.0)
+            negative = tiny.call(noise, 500, conditioning.negative)
+            positive = tiny.call(noise, 500, conditioning.positive)
+        assert torch.allclose(together, negative + 3.0 * (positive - negative), atol=1e-4)
+
+    def test_guidance_one_runs_no_negative(self, tiny: DiffusionModel) -> None:
+        rows, text = tiny.network_input(torch.zeros(2, 4, 16, 16), tiny.encode(["a", "b"]), 1.0)
+        assert len(rows) == 2 and text is not None and len(text) == 2
+
+    def test_states_are_what_the_network_saw(self, tiny: DiffusionModel) -> None:
+        noise = initial_noise(0, range(3), tiny.latent_shape)
+        made = sample(tiny, self.RECIPE, noise, tiny.encode(["a bag"] * 3), self.STEPS, batch=2, keep_states=True)
+        assert made.states is not None and made.states.shape == (4, 3, 4, 16, 16)
+        assert torch.equal(made.states[0], noise)
+
+
+class TestCosts:
+    def test_shares_rise_with_the_branch(self, tiny: DiffusionModel) -> None:
+        table = count_macs(tiny, 2.0)
+        shares = [table.partial[branch] / table.full for branch in range(-1, tiny.branches)]
+        assert shares == sorted(shares) and 0 < shares[0] < 0.01 and 0.9 < shares[-1] < 1
+
+    def test_guidance_doubles_them(self, tiny: DiffusionModel) -> None:
+        assert count_macs(tiny, 2.0).full == 2 * count_macs(tiny, 1.0).full
+
+    def test_measured_table_has_every_branch(self, tiny: DiffusionModel) -> None:
+        table = measure_ms(tiny, 2.0, batch=1, repeats=1)
+        assert set(table.partial) == set(range(-1, tiny.branches)) and table.unit == "ms"
+
+
+class TestUnconditional:
+    def test_a_ddpm_folder_samples(self, ddpm_folder: Path) -> None:
+        model = load_model(str(ddpm_folder), "cpu")
+        assert model.family == "ddpm" and not model.conditional and model.vae is None
+        made = sample(
+            model,
+            Recipe("ddim", 1.0),
+            initial_noise(0, range(2), model.latent_shape),
+            Conditioning(),
+            (999, 500, 0),
+            (FULL, Action("partial", 0), FULL),
+        )
+        assert model.decode(made.latents).shape == (2, 3, 16, 16) and made.misses == 0
+        assert count_macs(model, 1.0).partial[0] < count_macs(model, 1.0).full
+
+    def test_it_takes_no_prompts(self, ddpm_folder: Path) -> None:
+        with pytest.raises(ModelError, match="Leave out the prompts"):
+            load_model(str(ddpm_folder), "cpu").encode(["a bag"])
+
+
+class TestRefusals:
+    def test_no_such_folder(self) -> None:
+        with pytest.raises(ModelError, match="there is no such folder"):
+            load_model("/no/such/folder")
+
+    def test_a_single_file(self, tmp_path: Path) -> None:
+        (tmp_path / "sd15.safetensors").write_bytes(b"")
+        with pytest.raises(ModelError, match="Give a diffusers folder"):
+            load_model(str(tmp_path / "sd15.safetensors"))
+
+    def test_an_unknown_dtype(self) -> None:
+        with pytest.raises(ConfigError, match="'int4' is not known"):
+            load_model("tiny", dtype="int4")
+
+    def test_no_index(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            ModelError, match=r"model_index.json: the file is missing. Give a folder that save_pretrained"
+        ):
+            load_model(str(tmp_path))
+
+    def test_a_broken_index(self, ddpm_folder: Path) -> None:
+        (ddpm_folder / "model_index.json").write_text("{")
+        with pytest.raises(ModelError, match="cannot be read"):
+            load_model(str(ddpm_folder))
+
+    def test_a_transformer(self, ddpm_folder: Path) -> None:
+        (ddpm_folder / "model_index.json").write_text('{"transformer": ["diffusers", "FluxTransformer2DModel"]}')
+        with pytest.raises(ModelError, match="its unet is None"):
+            load_model(str(ddpm_folder))
+
+    def test_pickled_weights(self, ddpm_folder: Path) -> None:
+        weights = next((ddpm_folder / "unet").glob("*.safetensors"))
+        weights.rename(weights.with_suffix(".bin"))
+        with pytest.raises(ModelError, match="pickled weights are not loaded"):
+            load_model(str(ddpm_folder))
+
+    def test_truncated_weights(self, ddpm_folder: Path) -> None:
+        weights = next((ddpm_folder / "unet").glob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[:1000])
+        with pytest.raises(ModelError, match="Copy the folder again"):
+            load_model(str(ddpm_folder))
+
+    def test_a_missing_text_encoder(self, tmp_path: Path) -> None:
+        shutil.copytree(ASSETS / "tiny", tmp_path / "tiny")
+        index = json.loads((tmp_path / "tiny" / "model_index.json").read_text())
+        del index["text_encoder"]
+        (tmp_path / "tiny" / "model_index.json").write_text(json.dumps(index))
+        with pytest.raises(ModelError, match="no text encoder"):
+            load_model(str(tmp_path / "tiny"))

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from search_fixtures import BRANCHES, SCHEDULE, TABLE, TEACHER
+
+from flexiffusion.schedule import FULL, Action
+from flexsearch.sampling.levels import spaced_timesteps
+from flexsearch.search.candidate import Candidate, make_candidate, plain
+from flexsearch.search.operators import Variation
+from flexsearch.search.seeds import all_seeds, alternating, deepcache
+from flexsearch.search.space import PlacementSpace, slots_for
+
+SPACE = PlacementSpace(TEACHER[0], 24, BRANCHES)
+VARIATION = Variation(SPACE, SCHEDULE, TABLE)
+PARENTS = [
+    plain(TEACHER),
+    plain((999,)),
+    plain((999, 3)),
+    deepcache(TEACHER, 3, 2),
+    alternating(spaced_timesteps(SCHEDULE, 12, "logsnr"), -1, "quadratic"),
+]
+STREAMS = st.integers(0, 2**32).map(np.random.default_rng)
+
+
+def check(candidate: Candidate) -> None:
+    assert candidate.timesteps[0] == TEACHER[0] and candidate.actions[0] == FULL
+    assert all(a > b for a, b in zip(candidate.timesteps, candidate.timesteps[1:], strict=False))
+    assert candidate.timesteps[-1] >= 0 and len(candidate.timesteps) == len(candidate.actions)
+    assert all(action.branch is None or -1 <= action.branch < BRANCHES for action in candidate.actions)
+
+
+class TestCandidate:
+    def test_equal_runs_have_equal_keys(self) -> None:
+        """With one full step behind it there is no line to fit: `linear` is `reuse`."""
+        linear = make_candidate((999, 500), (FULL, Action("partial", 1, "linear")))
+        assert linear.key == make_candidate((500, 999), (Action("partial", 1, "reuse"), FULL)).key
+
+    def test_first_step_is_made_full(self) -> None:
+        assert make_candidate((999, 500), (Action("partial", 1), FULL)).plain
+
+    def test_cost_in_full_steps(self) -> None:
+        assert make_candidate((999, 500, 2), (FULL, Action("partial", 2), FULL)).cost(TABLE) == pytest.approx(2.3)
+
+    def test_text(self) -> None:
+        assert alternating((999, 500, 2), -1, "reuse").text() == "999F 500p-1r 2F"
+
+
+class TestSpace:
+    @pytest.mark.parametrize("parent", PARENTS)
+    def test_genes_and_back(self, parent: Candidate) -> None:
+        genes = SPACE.encode(parent)
+        assert set(genes) == set(SPACE.distributions) and len(genes) == 24
+        for name, gene in genes.items():
+            assert SPACE.distributions[name].low <= gene <= SPACE.distributions[name].high
+        assert SPACE.decode(genes) == parent
+
+    def test_too_many_steps(self) -> None:
+        with pytest.raises(ValueError, match="25 steps do not fit 24 slots"):
+            SPACE.encode(plain(spaced_timesteps(SCHEDULE, 25, "uniform")))
+
+    def test_slots_hold_the_cheapest_alternation(self) -> None:
+        assert slots_for(TABLE, 10, 1000) >= 2 * int(10 / 1.01)
+        assert slots_for(TABLE, 10_000, 1000) == 1000
+
+
+class TestOperators:
+    @settings(max_examples=200, deadline=None)
+    @given(st.sampled_from(PARENTS), STREAMS, st.booleans())
+    def test_children_are_valid(self, parent: Candidate, stream: np.random.Generator, plain_only: bool) -> None:
+        if plain_only:
+            parent = plain(parent.timesteps)
+        child = VARIATION.mutate(parent, stream, plain_only)
+        check(child)
+        assert child.plain or not plain_only
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.sampled_from(PARENTS), STREAMS, st.floats(1, 12))
+    def test_fit_keeps_the_budget(self, parent: Candidate, stream: np.random.Generator, budget: float) -> None:
+        fitted = VARIATION.fit(parent, budget, stream)
+        check(fitted)
+        assert fitted.cost(TABLE) <= budget + 1e-9
+
+    @pytest.mark.parametrize(
+        "name", ["move_one", "bend", "swap_kinds", "redo_one", "redo_all", "insert", "trade", "remove"]
+    )
+    def test_every_operator_changes_something(self, name: str) -> None:
+        parent = PARENTS[-1]
+        children = {getattr(VARIATION, name)(parent, np.random.default_rng(seed)).key for seed in range(30)}
+        assert len(children - {parent.key}) > 3 or (name == "redo_all" and children - {parent.key})
+
+
+class TestSeeds:
+    SEEDS = all_seeds(SCHEDULE, TEACHER, TABLE, (10.0, 5.0), BRANCHES)
+
+    def test_no_two_run_the_same(self) -> None:
+        assert len({seed.candidate.key for seed in self.SEEDS}) == len(self.SEEDS)
+
+    def test_every_kind_is_there_at_every_asked_cost(self) -> None:
+        for target in (5.0, 10.0):
+            near = {s.kind for s in self.SEEDS if 0.8 * target <= s.candidate.cost(TABLE) <= target + 1e-9}
+            assert near == {"plain", "deepcache", "alternating"}
+
+    def test_plain_ones_cost_their_number_of_steps(self) -> None:
+        plains = [seed for seed in self.SEEDS if seed.kind == "plain"]
+        assert sorted(seed.candidate.cost(TABLE) for seed in plains) == [5, 5, 5, 10, 10, 10]
+
+    def test_deepcache_has_every_interval_and_branch_of_its_cost(self) -> None:
+        have = {seed.candidate.key for seed in self.SEEDS if seed.kind == "deepcache"}
+        for interval in range(2, 21):
+            for branch in range(BRANCHES):
+                candidate = deepcache(TEACHER, interval, branch)
+                cost = candidate.cost(TABLE)
+                if any(0.8 * target <= cost <= target for target in (5.0, 10.0)):
+                    assert candidate.key in have
+
+    def test_deepcache_is_uniform(self) -> None:
+        kinds = "".join(action.kind[0] for action in deepcache(TEACHER, 3, 1).actions)
+        assert kinds == "fppfppfppfppfppfppfp"
