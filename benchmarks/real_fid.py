@@ -1,10 +1,10 @@
 """FID to the 10,000 real test pictures of Fashion-MNIST, and what the classifier sees, for the teacher and schedules.
 
-    python -m benchmarks.real_fid [FILE ...] [--samples 5000] [--json OUT]
+    python -m benchmarks.real_fid --work FOLDER [FILE ...] [--samples 5000] [--json OUT]
 
 Prompts are `a photo of a {class}` over the ten classes in equal numbers. Features are the bundled ones. The floor is
-the FID between half of the real *training* pictures and the real test set: what a perfect model would have. Needs Debian's
-package dataset-fashion-mnist. FILEs are schedules of the bundled model; all share the noise of the teacher's row.
+the FID between half of the real *training* pictures and the real test set: what a perfect model would have. FILEs are
+schedules of the bundled model; all share the noise of the teacher's row. Needs Debian's package dataset-fashion-mnist.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flexiffusion import codec
@@ -22,6 +23,7 @@ from flexsearch.metrics.features import BundledFeatures, extract
 from flexsearch.metrics.relative_fid import frechet_distance
 from flexsearch.models.costs import count_macs
 from flexsearch.models.load import load_model
+from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.sampling.noise import initial_noise
 from flexsearch.sampling.trajectory import Recipe, sample
@@ -41,6 +43,9 @@ def real_features(module: BundledFeatures, split: str, limit: int | None = None)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="keeps the features of every schedule for a later call"
+    )
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--solver", default="dpmpp_2m")
@@ -66,7 +71,14 @@ def main() -> None:
           f"{report['accuracy_real']:.2%}\n")  # fmt: skip
     print(f"| schedule | speed-up (MACs) | FID, n={arguments.samples} | FID loss | accuracy |\n|---|---|---|---|---|")
     for name, candidate in candidates:
-        features = sampled_features(model, module, recipe, candidate, conditioning, arguments.samples)
+        kept = (
+            arguments.work / f"{recipe.solver}-{candidate.key[:16]}-{model.sha256[:16]}-{arguments.samples}.safetensors"
+        )
+        if not kept.exists():
+            arguments.work.mkdir(parents=True, exist_ok=True)
+            made = sampled_features(model, module, recipe, candidate, conditioning, arguments.samples)
+            save_file({"features": made}, kept)
+        features = load_file(kept)["features"]
         fid = frechet_distance(features, test)
         wanted = torch.arange(arguments.samples) % len(CLASSES)
         row = {
@@ -83,12 +95,16 @@ def main() -> None:
 
 
 def sampled_features(
-    model, module: BundledFeatures, recipe: Recipe, candidate: Candidate, conditioning, count: int
+    model: DiffusionModel,
+    module: BundledFeatures,
+    recipe: Recipe,
+    candidate: Candidate,
+    conditioning: Conditioning,
+    count: int,
 ) -> Tensor:
     """Features of `count` images, class i mod 10, made and forgotten in batches."""
-    from flexsearch.models.model import Conditioning
-
     parts = []
+    assert conditioning.positive is not None
     for first in range(0, count, BATCH):
         indices = range(first, min(first + BATCH, count))
         rows = Conditioning(conditioning.positive[[i % len(CLASSES) for i in indices]], conditioning.negative)

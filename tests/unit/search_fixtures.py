@@ -31,4 +31,4 @@ class Engine:
         self.evaluated.append(candidate.key)
         ideal = spaced_timesteps(SCHEDULE, len(candidate.timesteps), "logsnr")
         off = sum(abs(a - b) for a, b in zip(ideal, candidate.timesteps, strict=True)) / 1000 / len(ideal)
-        return (1 + off) / (0.1 + sum(1 if a.kind == "full" else 0.4 for a in candidate.actions))
+        return (1 + off) / (0.1 + sum(1 if a.kind == "full" else 0.7 for a in candidate.actions))
