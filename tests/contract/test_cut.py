@@ -194,9 +194,20 @@ class TestCut:
         sample, conditioning = network.sample(rows=1), network.conditioning(1)
         _, layout, capture = full(network, torch.cat([sample] * 4), _repeated(conditioning, 4))
         expected, _, single = full(network, sample, conditioning)
+        returned: list[torch.Size] = []
+        hooks = [
+            unit.register_forward_hook(lambda m, a, output: returned.append(first_tensor(output).shape))
+            for unit in layout.units
+        ]
+        network(sample, conditioning)
+        sizes = returned.copy()
         for branch in branches(layout):
+            returned.clear()
             with skipping(layout, branch, single.features[branch], capture.shapes):
                 assert torch.equal(network(sample, conditioning), expected)
+            assert returned == sizes
+        for hook in hooks:
+            hook.remove()
 
     def test_work_shrinks_with_the_branch(self, network: Network) -> None:
         sample, conditioning = network.sample(), network.conditioning(2)
@@ -262,9 +273,11 @@ class TestCut:
                 skipping(layout, branch, capture.features[branch], capture.shapes),
             ):
                 hook = head.register_forward_pre_hook(fail)
-                with pytest.raises(Stop), inside:
+                with pytest.raises(Stop), inside as left:
                     network(sample, conditioning)
                 hook.remove()
+                # whoever keeps the exception keeps its frames, but no features with them
+                assert left is None or (left.slices, left.shapes) == ({}, {})
                 assert dictionaries(network.unet) == before
         assert torch.equal(network(sample, conditioning), expected)
 

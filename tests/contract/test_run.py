@@ -385,7 +385,7 @@ class TestMemory:
         network = some_network
         untouched(network)
         sample, conditioning = network.sample(), network.conditioning(2)
-        made = plan(F, F, P(0, "linear"), P(0, "linear"))
+        made = plan(F, F, P(0, "linear"), P(0))
         kept: list[BaseException] = []
         references: list[weakref.ref[Tensor]] = []
 
