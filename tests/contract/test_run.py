@@ -87,6 +87,29 @@ class TestSameResults:
             assert (report.full, report.partial, report.null, report.misses) == (1, count + 1, 3, 0)
             assert 0 < report.seconds < 60
 
+    @pytest.mark.parametrize("chunks", [(0,), ("cond", "uncond")])
+    @pytest.mark.parametrize("predictor", PREDICTORS)
+    def test_writes_in_place_do_not_leak(self, some_network: Network, predictor: Any, chunks: Any) -> None:
+        """As FreeU does it: what the last deep unit hands on is scaled where it lies."""
+        network = some_network
+        sample, conditioning = network.sample(), network.conditioning(2)
+        made = plan(F, F, F, P(1, predictor), P(1, predictor), P(1, predictor))
+
+        def scale(module: nn.Module, args: Any, output: Any) -> None:
+            (output if isinstance(output, Tensor) else output[0])[:, ::2].mul_(1.3)
+
+        hook = find_layout(network.unet).deep(1)[-1].register_forward_hook(scale)
+        try:
+            expected = network(sample, conditioning)
+            with Run(network.unet, made) as run:
+                for sigma in made.levels:
+                    run.evaluate(sigma)
+                    result = run(lambda: network(sample, conditioning), sample, chunks)
+                    torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4)
+        finally:
+            hook.remove()
+        assert (run.report.partial, run.report.misses) == (3, 0)
+
     @pytest.mark.parametrize("some_network", ["sd1", "compvis-three-levels"], indirect=True)
     @pytest.mark.parametrize("predictor", PREDICTORS)
     def test_joint_split_and_swapped_agree(self, some_network: Network, predictor: Any) -> None:
