@@ -547,3 +547,34 @@ class TestSurroundings:
     def test_report_reads_well(self, sd1: Network) -> None:
         run = Run(sd1.unet, plan(F, P(0), nulls=4))
         assert str(run.report) == "full 0, partial 0, null 4, misses 0, 0.00 s, cache 0.0 MiB"
+
+
+@pytest.mark.slow
+def test_compiled_network() -> None:
+    """torch.compile: right results, right counts, one graph for each kind of step."""
+    network = build("class-conditional")
+    graphs = [0]
+
+    def backend(module: Any, inputs: Any) -> Any:
+        graphs[0] += 1
+        return module.forward
+
+    compiled = replace(network, unet=torch.compile(network.unet, backend=backend))
+    conditioning = network.conditioning(2)
+    made = plan(F, P(0), P(0), F, P(0), P(0))
+
+    def trajectory(called: Network) -> list[Tensor]:
+        results = []
+        with Run(called.unet, made) as run:
+            for i, sigma in enumerate(made.levels):
+                sample = network.sample(seed=i)
+                run.evaluate(sigma)
+                results.append(run(lambda s=sample: called(s, conditioning), sample))
+        assert (run.report.full, run.report.partial, run.report.misses) == (2, 4, 0)
+        return results
+
+    expected = trajectory(network)
+    for _ in range(2):
+        for a, b in zip(trajectory(compiled), expected, strict=True):
+            torch.testing.assert_close(a, b)
+    assert graphs[0] == 2
