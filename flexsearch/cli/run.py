@@ -29,7 +29,7 @@ from flexsearch.cli.options import IMAGES, MODEL, read_prompts, with_options
     "speedups",
     type=float,
     multiple=True,
-    default=(1.5, 2.0, 3.0, 5.0),
+    default=(2.0, 3.0, 5.0),
     show_default=True,
     help="Asked speed-up in multiply-adds; give it several times.",
 )
@@ -39,9 +39,9 @@ from flexsearch.cli.options import IMAGES, MODEL, read_prompts, with_options
     show_default=True,
     help="What errors are measured to: teacher, or converged (what every solver tends to).",
 )
-@click.option("--evaluations", type=int, default=240, show_default=True, help="Schedules to evaluate, seeds included.")
-@click.option("--images", type=int, default=16, show_default=True, help="Images a schedule is searched on.")
-@click.option("--held-out", type=int, default=48, show_default=True, help="Other images for the final table.")
+@click.option("--evaluations", type=int, default=180, show_default=True, help="Schedules to evaluate, seeds included.")
+@click.option("--images", type=int, default=12, show_default=True, help="Images a schedule is searched on.")
+@click.option("--held-out", type=int, default=32, show_default=True, help="Other images for the final table.")
 @click.option("--plain-only", is_flag=True, help="Search only where full steps lie: the rival of the full search.")
 @with_options(IMAGES)
 @click.option("--storage", metavar="URL", help="Optuna storage. [default: SQLite in the run folder]")

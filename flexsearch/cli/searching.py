@@ -86,6 +86,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
         teacher_cost=float(settings.steps),
     )
     shown = [(choice, outcome) for choice, outcome in measured if choice.kind in ("teacher", "found")]
+    shown.sort(key=lambda item: item[0].speedup or 0.0)
     figures.samples(
         folder.samples,
         [

@@ -76,12 +76,16 @@ class Variation:
         return make_candidate(parent.timesteps, actions)
 
     def redo_one(self, parent: Candidate, stream: Stream) -> Candidate:
-        """Give one step another action: full, or any branch with any predictor."""
+        """Give one step another action: a branch deeper or shallower, or full, or any branch with any predictor."""
         if len(parent.actions) < 2:
             return parent
         i = int(stream.integers(1, len(parent.actions)))
-        actions = list(parent.actions)
-        actions[i] = FULL if actions[i] != FULL and stream.random() < 0.3 else self._partial(stream)
+        actions, old = list(parent.actions), parent.actions[i]
+        if old.branch is not None and stream.random() < 0.5:
+            branch = old.branch + (1 if stream.random() < 0.6 else -1)
+            actions[i] = Action("partial", min(max(branch, -1), self.space.branches - 1), old.predictor)
+        else:
+            actions[i] = FULL if old != FULL and stream.random() < 0.3 else self._partial(stream)
         return make_candidate(parent.timesteps, actions)
 
     def redo_all(self, parent: Candidate, stream: Stream) -> Candidate:

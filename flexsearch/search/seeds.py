@@ -8,7 +8,7 @@ from typing import Literal
 
 from flexiffusion.cost import CostTable
 from flexiffusion.schedule import FULL, PREDICTORS, Action, Predictor
-from flexsearch.sampling.levels import SPACINGS, NoiseSchedule, Spacing, spaced_timesteps
+from flexsearch.sampling.levels import SPACINGS, NoiseSchedule, spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate, plain
 
 SeedKind = Literal["plain", "deepcache", "alternating"]
@@ -37,10 +37,15 @@ def deepcache(teacher: Sequence[int], interval: int, branch: int) -> Candidate:
 
 
 def deepcache_seeds(teacher: Sequence[int], branches: int) -> Iterator[Seed]:
-    """DeepCache uniform at every interval and branch."""
+    """DeepCache uniform at every branch and interval; of intervals with equally many full steps, so of one cost, the
+    first, whose full steps lie most evenly."""
+    counts = set()
     for interval in range(2, len(teacher) + 1):
-        for branch in range(branches):
-            yield Seed("deepcache", f"DeepCache {interval}, branch {branch}", deepcache(teacher, interval, branch))
+        count = len(range(0, len(teacher), interval))
+        if count not in counts:
+            counts.add(count)
+            for branch in range(branches):
+                yield Seed("deepcache", f"DeepCache {interval}, branch {branch}", deepcache(teacher, interval, branch))
 
 
 def alternating(timesteps: Sequence[int], branch: int, predictor: Predictor) -> Candidate:
@@ -50,7 +55,7 @@ def alternating(timesteps: Sequence[int], branch: int, predictor: Predictor) -> 
 
 
 def alternating_seeds(
-    schedule: NoiseSchedule, table: CostTable, target: float, spacings: Sequence[Spacing], branches: Sequence[int]
+    schedule: NoiseSchedule, table: CostTable, target: float, branches: Sequence[int]
 ) -> Iterator[Seed]:
     """Uniform full/partial alternation with each predictor, as many steps as the target cost (in full steps) allows."""
     for branch in branches:
@@ -59,7 +64,7 @@ def alternating_seeds(
         count = 2 * int(pairs) + (1 if rest >= 1 else 0)
         if not 3 <= count <= len(schedule):
             continue
-        for spacing in spacings:
+        for spacing in SPACINGS:
             for predictor in PREDICTORS:
                 name = f"full/partial by turns, branch {branch}, {predictor}, {spacing}, {count} steps"
                 yield Seed(
@@ -78,7 +83,7 @@ def all_seeds(
     counts = sorted({int(target + 1e-9) for target in targets if target >= 1})
     found: list[Seed] = list(plain_seeds(schedule, counts))
     for target in sorted(targets):
-        found += alternating_seeds(schedule, table, target, ("logsnr", "uniform"), (-1, 0))
+        found += alternating_seeds(schedule, table, target, (-1, 0))
     found += [seed for seed in deepcache_seeds(teacher, branches) if near(seed.candidate.cost(table), targets)]
     unique: dict[str, Seed] = {}
     for seed in found:

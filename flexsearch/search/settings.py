@@ -25,11 +25,11 @@ class Settings:
     steps: int = 30
     spacing: Spacing = "uniform"
     guidance: float | None = None
-    speedups: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0)
+    speedups: tuple[float, ...] = (2.0, 3.0, 5.0)
     reference: ReferenceName = "teacher"
-    evaluations: int = 240
-    images: int = 16
-    held_out: int = 48
+    evaluations: int = 180
+    images: int = 12
+    held_out: int = 32
     batch: int = 64
     seed: int = 0
     plain_only: bool = False

@@ -48,7 +48,9 @@ class TestBundledModel:
     def test_is_a_stable_diffusion_pipeline(self) -> None:
         from diffusers import StableDiffusionPipeline
 
-        pipeline = StableDiffusionPipeline.from_pretrained(ASSETS / "tiny", local_files_only=True)
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            ASSETS / "tiny", local_files_only=True, torch_dtype=torch.float32
+        )
         unet = pipeline.unet.config
         assert len(unet.block_out_channels) >= 3 and unet.layers_per_block == 2
         picture = pipeline("a photo of a sandal", num_inference_steps=2, output_type="np").images[0]
