@@ -55,7 +55,7 @@ def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Diffu
     scale = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 1
     return DiffusionModel(
         source=str(folder),
-        family=family_of(parts["unet"], config),
+        family=family_of(parts["unet"], config, vae is not None),
         sha256=weights_hash(folder / "unet"),
         unet=unet.to(device),
         noise_config=noise_config,
@@ -126,10 +126,10 @@ def alphas_cumprod(noise_config: dict[str, Any]) -> tuple[float, ...]:
     return tuple(DDIMScheduler(**noise_config).alphas_cumprod.double().tolist())
 
 
-def family_of(unet_class: str, config: Any) -> str:
-    """The family name that schedule files carry, from the network's configuration."""
+def family_of(unet_class: str, config: Any, latent: bool) -> str:
+    """The family name that schedule files carry, from the network's configuration; `latent`: there is a decoder."""
     if unet_class == "UNet2DModel":
-        return "ddpm" if config.in_channels in (1, 3) and config.sample_size <= 256 else "ldm"
+        return "ldm" if latent else "ddpm"
     return {768: "sd15", 1024: "sd21"}.get(config.cross_attention_dim, "custom")
 
 

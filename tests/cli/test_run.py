@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from model_folders import write_unconditional
 
 from flexiffusion import codec
 from flexiffusion.schedule import SegmentsPlan, StepsPlan
@@ -110,6 +111,15 @@ class TestRun:
         assert isinstance(schedule.plan, SegmentsPlan) and schedule.plan.layout == "front"
         assert schedule.levels is not None and len(schedule.levels) == 8
         assert {row["kind"] for row in made["rows"]} == {"teacher", "found", "plain", "deepcache"}
+
+    @pytest.mark.parametrize("latent", [False, True])
+    def test_an_unconditional_model(self, latent: bool, tmp_path: Path) -> None:
+        folder = write_unconditional(tmp_path / "model", latent)
+        made = document(call("run", *SMALL, "8", "--model", str(folder), "--out", str(tmp_path / "run"), "--json"))
+        assert {row["kind"] for row in made["rows"]} >= {"teacher", "found", "plain"}
+        assert codec.read(next((tmp_path / "run" / "schedules").glob("*.json"))).model.family == (
+            "ldm" if latent else "ddpm"
+        )
 
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),

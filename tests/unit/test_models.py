@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from model_folders import write_unconditional
 
 from flexiffusion.schedule import FULL, Action
 from flexsearch.errors import ConfigError, ModelError
@@ -27,21 +27,7 @@ def tiny() -> DiffusionModel:
 
 @pytest.fixture
 def ddpm_folder(tmp_path: Path) -> Path:
-    """An unconditional pixel model with random weights, as a DDPM pipeline's folder."""
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=16,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )
-    unet.save_pretrained(tmp_path / "unet")
-    DDIMScheduler().save_pretrained(tmp_path / "scheduler")
-    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDIM"]}
-    (tmp_path / "model_index.json").write_text(json.dumps(index))
-    return tmp_path
+    return write_unconditional(tmp_path, latent=False)
 
 
 class TestBundledModel:
@@ -146,6 +132,12 @@ class TestUnconditional:
         )
         assert model.decode(made.latents).shape == (2, 3, 16, 16) and made.misses == 0
         assert count_macs(model, 1.0).partial[0] < count_macs(model, 1.0).full
+
+    def test_a_latent_folder_decodes(self, tmp_path: Path) -> None:
+        model = load_model(str(write_unconditional(tmp_path, latent=True)), "cpu")
+        assert model.latent_shape == (3, 8, 8) and model.image_size == (16, 16)
+        images = model.decode(initial_noise(0, range(2), model.latent_shape))
+        assert images.shape == (2, 3, 16, 16) and images.min() >= 0 and images.max() <= 1
 
     def test_it_takes_no_prompts(self, ddpm_folder: Path) -> None:
         with pytest.raises(ModelError, match="Leave out the prompts"):
