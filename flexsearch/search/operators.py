@@ -6,7 +6,6 @@ Levels move in log sigma, where the solvers' steps are natural (arXiv 2206.00927
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,21 +27,16 @@ class Variation:
     table: CostTable
 
     def mutate(self, parent: Candidate, stream: Stream, plain_only: bool) -> Candidate:
-        """One to four random changes; half of all children change once."""
-        operators: list[Callable[[Candidate, Stream], Candidate]] = [self.move_one, self.bend]
-        if not plain_only:
-            operators += [
-                self.move_one,
-                self.bend,
-                self.swap_kinds,
-                self.redo_one,
-                self.redo_all,
-                self.insert,
-                self.trade,
-                self.remove,
-            ]
+        """One to three random changes; seven children in ten change once.
+
+        Three changes in five move levels: what a step computes matters by jumps, where it lies matters smoothly, so
+        small moves are what most improvements are made of.
+        """
+        moves = (self.move_one, self.bend)
+        structure = (self.swap_kinds, self.redo_one, self.redo_all, self.insert, self.trade, self.remove)
         child = parent
-        for _ in range(min(4, int(stream.geometric(0.5)))):
+        for _ in range(min(3, int(stream.geometric(0.7)))):
+            operators = moves if plain_only or stream.random() < 0.6 else structure
             child = operators[stream.integers(len(operators))](child, stream)
         return child
 

@@ -23,9 +23,9 @@ class PlacementMethod(Method):
     """Proposes trial n from the evaluated trials before it: the seeds first, then children.
 
     Children go by turns to the asked costs (`targets`, in full steps). A child's parent is drawn by rank from NSGA-II's
-    order of the candidates that cost at most the target (and not less than 60 % of it, where there are such); its cost
-    is then brought down to the target. Every third child has full steps only: the search keeps the best *placement of
-    plain steps* as the rival of its own partial ones.
+    order of the candidates that cost at most the target (and not less than 60 % of it, where there are such), or is one
+    of the best that are somewhat dearer; the child's cost is then brought down to the target. Every third child has
+    full steps only: the search keeps the best *placement of plain steps* as the rival of its own partial ones.
     """
 
     seeds: Sequence[Seed]
@@ -53,16 +53,18 @@ class PlacementMethod(Method):
         target = self.targets[position]
         plain_child = self.plain_only or turn % 3 == 2
         known = {item.candidate.key for item in evaluated}
-        order = self._parents(target, plain_child, evaluated)
+        pool = [item for item in evaluated if item.candidate.plain or not plain_child]
+        order, dearer = self._parents(target, pool), self._dearer(target, pool)
         for _ in range(ATTEMPTS):
-            parent = order[min(int(stream.geometric(0.35)) - 1, len(order) - 1)]
+            parents = dearer if dearer and stream.random() < 0.15 else order
+            parent = parents[min(int(stream.geometric(0.5)) - 1, len(parents) - 1)]
             child = self.variation.fit(self.variation.mutate(parent, stream, plain_child), target, stream)
             if child.key not in known and len(child.timesteps) <= self.variation.space.slots:
                 return self.variation.space.encode(child)
         return None
 
-    def _parents(self, target: float, plain_child: bool, evaluated: Sequence[Evaluated]) -> list[Candidate]:
-        pool = [item for item in evaluated if item.candidate.plain or not plain_child]
+    @staticmethod
+    def _parents(target: float, pool: Sequence[Evaluated]) -> list[Candidate]:
         affordable = [item for item in pool if item.cost <= target + 1e-9]
         near = [item for item in affordable if item.cost >= 0.6 * target]
         chosen = near or affordable or sorted(pool, key=lambda item: item.cost)[:1]
@@ -70,3 +72,9 @@ class PlacementMethod(Method):
         leaders = sorted(chosen, key=lambda item: item.error)[:3]
         rest = [chosen[i] for i in best_first([(item.error, item.cost) for item in chosen])]
         return [item.candidate for item in dict.fromkeys([*leaders, *rest])]
+
+    @staticmethod
+    def _dearer(target: float, pool: Sequence[Evaluated]) -> list[Candidate]:
+        """The best candidates that cost up to 40 % too much: what was found there may survive losing a step."""
+        above = [item for item in pool if target + 1e-9 < item.cost <= 1.4 * target]
+        return [item.candidate for item in sorted(above, key=lambda item: item.error)[:3]]
