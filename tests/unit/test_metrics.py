@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -102,6 +106,24 @@ class TestFeatureModules:
     def test_the_bundled_one(self) -> None:
         module = load_features("bundled")
         assert extract(module, torch.rand(3, 3, 32, 32)).shape == (3, module.num_features)
+
+    def test_inception_from_a_local_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The real network of torch-fidelity, with random weights in the place of the published ones."""
+        found = importlib.util.find_spec("torch_fidelity")
+        if found is None:
+            pytest.skip("torch-fidelity is not installed (.ci/run does it: --no-deps, as torchvision has no CPU build)")
+        package = ModuleType("torch_fidelity")  # the package itself would import torchvision
+        package.__path__ = list(found.submodule_search_locations or ())
+        monkeypatch.setitem(sys.modules, "torch_fidelity", package)
+        inception = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+        weights = tmp_path / "weights.pth"
+        torch.save({}, weights)
+        with monkeypatch.context() as patch:
+            patch.setattr(inception, "load_state_dict", lambda self, _: torch.save(self.state_dict(), weights))
+            inception("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights))
+        module = load_features(f"inception:{weights}")
+        features = extract(module, torch.rand(2, 3, 32, 32))
+        assert features.shape == (2, 2048) and not torch.equal(features[0], features[1])
 
     @pytest.mark.parametrize(
         ("name", "message"),
