@@ -10,6 +10,7 @@ import click
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
 from flexsearch.cli.options import MODEL, with_options
+from flexsearch.errors import ConfigError
 
 
 @click.command(cls=Command)
@@ -38,7 +39,10 @@ def profile(
         "ms": ms.to_dict(),
     }
     if out is not None:
-        Path(out).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        try:
+            Path(out).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--out {out}", f"it cannot be written ({error})", "Give another file") from error
     if output.wants_json():
         output.emit(document)
         return

@@ -79,7 +79,10 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
     key = f"latent/{settings.reference}"
     figures.front(
         folder.front,
-        [figures.FrontPoint(row.cost_full_steps, row.errors[key].mean, row.kind) for row in rows],
+        [
+            figures.FrontPoint(row.cost_full_steps, error.mean, row.kind, low=error.low, high=error.high)
+            for row, error in ((row, row.errors[key]) for row in rows)
+        ],
         evaluated=[(item.cost, item.error) for item in evaluated] if session.method.fitness == "latent" else (),
         title=f"{session.model.family}, {settings.solver}, {settings.held_out} held-out images",
         error_name=f"paired latent error to the {settings.reference}",

@@ -228,3 +228,8 @@ def test_profile_prints_and_saves_both_tables(tmp_path: Path) -> None:
     assert json.loads(out.read_text()) == made
     assert set(made["macs"]["partial"]) == set(made["ms"]["partial"]) == {str(branch) for branch in range(-1, 9)}
     assert call("profile", "--batch", "1", "--repeats", "1").stdout.count("branch") >= 10
+
+
+def test_profile_into_a_missing_folder() -> None:
+    result = call("profile", "--batch", "1", "--repeats", "1", "--out", "/no/such/costs.json")
+    assert result.exit_code == exit_codes.USAGE and "cannot be written" in result.stderr
