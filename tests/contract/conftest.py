@@ -21,6 +21,11 @@ def some_network(request: pytest.FixtureRequest) -> Network:
     return build(request.param)
 
 
+@pytest.fixture(scope="session")
+def sd1() -> Network:
+    return build("sd1")
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

@@ -1,22 +1,22 @@
-"""The contract of `layout` and `cut`, for every network of conftest.py."""
+"""The contract of `cut`, for every network of networks.py."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from networks import Network, build, dictionaries
+from calls import branches, first_tensor, full, reader
+from networks import Network, dictionaries
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from flexiffusion.cut import Capture, capturing, skipping
-from flexiffusion.layout import Layout, find_layout
+from flexiffusion.cut import capturing, skipping
+from flexiffusion.layout import find_layout
 
 
 class Convolutions(TorchDispatchMode):
@@ -33,84 +33,6 @@ class Convolutions(TorchDispatchMode):
 
 class Stop(BaseException):
     """An interrupt, as hosts raise it: no Exception."""
-
-
-def first_tensor(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else first_tensor(output[0])
-
-
-def reader(network: Network, layout: Layout, branch: int) -> nn.Module:
-    """The module whose first input holds the feature of this branch: a unit of an output block, or the output head."""
-    if branch >= 0:
-        return layout.outputs[len(layout.outputs) - 1 - branch][0]
-    return network.unet.out[0] if network.kind == "ldm" else network.unet.conv_norm_out
-
-
-def branches(layout: Layout) -> range:
-    return range(-1, layout.branches)
-
-
-def full(network: Network, sample: Tensor, conditioning: Any, **more: Any) -> tuple[Tensor, Layout, Capture]:
-    layout = find_layout(network.unet)
-    with capturing(layout, branches(layout)) as capture:
-        result = network(sample, conditioning, **more)
-    assert capture.problem is None
-    return result, layout, capture
-
-
-class TestLayout:
-    def test_branches(self, network: Network) -> None:
-        layout = find_layout(network.unet)
-        assert (layout.kind, layout.branches) == (network.kind, network.branches)
-
-    def test_units_are_listed_in_the_order_in_which_they_run(self, network: Network) -> None:
-        layout = find_layout(network.unet)
-        called: list[nn.Module] = []
-        hooks = [unit.register_forward_hook(lambda module, *_: called.append(module)) for unit in layout.units]
-        network(network.sample(), network.conditioning(2))
-        for hook in hooks:
-            hook.remove()
-        assert called == list(layout.units)
-
-    def test_units_hold_every_weight_but_embeddings_and_head(self, network: Network) -> None:
-        inside = {id(p) for unit in find_layout(network.unet).units for p in unit.parameters()}
-        outside = {name.split(".")[0] for name, p in network.unet.named_parameters() if id(p) not in inside}
-        assert outside <= {
-            *("time_embedding", "class_embedding", "add_embedding", "conv_norm_out", "conv_out"),
-            *("time_embed", "label_emb", "out"),
-        }
-
-    def test_deeper_branches_skip_less(self, network: Network) -> None:
-        layout = find_layout(network.unet)
-        sets = [set(layout.deep(branch)) for branch in branches(layout)]
-        assert all(deeper < shallower for shallower, deeper in pairwise(sets))
-        assert sets[0] == set(layout.units)
-        assert sets[-1]
-
-    def test_feature_enters_the_output_block_before_the_skip(self, network: Network) -> None:
-        layout = find_layout(network.unet)
-        read: dict[int, Tensor] = {}
-        made: dict[int, Tensor] = {}
-        hooks = []
-        for branch in branches(layout):
-            hooks.append(reader(network, layout, branch).register_forward_pre_hook(
-                lambda module, args, branch=branch: read.__setitem__(branch, args[0].clone())
-            ))  # fmt: skip
-            if branch >= 0:
-                hooks.append(layout.inputs[branch][-1].register_forward_hook(
-                    lambda module, args, output, branch=branch: made.__setitem__(branch, first_tensor(output).clone())
-                ))  # fmt: skip
-        _, _, capture = full(network, network.sample(), network.conditioning(2))
-        for hook in hooks:
-            hook.remove()
-        for branch in branches(layout):
-            feature = capture.features[branch]
-            channels = feature.shape[1]
-            assert torch.equal(read[branch][:, :channels], feature)
-            if branch >= 0:
-                assert torch.equal(read[branch][:, channels:], made[branch])
-            else:
-                assert read[branch].shape[1] == channels
 
 
 class TestCut:
@@ -342,144 +264,6 @@ class TestCut:
         for hook in hooks:
             hook.remove()
         assert called == list(layout.units)
-
-
-class TestResiduals:
-    """ControlNet: executed blocks get on a partial call what they get on a full one."""
-
-    @pytest.fixture(params=["sd1", "sd2", "sdxl", "ldm-text"])
-    def network(self, request: pytest.FixtureRequest) -> Network:
-        return build(request.param)
-
-    @pytest.mark.parametrize("size", [(8, 16), (9, 13)])
-    def test_controlnet(self, network: Network, size: Any) -> None:
-        sample, conditioning = network.sample(size=size), network.conditioning(2)
-        layout = find_layout(network.unet)
-        with capturing(layout, {-1}) as capture:
-            network(sample, conditioning)
-        shapes = [capture.shapes[block[-1]] for block in (*layout.inputs, layout.middle)]
-        sizes = [(shape if hasattr(shape, "size") else shape.items[0][1]).size for shape in shapes]
-        # distinct constants: an exchanged residual would be seen
-        *down, middle = [torch.full(size, 0.05 * (i + 1)) for i, size in enumerate(sizes)]
-
-        def residuals(scale: Callable[[int], float]) -> dict[str, Any]:
-            return {
-                "down_block_additional_residuals": tuple(r * scale(i) for i, r in enumerate(down)),
-                "mid_block_additional_residual": middle * scale(len(down)),
-            }
-
-        plain = residuals(lambda i: 1)
-        expected, _, capture = full(network, sample, conditioning, **plain)
-        assert not torch.equal(expected, network(sample, conditioning))
-        for branch in branches(layout):
-            # other residuals at the shallow skips alone: the deep part of a full call is the same, so it is comparable
-            other = residuals(lambda i, branch=branch: 3 if i <= branch else 1)
-            for chosen in (plain, other):
-                full_inputs, full_result = _inputs_of(network, layout, sample, conditioning, chosen)
-                with skipping(layout, branch, capture.features[branch], capture.shapes):
-                    inputs, result = _inputs_of(network, layout, sample, conditioning, chosen)
-                assert torch.equal(result, full_result)
-                for unit in set(layout.units) - set(layout.deep(branch)):
-                    assert torch.equal(inputs[unit], full_inputs[unit])
-
-    def test_adapters_write_in_place(self, network: Network) -> None:
-        """T2I-Adapter: `sample += residual` after every level, the list is emptied by the network."""
-        sample, conditioning = network.sample(), network.conditioning(2)
-        layout = find_layout(network.unet)
-        sizes: list[torch.Size] = []
-        hooks = [
-            block.register_forward_hook(lambda m, a, output: sizes.append(output[1][-1].shape))
-            if isinstance(getattr(block, "attentions", None), type(None))
-            else block.attentions[-1].register_forward_hook(lambda m, a, output: sizes.append(output[0].shape))
-            for block in network.unet.down_blocks
-        ]
-        network(sample, conditioning)
-        for hook in hooks:
-            hook.remove()
-
-        def residuals() -> dict[str, Any]:
-            return {"down_intrablock_additional_residuals": [torch.full(size, 0.1) for size in sizes]}
-
-        expected, _, capture = full(network, sample, conditioning, **residuals())
-        assert not torch.equal(expected, network(sample, conditioning))
-        for branch in branches(layout):
-            more = residuals()
-            with skipping(layout, branch, capture.features[branch], capture.shapes):
-                assert torch.equal(network(sample, conditioning, **more), expected), branch
-            assert more == {"down_intrablock_additional_residuals": []}
-
-    def test_freeu(self, network: Network) -> None:
-        sample, conditioning = network.sample(), network.conditioning(2)
-        plain = network(sample, conditioning)
-        network.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
-        try:
-            expected, layout, capture = full(network, sample, conditioning)
-            assert not torch.equal(expected, plain)
-            for branch in branches(layout):
-                for _ in range(2):
-                    with skipping(layout, branch, capture.features[branch], capture.shapes):
-                        assert torch.equal(network(sample, conditioning), expected), branch
-        finally:
-            network.unet.disable_freeu()
-        assert torch.equal(network(sample, conditioning), plain)
-
-
-def test_controlnet_that_runs_the_blocks_itself() -> None:
-    """The original ControlNet and its WebUI extension swap the network's forward and loop over the blocks."""
-    network = build("compvis-sd1")
-    sample, conditioning = network.sample(), network.conditioning(2)
-    unet: Any = network.unet
-    layout = find_layout(unet)
-    with capturing(layout, {-1}) as capture:
-        network(sample, conditioning)
-    sizes = []
-    for block in (*layout.inputs, layout.middle):
-        sizes.append(capture.shapes[block[-1]].size)
-    seen: list[tuple[str, float]] = []
-
-    def forward(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        from ldm.modules.diffusionmodules.util import timestep_embedding
-
-        control = [torch.full(size, 0.05 * (i + 1)) for i, size in enumerate(sizes)]
-        emb = unet.time_embed(timestep_embedding(timesteps, unet.model_channels))
-        h, skips = x, []
-        for module in unet.input_blocks:
-            h = module(h, emb, context)
-            skips.append(h)
-        h = unet.middle_block(h, emb, context)
-        h += control.pop()
-        for module in unet.output_blocks:
-            residual = control.pop()
-            seen.append(("out", residual.flatten()[0].item()))
-            h = module(torch.cat([h, skips.pop() + residual], dim=1), emb, context)
-        return unet.out(h)
-
-    plain = network(sample, conditioning)
-    unet.forward = forward
-    try:
-        expected, _, capture = full(network, sample, conditioning)
-        assert not torch.equal(expected, plain)
-        for branch in branches(layout):
-            for _ in range(2):
-                with skipping(layout, branch, capture.features[branch], capture.shapes):
-                    assert torch.equal(network(sample, conditioning), expected), branch
-    finally:
-        del unet.forward
-    assert seen == seen[:12] * (len(seen) // 12)
-
-
-def _inputs_of(
-    network: Network, layout: Layout, sample: Tensor, conditioning: Any, more: dict[str, Any]
-) -> tuple[dict[nn.Module, Tensor], Tensor]:
-    inputs: dict[nn.Module, Tensor] = {}
-    hooks = [
-        unit.register_forward_pre_hook(lambda module, args: inputs.__setitem__(module, args[0].clone()))
-        for unit in layout.units
-    ]
-    result = network(sample, conditioning, **more)
-    for hook in hooks:
-        hook.remove()
-    return inputs, result
 
 
 def _scale(tensor: Tensor) -> None:
