@@ -13,7 +13,7 @@ from typing import Literal
 
 from .checks import MAX_STEPS, choice, shown
 from .errors import ScheduleError
-from .schedule import FULL, PREDICTORS, Action, Schedule, Segment, SegmentsPlan, StepsPlan
+from .schedule import FULL, Action, Schedule, Segment, SegmentsPlan, StepsPlan
 
 Placement = Literal["position", "level"]
 
@@ -53,21 +53,6 @@ class Plan:
     def action_at(self, sigma: float) -> Action:
         """The action of an evaluation at noise level `sigma`; full when the plan is empty."""
         return self.actions[index_at(self.levels, sigma)] if self.actions else FULL
-
-    def captures(self) -> tuple[frozenset[int], ...]:
-        """Per level the branches whose deep feature some later partial step needs from this full step; else empty.
-
-        A partial step whose predictor has order p looks back on the last p + 1 full steps before it.
-        """
-        needed: list[set[int]] = [set() for _ in self.actions]
-        fulls: list[int] = []
-        for i, action in enumerate(self.actions):
-            if action.kind == "full":
-                fulls.append(i)
-            elif action.branch is not None:
-                for j in fulls[-(PREDICTORS.index(action.predictor) + 1) :]:
-                    needed[j].add(action.branch)
-        return tuple(frozenset(branches) for branches in needed)
 
 
 def index_at(levels: Sequence[float], sigma: float) -> int:

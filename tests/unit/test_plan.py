@@ -197,29 +197,6 @@ class TestLookUp:
         assert found == (at_or_above[-1] if at_or_above else 0)
 
 
-def test_captures_follow_the_predictors() -> None:
-    linear, quadratic = Action("partial", 2, "linear"), Action("partial", -1, "quadratic")
-    actions = (FULL, P0, FULL, linear, FULL, FULL, quadratic, P0, FULL)
-    plan = Plan(tuple(float(9 - i) for i in range(9)), actions, 0)
-    none = frozenset[int]()
-    assert plan.captures() == (
-        frozenset({0, 2}),  # P0 right after; linear at 3 needs the fulls at 0 and 2
-        none,
-        frozenset({2, -1}),  # quadratic at 6 needs those at 2, 4 and 5
-        none,
-        frozenset({-1}),
-        frozenset({-1, 0}),
-        none,
-        none,
-        none,  # nothing comes after it
-    )
-
-
-def test_captures_with_too_few_full_steps() -> None:
-    plan = Plan((3.0, 2.0, 1.0), (FULL, Action("partial", 1, "quadratic"), P0), 0)
-    assert plan.captures() == (frozenset({0, 1}), frozenset(), frozenset())
-
-
 @pytest.mark.parametrize(
     ("levels", "actions", "place"),
     [
