@@ -2,8 +2,9 @@
 
     python -m benchmarks.kill_resume --work FOLDER [--kills 10] [--seed 0]
 
-One run is left alone; the other is killed again and again at moments drawn over its whole length (loading, references,
-search, final table) and resumed. Prints each kill and the comparison; exit code 1 if the fronts differ.
+One run is left alone. Another is killed again and again at moments drawn over half a whole run's length (loading,
+references, search, final table) and resumed; when it ends before the moment came, a new one takes its place. Prints
+each kill and the comparison of every interrupted run; exit code 1 if a front differs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 SETTINGS = ["--steps", "10", "--speedup", "2", "--speedup", "3", "--images", "8", "--held-out", "8"]
 
@@ -43,30 +45,41 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     settings = [*SETTINGS, "--evaluations", arguments.evaluations]
-    whole, killed = arguments.work / "whole", arguments.work / "killed"
+    whole = arguments.work / "whole"
     started = time.monotonic()
     subprocess.run(command("run", *settings, "--out", str(whole)), check=True, capture_output=True)
     length = time.monotonic() - started
-    print(f"whole run: {length:.0f} s, {trials(whole)} evaluations")
+    print(f"whole run: {length:.0f} s, {trials(whole)} evaluations", flush=True)
     draw = random.Random(arguments.seed)
-    # Between 2 s and what is left of the run at an even pace, so that kills fall everywhere in it.
-    for kill in range(arguments.kills):
-        started_already = (killed / "settings.json").exists()
-        call = command("resume", str(killed)) if started_already else command("run", *settings, "--out", str(killed))
+    interrupted, kills = [arguments.work / "killed-1"], 0
+    while kills < arguments.kills:
+        folder = interrupted[-1]
+        begun = (folder / "settings.json").exists()
+        call = command("resume", str(folder)) if begun else command("run", *settings, "--out", str(folder))
         process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        moment = draw.uniform(2, max(12.0, length * 0.5))
+        moment = draw.uniform(2, length / 2)
         try:
             process.wait(moment)
-            print(f"kill {kill + 1}: the run ended before {moment:.1f} s; {trials(killed)} evaluations")
+            interrupted.append(arguments.work / f"killed-{len(interrupted) + 1}")
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            print(f"kill {kill + 1}: after {moment:.1f} s; {trials(killed)} evaluations kept", flush=True)
-    subprocess.run(command("resume", str(killed)), check=True, capture_output=True)
-    fronts = [json.loads((folder / "result.json").read_text())["front"] for folder in (whole, killed)]
-    equal = fronts[0] == fronts[1]
-    print(f"fronts of {len(fronts[0])} points: {'equal, to the last digit' if equal else 'DIFFERENT'}")
-    return 0 if equal else 1
+            kills += 1
+            print(f"kill {kills}: {folder.name} after {moment:.1f} s; {trials(folder)} evaluations kept", flush=True)
+    wanted, differ = front_of(whole), 0
+    for folder in interrupted:
+        if (folder / "settings.json").exists():
+            subprocess.run(command("resume", str(folder)), check=True, capture_output=True)
+            equal = front_of(folder) == wanted
+            differ += not equal
+            print(
+                f"{folder.name}: front of {len(wanted)} points {'equal, to the last digit' if equal else 'DIFFERENT'}"
+            )
+    return 1 if differ else 0
+
+
+def front_of(folder: Path) -> Any:
+    return json.loads((folder / "result.json").read_text())["front"]
 
 
 if __name__ == "__main__":
