@@ -34,7 +34,7 @@ def judge(files: Sequence[str], prompts_file: str | None, rivals: bool, picture:
     candidates = [to_candidate(schedule, session.model) for schedule in schedules]
     speedups = tuple(session.settings.steps / candidate.cost(session.table) for candidate in candidates)
     session.settings = dataclasses.replace(session.settings, speedups=speedups)
-    choices = verdict.choose(session, (), lambda name: None) if rivals else [verdict.teacher(session)]
+    choices = verdict.choose(session, ()) if rivals else [verdict.teacher(session)]
     choices += [
         Choice("found", speedup, schedule.name, candidate)
         for schedule, candidate, speedup in zip(schedules, candidates, speedups, strict=True)

@@ -52,7 +52,7 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
 
 def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) -> tuple[Row, ...]:
     settings, engine = session.settings, session.held_out_engine
-    choices = verdict.choose(session, evaluated, lambda name: None)
+    choices = verdict.choose(session, evaluated)
     with stage("final table", len(choices), "schedules") as at:
         measured = verdict.measure(engine, choices, lambda label: at.advance(note=label))
     files = {}

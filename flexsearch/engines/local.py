@@ -79,7 +79,6 @@ class LocalEngine:
         self.batch = batch
         self.noise = images.noise(model)
         self.conditioning = images.conditioning(model)
-        self.network_seconds = 0.0
 
     @cached_property
     def relative_fid(self) -> RelativeFid:
@@ -97,7 +96,6 @@ class LocalEngine:
                 candidate.actions,
                 batch=self.batch,
             )
-        self.network_seconds += trajectory.network_seconds
         return Outcome(self, trajectory)
 
     def error(self, candidate: Candidate, fitness: Fitness) -> float:

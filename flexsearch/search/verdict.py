@@ -32,7 +32,7 @@ def teacher(session: Session) -> Choice:
     return Choice("teacher", None, f"teacher, {len(session.teacher)} steps", plain(session.teacher))
 
 
-def choose(session: Session, evaluated: Sequence[Evaluated], on_step: OnStep) -> list[Choice]:
+def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
     """The teacher, and for each asked speed-up the best found schedule and the best of each kind of rival.
 
     The best is the one with the least error on the *search* images among those that cost at most teacher / speed-up.
@@ -46,7 +46,6 @@ def choose(session: Session, evaluated: Sequence[Evaluated], on_step: OnStep) ->
         key = seed.candidate.key
         if key not in known:
             known[key] = session.search_engine.error(seed.candidate, "latent")
-            on_step(seed.name)
         return known[key]
 
     for speedup, target in zip(session.settings.speedups, session.settings.targets, strict=True):
