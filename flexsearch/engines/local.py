@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flexiffusion.cost import CostTable
@@ -33,6 +35,11 @@ class Outcome:
     def images(self) -> Tensor:
         """(n, 3, height, width) float32 in [0, 1]."""
         return self.engine.model.decode(self.trajectory.latents)
+
+    @property
+    def pictures(self) -> NDArray[np.float32]:
+        """The first ten images, (10, height, width, 3) in [0, 1]: a strip of a comparison picture."""
+        return np.asarray(self.images[:10].permute(0, 2, 3, 1).numpy())
 
     @cached_property
     def features(self) -> Tensor:
