@@ -12,7 +12,7 @@ from torch import Tensor
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
-from flexsearch.models.model import Conditioning, DiffusionModel
+from flexsearch.models.model import Conditioning, DiffusionModel, Told
 from flexsearch.sampling.clock import clock
 from flexsearch.sampling.solvers import SolverName, make_solver
 
@@ -95,12 +95,12 @@ def _sample_batch(
             seen = solver.model_input(state, index)
             if keep_states:
                 states.append(seen.float().cpu())
-            rows, text = model.network_input(seen.to(model.dtype), conditioning, recipe.guidance)
+            rows, told = model.network_input(seen.to(model.dtype), conditioning, recipe.guidance)
             run.evaluate(plan.levels[index])
             began = clock(model.device)
 
-            def forward(rows: Tensor = rows, timestep: int = timestep, text: Tensor | None = text) -> Tensor:
-                return model.call(rows, timestep, text)
+            def forward(rows: Tensor = rows, timestep: int = timestep, told: Told | None = told) -> Tensor:
+                return model.call(rows, timestep, told)
 
             output = run(forward, rows, chunks)
             inside += clock(model.device) - began

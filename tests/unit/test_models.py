@@ -13,7 +13,8 @@ from model_folders import write_unconditional
 from flexiffusion.schedule import FULL, Action
 from flexsearch.errors import ConfigError, ModelError
 from flexsearch.models.costs import count_macs, measure_ms
-from flexsearch.models.load import ASSETS, load_model
+from flexsearch.models.assets import ASSETS
+from flexsearch.models.load import load_model
 from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.sampling.noise import initial_noise
@@ -146,7 +147,7 @@ class TestUnconditional:
 
 class TestRefusals:
     def test_no_such_folder(self) -> None:
-        with pytest.raises(ModelError, match="there is no such folder"):
+        with pytest.raises(ModelError, match="there is no such file or folder"):
             load_model("/no/such/folder")
 
     def test_a_single_file(self, tmp_path: Path) -> None:
