@@ -4,8 +4,9 @@
     python -m tools.make_clip_tokenizer open_clip_torch-3.3.0-py3-none-any.whl [--out flexsearch/assets/clip]
 
 The wheel ships OpenAI's list of byte pairs (`bpe_simple_vocab_16e6.txt.gz`, MIT); the package itself depends on
-torchvision and timm, far too much for one list. The vocabulary follows from the pairs (openai/CLIP, `simple_tokenizer`):
-256 bytes, the same 256 at the end of a word, one entry for each of the first 48,894 pairs, two special tokens.
+torchvision and timm, far too much for one list. The vocabulary follows from the pairs (openai/CLIP,
+`simple_tokenizer`): 256 bytes, the same 256 at the end of a word, one entry for each of the first 48,894 pairs, two
+special tokens.
 """
 
 from __future__ import annotations

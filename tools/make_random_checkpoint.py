@@ -1,4 +1,4 @@
-"""Write a single-file checkpoint with random weights in the original LDM layout, to test and to time loading and running.
+"""Write a single-file checkpoint with random weights in the original LDM layout, to test and time what loads it.
 
     python -m tools.make_random_checkpoint sd15|sd21|sdxl --out FILE.safetensors [--tiny] [--prediction v_prediction]
 

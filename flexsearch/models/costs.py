@@ -13,7 +13,8 @@ from flexiffusion.layout import find_layout
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
-from flexsearch.models.model import DiffusionModel, call_unet
+from flexsearch.models.memory import automatic_batch, out_of_memory, release
+from flexsearch.models.model import DiffusionModel, call_unet, halved
 from flexsearch.sampling.clock import clock
 from flexsearch.sampling.noise import initial_noise
 
@@ -37,10 +38,8 @@ def count_macs(model: DiffusionModel, guidance: float) -> CostTable:
     spent: dict[nn.Module, float] = {}  # by unit: what a step that passes it by saves
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         for unit in layout.units:
-            unit.register_forward_pre_hook(
-                lambda unit, _: spent.update({unit: spent.get(unit, 0) - counter.get_total_flops()})
-            )
-            unit.register_forward_hook(lambda unit, _, __: spent.update({unit: spent[unit] + counter.get_total_flops()}))
+            unit.register_forward_pre_hook(lambda unit, _: spent.update({unit: -counter.get_total_flops()}))
+            unit.register_forward_hook(lambda unit, *_: spent.update({unit: spent[unit] + counter.get_total_flops()}))
         call_unet(skeleton, sample, 1, told)
         full = counter.get_total_flops()
     partial = {
@@ -50,11 +49,28 @@ def count_macs(model: DiffusionModel, guidance: float) -> CostTable:
 
 
 @torch.inference_mode()
-def measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int = 5) -> CostTable:
-    """Median milliseconds of one network call for `batch` images, full and for every branch.
+def measure_ms(
+    model: DiffusionModel, guidance: float, batch: int | None = None, repeats: int = 5
+) -> tuple[CostTable, int]:
+    """Median milliseconds of one network call for `batch` images, full and for every branch; and the batch.
 
     The kinds are measured in turns, so that a machine that slows down slows all of them; the first turn is not counted.
+    `batch` None is chosen by the device's memory; one that does not fit is halved. Raises ModelError when not even one
+    image fits.
     """
+    if batch is None:
+        batch = automatic_batch(model.device, model.bytes_per_image(guidance))
+    while True:
+        try:
+            return _measure_ms(model, guidance, batch, repeats), batch
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        release(model.device)
+        batch = halved(batch, model)
+
+
+def _measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int) -> CostTable:
     noise = initial_noise(0, range(batch), model.latent_shape).to(model.device, model.dtype)
     conditioning = model.encode([""] * batch)
     rows, told = model.network_input(noise, conditioning, guidance)

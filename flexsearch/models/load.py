@@ -45,7 +45,8 @@ def load_model(
     try:
         model = _load(name, where, DTYPES[dtype], predicts)
     except torch.OutOfMemoryError as error:
-        raise ModelError(name, f"its network does not fit on {where}", "Give --dtype float16, or --device cpu") from error
+        remedy = "Give --dtype float16, or --device cpu"
+        raise ModelError(name, f"its network does not fit on {where}", remedy) from error
     if compiled:
         model.unet.compile()
     return model if size is None else model.sized(size)

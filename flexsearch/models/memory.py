@@ -40,8 +40,9 @@ def total_memory(device: torch.device) -> int:
 
 
 def automatic_batch(device: torch.device, bytes_per_image: int) -> int:
-    """Images to sample together, at most `LARGEST_BATCH`."""
-    return max(1, min(LARGEST_BATCH, int(SHARE * total_memory(device)) // bytes_per_image))
+    """Images to sample together, at most `LARGEST_BATCH`: a power of two, which halves well."""
+    fitting = max(1, min(LARGEST_BATCH, int(SHARE * total_memory(device)) // bytes_per_image))
+    return 1 << (fitting.bit_length() - 1)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -69,3 +70,8 @@ def peak_memory(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def in_words(count: int) -> str:
+    """Bytes as GiB or MiB."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

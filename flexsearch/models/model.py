@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from flexsearch.errors import ConfigError, ModelError
-from flexsearch.models.memory import out_of_memory, release, visiting
+from flexsearch.models.memory import FLOATS_PER_PIXEL, out_of_memory, release, visiting
 from flexsearch.models.text import TextEncoders
 from flexsearch.sampling.levels import NoiseSchedule
+
+_log = logging.getLogger("flexsearch")
 
 PIXELS_AT_ONCE = 512 * 512  # decoded together: one picture of 512x512, or many small ones
 
@@ -108,6 +111,14 @@ class DiffusionModel:
     def prediction(self) -> str:
         return str(self.noise_config.get("prediction_type", "epsilon"))
 
+    def described(self) -> str:
+        """What was loaded and recognised, in a few words."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{self.source}, {self.family}, {self.branches} branches, predicts {self.prediction}, "
+            f"sha256 {self.sha256[:10]}, {dtype} on {self.device}"
+        )
+
     @property
     def conditional(self) -> bool:
         """Whether it draws what it is told: text, or a class."""
@@ -173,6 +184,12 @@ class DiffusionModel:
         negative = conditioning.negative.repeated(len(conditioning.positive))
         return torch.cat([sample, sample]), negative.joined(conditioning.positive)
 
+    def bytes_per_image(self, guidance: float) -> int:
+        """About what one more image in a batch needs on the device while the network runs."""
+        channels = int(self.unet.config.block_out_channels[0])
+        pixels = self.latent_shape[1] * self.latent_shape[2] * len(self.chunks(guidance))
+        return FLOATS_PER_PIXEL * channels * pixels * self.dtype.itemsize
+
     def call(self, sample: Tensor, timestep: int, told: Told | None) -> Tensor:
         """One forward of the U-Net at a training timestep."""
         return call_unet(self.unet, sample, timestep, told)
@@ -213,3 +230,16 @@ class DiffusionModel:
             self.vae.enable_tiling()
             decoded = self.vae.decode(scaled, return_dict=False)[0]
         return (decoded.float().cpu() / 2 + 0.5).clamp(0, 1)
+
+
+def halved(batch: int, model: DiffusionModel) -> int:
+    """What to try after a batch did not fit into memory. Raises ModelError after a batch of one image."""
+    if batch == 1:
+        width, height = model.image_size
+        raise ModelError(
+            model.source,
+            f"not even one picture of {width}x{height} fits into the memory of {model.device} beside the network",
+            "Give a smaller --size, --dtype float16 on a GPU, or --device cpu",
+        )
+    _log.warning("out of memory at %d images together; going on with %d", batch, batch // 2)
+    return batch // 2

@@ -37,7 +37,9 @@ OTHER_KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
 )  # fmt: skip
 EMBEDDINGS = {"emb_params", "string_to_param", "clip_l", "clip_g"}  # whole names
 
-_UNIT = re.compile(r"(input_blocks\.\d+|middle_block|output_blocks\.\d+)\.(\d+)\.(?:transformer_blocks\.(\d+)|(op|conv)\.)?")
+_UNIT = re.compile(
+    r"(input_blocks\.\d+|middle_block|output_blocks\.\d+)\.(\d+)\.(?:transformer_blocks\.(\d+)|(op|conv)\.)?"
+)
 Blocks = dict[tuple[str, int], tuple[int, bool]]
 
 
@@ -148,9 +150,7 @@ def _refuse_variants(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def _text(path: Path, family: Family, text: TextShape, tensors: Mapping[str, Tensor]) -> TextShape:
     """Width and number of layers of one text encoder."""
     if not any(name.startswith(text.prefix) for name in tensors):
-        raise ModelError(
-            str(path), f"it has the U-Net of {family.title}, but no text encoder {text.prefix}*", WHOLE
-        )
+        raise ModelError(str(path), f"it has the U-Net of {family.title}, but no text encoder {text.prefix}*", WHOLE)
     names = {
         "clip": ("embeddings.token_embedding.weight", "encoder.layers."),
         "open_clip": ("token_embedding.weight", "transformer.resblocks."),

@@ -19,7 +19,7 @@ TAIL = 1 << 20
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".tmp", ".aria2", ".incomplete")
 TO_SAFETENSORS = (
-    "Save it as .safetensors: ComfyUI's CheckpointSave node and A1111's Checkpoint Merger (no interpolation) write one; "
+    "Save it as .safetensors: ComfyUI's CheckpointSave node and A1111's Checkpoint Merger (no interpolation) do; "
     "most sites offer one beside it"
 )
 AGAIN = "Download or copy it again, and compare its SHA-256 with the site's"
@@ -47,7 +47,9 @@ def read_header(path: Path) -> Header:
 
     suffix = path.suffix.lower()
     if suffix in PICKLES:
-        refuse(f"{suffix} files are pickles, which can run any program when opened; they are not loaded", TO_SAFETENSORS)
+        refuse(
+            f"{suffix} files are pickles, which can run any program when opened: not loaded", TO_SAFETENSORS
+        )
     if suffix in UNFINISHED:
         refuse(f"{suffix} is the name of a download that has not finished", "Wait for it, or download it again")
     if suffix == ".gguf":
@@ -62,7 +64,8 @@ def read_header(path: Path) -> Header:
                 refuse("it does not begin with a safetensors header", f"Give a .safetensors checkpoint. {AGAIN}")
             if 8 + length > size:
                 refuse(
-                    f"it ends inside its own header, at {size:,} of at least {8 + length:,} bytes", f"It is cut off. {AGAIN}"
+                    f"it is cut off inside its own header: {size:,} of at least {8 + length:,} bytes are there",
+                    AGAIN,
                 )
             stream.seek(8)
             packed = stream.read(length)

@@ -42,7 +42,7 @@ class TextEncoders:
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """States (n, tokens, width) and pooled states (n, width) or None, on `device`, which the encoders only visit."""
+        """States (n, tokens, width), and pooled ones (n, width) or None, on `device`, which the encoders only visit."""
         two = len(self.encoders) == 2
         states: list[Tensor] = []
         outputs: list[Any] = []
