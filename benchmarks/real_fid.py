@@ -107,7 +107,7 @@ def sampled_features(
     assert conditioning.positive is not None
     for first in range(0, count, BATCH):
         indices = range(first, min(first + BATCH, count))
-        rows = Conditioning(conditioning.positive[[i % len(CLASSES) for i in indices]], conditioning.negative)
+        rows = Conditioning(conditioning.positive.taken([i % len(CLASSES) for i in indices]), conditioning.negative)
         noise = initial_noise(0, (FIRST + i for i in indices), model.latent_shape)
         made = sample(model, recipe, noise, rows, candidate.timesteps, candidate.actions, batch=BATCH)
         parts.append(extract(module, model.decode(made.latents)))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
 from flexiffusion.schedule import Schedule
 from flexsearch.cli import output
-from flexsearch.cli.options import read_prompts
+from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
 from flexsearch.cli.schedule_argument import read_schedule
 from flexsearch.errors import ConfigError
+from flexsearch.models.identity import cache_folder
+from flexsearch.models.memory import in_words, peak_memory
 from flexsearch.report import figures
 from flexsearch.report.rows import Row, comparisons
+from flexsearch.sampling.prompts import given_prompts
 from flexsearch.search import verdict
 from flexsearch.search.from_file import settings_of, to_candidate
 from flexsearch.search.session import Session
@@ -26,9 +30,10 @@ from flexsearch.search.verdict import Choice
 def judge(files: Sequence[str], prompts_file: str | None, rivals: bool, picture: str | None, **options: Any) -> None:
     """Measure schedule files; with `rivals`, also fewer steps and DeepCache at the cost of each."""
     schedules = [read_schedule(file) for file in files]
-    session = Session(
-        _settings(schedules, files, Settings(**options, prompts=read_prompts(prompts_file))), cache_folder()
-    )
+    prompts, held_out = given_prompts(prompts_file)
+    asked = Settings(**options, prompts=prompts, held_out_prompts=held_out)
+    session = Session(_settings(schedules, files, asked), cache_folder() / "references")
+    output.say(f"model: {session.described()}")
     candidates = [to_candidate(schedule, session.model) for schedule in schedules]
     speedups = tuple(session.settings.steps / candidate.cost(session.table) for candidate in candidates)
     session.settings = dataclasses.replace(session.settings, speedups=speedups)
@@ -41,14 +46,14 @@ def judge(files: Sequence[str], prompts_file: str | None, rivals: bool, picture:
     with stage("measure", len(choices), "schedules") as at:
         measured = verdict.measure(engine, choices, lambda label: at.advance(note=label))
     keys = {candidate.key: file for candidate, file in zip(candidates, files, strict=True)}
-    rows = verdict.rows(engine, measured, keys)
+    rows = verdict.rows(engine, measured, time_all(engine, measured), keys)
     if picture is not None:
         figures.samples(
             Path(picture),
             [(choice.label, outcome.pictures) for choice, outcome in measured],
             title="same noise and prompts in each column",
         )
-    _show(rows)
+    _show(rows, peak_memory(session.model.device))
 
 
 def _settings(schedules: Sequence[Schedule], files: Sequence[str], base: Settings) -> Settings:
@@ -60,18 +65,14 @@ def _settings(schedules: Sequence[Schedule], files: Sequence[str], base: Setting
     return wanted[0]
 
 
-def cache_folder() -> Path:
-    """Where references of `evaluate` and `compare` are kept: `$XDG_CACHE_HOME/flexiffusion`, or `~/.cache/...`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flexiffusion" / "references"
-
-
-def _show(rows: tuple[Row, ...]) -> None:
+def _show(rows: tuple[Row, ...], peak: int) -> None:
     if output.wants_json():
         documents = [item.to_dict() for item in comparisons(rows)]
-        output.emit({"rows": [row.to_dict() for row in rows], "comparisons": documents})
+        output.emit({"rows": [row.to_dict() for row in rows], "comparisons": documents, "peak_memory": peak})
         return
     from rich.console import Console
 
     from flexsearch.report.table import FinalTable
 
     Console().print(FinalTable(rows))
+    click.echo(f"peak memory  {in_words(peak)}")

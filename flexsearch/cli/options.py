@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from flexsearch.errors import ConfigError
-
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+
+class PictureSize(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """`512`, or width x height: `768x512`."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        sides = str(value).lower().split("x")
+        if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= 65536 for side in sides):
+            self.fail(f"{value!r} is no picture size. Give pixels, 512 or 768x512", param, ctx)
+        return int(sides[0]), int(sides[-1])
+
 
 MODEL = (
     click.option("--model", default="tiny", show_default=True, metavar="MODEL",
-                 help="A diffusers folder, or `tiny`: the bundled model."),
+                 help="A .safetensors checkpoint, a diffusers folder, or `tiny`: the bundled model."),
+    click.option("--size", type=PictureSize(), help="Picture size in pixels, 512 or 768x512. [default: the model's]"),
+    click.option("--prediction", default="auto", show_default=True,
+                 help="What the network predicts: epsilon, v_prediction; auto: as the file says."),
     click.option("--device", default="auto", show_default=True, help="A torch device; auto: the GPU if there is one."),
     click.option("--dtype", default="auto", show_default=True, help="float32, float16, bfloat16; auto: by device."),
     click.option("--guidance", type=float, help="Classifier-free guidance scale. [default: the model's]"),
-    click.option("--batch", type=int, default=64, show_default=True, help="Images sampled together."),
+    click.option("--batch", type=int,
+                 help="Images sampled together; halved where memory runs out. [default: by the device's memory]"),
+    click.option("--compile", "compiled", is_flag=True, help="Hand the network to torch.compile."),
 )  # fmt: skip
 IMAGES = (
     click.option("--features", default="bundled", show_default=True, metavar="MODULE",
                  help="Feature module: bundled, inception:FILE or package.module:Class."),
     click.option("--prompts", "prompts_file", metavar="FILE",
-                 help="Prompts, one a line; the last third is held out. [default: the model's]"),
+                 help="Prompts, one a line; those below a line --- are held out. [default: bundled ones]"),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the noise and of the search."),
 )  # fmt: skip
 
@@ -38,17 +56,3 @@ def with_options(*groups: tuple[Callable[[Any], Any], ...]) -> Callable[[Decorat
         return command
 
     return add
-
-
-def read_prompts(path: str | None) -> tuple[str, ...]:
-    """The lines of a prompts file that are not empty; () without a file. Raises ConfigError."""
-    if path is None:
-        return ()
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--prompts {path}", f"it cannot be read ({error})", "Give a UTF-8 text file") from error
-    prompts = tuple(line.strip() for line in lines if line.strip())
-    if not prompts:
-        raise ConfigError(f"--prompts {path}", "it has no prompts", "Write one a line")
-    return prompts

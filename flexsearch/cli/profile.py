@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,24 +20,34 @@ from flexsearch.errors import ConfigError
 @click.option("--out", metavar="FILE", help="Save both cost tables as JSON.")
 @output.json_option
 def profile(
-    model: str, device: str, dtype: str, guidance: float | None, batch: int, repeats: int, out: str | None
+    model: str, guidance: float | None, batch: int | None, repeats: int, out: str | None, **options: Any
 ) -> None:
     """Multiply-adds (of one image) and milliseconds (of a batch) of every kind of step."""
     from flexsearch.models.costs import count_macs, device_name, measure_ms
     from flexsearch.models.load import load_model
+    from flexsearch.models.memory import in_words, peak_memory
 
-    loaded = load_model(model, device, dtype)
+    if batch is not None and batch < 1:
+        raise ConfigError("--batch", f"{batch} is out of range", "Give 1 or more")
+    loaded = load_model(model, **options)
     scale = loaded.default_guidance if guidance is None else guidance
-    macs, ms = count_macs(loaded, scale), measure_ms(loaded, scale, batch, repeats)
+    macs = count_macs(loaded, scale)
+    ms, batch = measure_ms(loaded, scale, batch, repeats)
+    peak = peak_memory(loaded.device)
     document = {
         "model": loaded.source,
         "family": loaded.family,
+        "sha256": loaded.sha256,
+        "prediction": loaded.prediction,
         "device": device_name(loaded),
         "dtype": str(loaded.dtype).removeprefix("torch."),
+        "size": list(loaded.image_size),
         "batch": batch,
         "guidance": scale,
+        "compiled": options["compiled"],
         "macs": macs.to_dict(),
         "ms": ms.to_dict(),
+        "peak_memory": peak,
     }
     if out is not None:
         try:
@@ -49,8 +60,11 @@ def profile(
     from rich.console import Console
     from rich.table import Table
 
+    width, height = loaded.image_size
+    compiled = ", compiled" if options["compiled"] else ""
     table = Table(
-        title=f"{loaded.source}: {document['device']}, {document['dtype']}, batch {batch}, guidance {scale:g}"
+        title=f"{loaded.source} ({loaded.family}): {document['device']}, {document['dtype']}{compiled}, "
+        f"{width}x{height}, batch {batch}, guidance {scale:g}"
     )
     for heading in ("step", "multiply-adds", "share", "ms", "share"):
         table.add_column(heading, justify="right")
@@ -65,3 +79,4 @@ def profile(
             f"{took / ms.full:.1%}",
         )
     Console().print(table)
+    click.echo(f"peak memory  {in_words(peak)}")

@@ -10,7 +10,7 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
-from flexsearch.cli.options import IMAGES, MODEL, read_prompts, with_options
+from flexsearch.cli.options import IMAGES, MODEL, with_options
 
 
 @click.command(cls=Command)
@@ -53,9 +53,11 @@ def run(out: str | None, prompts_file: str | None, **options: Any) -> None:
     Interrupt it at any time: `flexsearch resume FOLDER` goes on and ends as if nothing had happened.
     """
     from flexsearch.cli.searching import conduct
+    from flexsearch.sampling.prompts import given_prompts
     from flexsearch.search.run_folder import RunFolder
     from flexsearch.search.settings import Settings
 
-    settings = Settings(**options, prompts=read_prompts(prompts_file))
+    prompts, held_out = given_prompts(prompts_file)
+    settings = Settings(**options, prompts=prompts, held_out_prompts=held_out)
     path = Path(out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
     conduct(RunFolder.create(path, settings), settings)

@@ -7,7 +7,9 @@ from optuna.trial import TrialState
 
 from flexiffusion import codec
 from flexsearch.cli import output
+from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
+from flexsearch.models.memory import in_words, peak_memory
 from flexsearch.report import figures
 from flexsearch.report.rows import Row, comparisons
 from flexsearch.report.table import FinalTable
@@ -28,12 +30,13 @@ def conduct(folder: RunFolder, settings: Settings) -> None:
         session = Session(settings, folder.references)
         evaluated = _search(folder, session)
         rows = _measure(folder, session, evaluated)
-    _show(folder, rows)
+    _show(folder, rows, peak_memory(session.model.device))
 
 
 def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
     settings = session.settings
     output.say(f"run folder: {folder.path}")
+    output.say(f"model: {session.described()}")
     with stage("teacher and converged reference", 2, "image sets") as at:
         engine = session.search_engine
         at.advance()
@@ -53,6 +56,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
     choices = verdict.choose(session, evaluated)
     with stage("final table", len(choices), "schedules") as at:
         measured = verdict.measure(engine, choices, lambda label: at.advance(note=label))
+    seconds = time_all(engine, measured)
     files = {}
     for choice, outcome in measured:
         if choice.kind == "found":
@@ -60,12 +64,13 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
             path = folder.schedules / f"{schedule_name(session, choice)}.json"
             codec.write(path, schedule)
             files[choice.candidate.key] = str(path)
-    rows = verdict.rows(engine, measured, files)
+    rows = verdict.rows(engine, measured, seconds, files)
     folder.write_json(
         "result.json",
         {
             "settings": settings.to_dict(),
             "evaluations": len(evaluated),
+            "peak_memory": peak_memory(session.model.device),
             "rows": [row.to_dict() for row in rows],
             "comparisons": [item.to_dict() for item in comparisons(rows)],
             "front": [
@@ -102,11 +107,12 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
     return rows
 
 
-def _show(folder: RunFolder, rows: tuple[Row, ...]) -> None:
+def _show(folder: RunFolder, rows: tuple[Row, ...], peak: int) -> None:
     if output.wants_json():
         output.emit(
             {
                 "run": str(folder.path),
+                "peak_memory": peak,
                 "rows": [row.to_dict() for row in rows],
                 "comparisons": [item.to_dict() for item in comparisons(rows)],
             }
@@ -115,4 +121,5 @@ def _show(folder: RunFolder, rows: tuple[Row, ...]) -> None:
     from rich.console import Console
 
     Console().print(FinalTable(rows))
-    click.echo(f"schedules  {folder.schedules}\npictures   {folder.front}  {folder.samples}")
+    click.echo(f"schedules    {folder.schedules}\npictures     {folder.front}  {folder.samples}")
+    click.echo(f"peak memory  {in_words(peak)}")

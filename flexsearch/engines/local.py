@@ -14,7 +14,7 @@ from flexiffusion.cost import CostTable
 from flexsearch.metrics.features import extract
 from flexsearch.metrics.paired import Errors, geometric_mean, squared_error
 from flexsearch.metrics.relative_fid import RelativeFid
-from flexsearch.models.model import DiffusionModel
+from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.sampling.references import ImageSet, Reference
 from flexsearch.sampling.trajectory import Recipe, Trajectory, sample
 from flexsearch.search.candidate import Candidate
@@ -57,10 +57,6 @@ class Outcome:
         """Relative FID to the teacher."""
         return self.engine.relative_fid(self.features)
 
-    @property
-    def seconds_per_image(self) -> float:
-        return self.trajectory.seconds / len(self.trajectory.latents)
-
 
 class LocalEngine:
     """One model, one image set, its references. The model is used by nobody else meanwhile."""
@@ -102,7 +98,24 @@ class LocalEngine:
                 candidate.actions,
                 batch=self.batch,
             )
+        self.batch = trajectory.batch
         return Outcome(self, trajectory)
+
+    def seconds(self, candidate: Candidate, images: int) -> float:
+        """Wall time of sampling the candidate once more, per image; over the engine's images, going round."""
+        rows = [i % len(self.noise) for i in range(images)]
+        told = self.conditioning.positive
+        conditioning = Conditioning(None if told is None else told.taken(rows), self.conditioning.negative)
+        trajectory = sample(
+            self.model,
+            self.recipe,
+            self.noise[rows],
+            conditioning,
+            candidate.timesteps,
+            candidate.actions,
+            batch=self.batch,
+        )
+        return trajectory.seconds / images
 
     def error(self, candidate: Candidate, fitness: Fitness) -> float:
         """The number that a search minimises; `DIVERGED` where sampling did not stay finite.

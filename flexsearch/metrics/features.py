@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.bundled import FashionClassifier
-from flexsearch.models.load import ASSETS
+from flexsearch.models.assets import ASSETS
 
 
 class BundledFeatures(nn.Module):

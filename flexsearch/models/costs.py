@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from flexiffusion.cost import CostTable
+from flexiffusion.layout import find_layout
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
-from flexsearch.models.model import Conditioning, DiffusionModel
+from flexsearch.models.memory import automatic_batch, out_of_memory, release
+from flexsearch.models.model import DiffusionModel, call_unet, halved
 from flexsearch.sampling.clock import clock
 from flexsearch.sampling.noise import initial_noise
 
@@ -24,47 +26,60 @@ def count_macs(model: DiffusionModel, guidance: float) -> CostTable:
     CPU would count as nothing). FLOPs = 2 x multiply-adds.
     """
     rows = len(model.chunks(guidance))
-    text = model.encode([""]).positive if model.conditional else None
+    told = model.encode([""]).positive
     with torch.device("meta"):
         skeleton: nn.Module = type(model.unet).from_config(model.unet.config)
         skeleton.eval()
         sample = torch.empty(rows, *model.latent_shape)
-        states = None if text is None else torch.empty(rows, *text.shape[1:])
+    if told is not None:
+        told = told.repeated(rows).to("meta")
 
-    def forward() -> Tensor:
-        if states is None:
-            return torch.as_tensor(skeleton(sample, 1, return_dict=False)[0])
-        return torch.as_tensor(skeleton(sample, 1, states, return_dict=False)[0])
-
-    branches = range(-1, model.branches)
-    actions = (FULL, *(Action("partial", branch) for branch in branches))
-    levels = tuple(float(len(actions) - i) for i in range(len(actions)))
-    counts = []
-    with Run(skeleton, Plan(levels, actions, 0)) as run, torch.inference_mode():
-        for level in levels:
-            run.evaluate(level)
-            with FlopCounterMode(display=False) as counter:
-                run(forward, sample)
-            counts.append(counter.get_total_flops() / 2)
-    full, *partial = counts
-    return CostTable("macs", full, dict(zip(branches, partial, strict=True)))
+    layout = find_layout(skeleton)
+    spent: dict[nn.Module, float] = {}  # by unit: what a step that passes it by saves
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        for unit in layout.units:
+            unit.register_forward_pre_hook(lambda unit, _: spent.update({unit: -counter.get_total_flops()}))
+            unit.register_forward_hook(lambda unit, *_: spent.update({unit: spent[unit] + counter.get_total_flops()}))
+        call_unet(skeleton, sample, 1, told)
+        full = counter.get_total_flops()
+    partial = {
+        branch: (full - sum(spent[unit] for unit in layout.deep(branch))) / 2 for branch in range(-1, model.branches)
+    }
+    return CostTable("macs", full / 2, partial)
 
 
 @torch.inference_mode()
-def measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int = 5) -> CostTable:
-    """Median milliseconds of one network call for `batch` images, full and for every branch.
+def measure_ms(
+    model: DiffusionModel, guidance: float, batch: int | None = None, repeats: int = 5
+) -> tuple[CostTable, int]:
+    """Median milliseconds of one network call for `batch` images, full and for every branch; and the batch.
 
     The kinds are measured in turns, so that a machine that slows down slows all of them; the first turn is not counted.
+    `batch` None is chosen by the device's memory; one that does not fit is halved. Raises ModelError when not even one
+    image fits.
     """
+    if batch is None:
+        batch = automatic_batch(model.device, model.bytes_per_image(guidance))
+    while True:
+        try:
+            return _measure_ms(model, guidance, batch, repeats), batch
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        release(model.device)
+        batch = halved(batch, model)
+
+
+def _measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int) -> CostTable:
     noise = initial_noise(0, range(batch), model.latent_shape).to(model.device, model.dtype)
-    conditioning = model.encode(["" for _ in range(batch)]) if model.conditional else Conditioning()
-    rows, states = model.network_input(noise, conditioning, guidance)
+    conditioning = model.encode([""] * batch)
+    rows, told = model.network_input(noise, conditioning, guidance)
     chunks = model.chunks(guidance)
     kinds = [FULL, *(Action("partial", branch) for branch in range(-1, model.branches))]
     taken: dict[Action, list[float]] = {kind: [] for kind in kinds}
 
     def forward() -> Tensor:
-        return model.call(rows, 1, states)
+        return model.call(rows, 1, told)
 
     for turn in range(repeats + 1):
         for kind in kinds:

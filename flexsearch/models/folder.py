@@ -1,9 +1,9 @@
-"""Load a diffusers folder: Stable-Diffusion-layout text-to-image, unconditional latent or pixel diffusion."""
+"""Load a diffusers folder: SD1.x, SD2.x, SDXL; latent or pixel diffusion, unconditional or of classes."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,65 +11,96 @@ import torch
 
 from flexiffusion.layout import find_layout
 from flexsearch.errors import ModelError
+from flexsearch.models.identity import sha256_of
 from flexsearch.models.model import DiffusionModel
-from flexsearch.sampling.levels import NoiseSchedule
+from flexsearch.models.prediction import PredictionName, noise_schedule, with_zero_snr
+from flexsearch.models.recognise import CHANNELS
+from flexsearch.models.text import TextEncoder, TextEncoders
 from flexsearch.sampling.solvers import NOISE_KEYS
 
 UNETS = ("UNet2DConditionModel", "UNet2DModel")
-DECODERS = {"vae": "AutoencoderKL", "vqvae": "VQModel"}
+DECODERS = ("vae", "vqvae")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
-def load_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
+def load_folder(
+    folder: Path, device: torch.device, dtype: torch.dtype, prediction: PredictionName | None = None
+) -> DiffusionModel:
     """Read `model_index.json` and the parts that it names; nothing is downloaded.
 
-    Raises ModelError, naming the file and the remedy, for a folder that is no diffusers pipeline, lacks a part, holds
-    weights other than safetensors, or is of a kind that is not supported.
+    `prediction` None means as the scheduler's configuration says. Raises ModelError, naming the file and the remedy,
+    for a folder that is no diffusers pipeline, lacks a part, holds weights other than safetensors, or is of a kind that
+    is not supported.
     """
     index = read_json(folder / "model_index.json")
     parts = {name: value[1] for name, value in index.items() if isinstance(value, list) and value[0] is not None}
     if parts.get("unet") not in UNETS:
         raise ModelError(str(folder), f"its unet is {parts.get('unet')}", f"Give a pipeline with {' or '.join(UNETS)}")
-    if "text_encoder_2" in parts:
-        raise ModelError(
-            str(folder), "it has two text encoders (SDXL), which this version cannot run", "Give a pipeline with one"
-        )
-    unet = load_part(folder, "unet", parts["unet"], dtype)
-    layout = find_layout(unet)
-    noise_config = {
-        key: value
-        for key, value in read_json(folder / "scheduler" / "scheduler_config.json").items()
-        if key in NOISE_KEYS
-    }
-    decoder = next((name for name in DECODERS if name in parts), None)
-    vae = load_part(folder, decoder, parts[decoder], dtype).to(device) if decoder else None
-    text_encoder = tokenizer = None
-    if "text_encoder" in parts:
-        text_encoder = load_part(folder, "text_encoder", parts["text_encoder"], dtype).to(device)
-        tokenizer = load_tokenizer(folder)
-    elif parts["unet"] == "UNet2DConditionModel":
+    encoders = [name for name in TEXT_ENCODERS if name in parts]
+    conditioned = parts["unet"] == "UNet2DConditionModel"
+    if encoders == ["text_encoder_2"]:
+        raise ModelError(str(folder), "it is the SDXL refiner, which only finishes pictures", "Give an SDXL base model")
+    if conditioned and not encoders:
         raise ModelError(
             str(folder), "the unet wants text states but there is no text encoder", "Give a whole pipeline folder"
         )
+    unet = load_part(folder, "unet", parts["unet"], dtype)
     config = unet.config
+    if config.in_channels != config.out_channels:
+        kind = CHANNELS.get(config.in_channels, "a model for other inputs than text")
+        raise ModelError(
+            str(folder),
+            f"it is {kind} ({config.in_channels} input channels), which the search cannot run",
+            "Give the text-to-image model that it was made from",
+        )
+    decoder = next((name for name in DECODERS if name in parts), None)
+    vae = load_part(folder, decoder, parts[decoder], torch.float32) if decoder else None
+    text = TextEncoders(tuple(load_encoder(folder, name, parts, dtype) for name in encoders)) if encoders else None
     side = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
     scale = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 1
+    noise = read_noise(folder, prediction)
+    classes = None if conditioned else config.num_class_embeds
     return DiffusionModel(
         source=str(folder),
         family=family_of(parts["unet"], config, vae is not None),
-        sha256=weights_hash(folder / "unet"),
+        sha256=sha256_of(weight_files(folder / "unet")),
         unet=unet.to(device),
-        noise_config=noise_config,
-        schedule=NoiseSchedule(alphas_cumprod(noise_config)),
-        branches=layout.branches,
+        noise_config=noise,
+        schedule=noise_schedule(noise),
+        branches=find_layout(unet).branches,
         latent_shape=(config.in_channels, side, side),
         device=device,
         dtype=dtype,
         image_size=(side * scale, side * scale),
+        # Conditional U-Nets fit the skips of odd latents together; the others cannot.
+        multiple=scale if conditioned else scale * 2 ** (len(config.block_out_channels) - 1),
         vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        default_guidance=7.5 if text_encoder is not None else 1.0,
+        text=text,
+        classes=classes,
+        default_guidance=1.0 if text is None else 7.0 if len(encoders) == 2 else 7.5,
+        prompts=mixed_classes(classes) if classes else (),
     )
+
+
+def read_noise(folder: Path, prediction: PredictionName | None) -> dict[str, Any]:
+    """What of the scheduler's configuration says how the network was trained."""
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    noise = {key: value for key, value in config.items() if key in NOISE_KEYS}
+    if prediction is not None:
+        noise["prediction_type"] = prediction
+    return with_zero_snr(noise) if config.get("rescale_betas_zero_snr") else noise
+
+
+def mixed_classes(count: int) -> tuple[str, ...]:
+    """All classes but the last, which stands for none, in a fixed mixed order: neighbours look alike."""
+    numbers = list(range(max(1, count - 1)))
+    random.Random(0).shuffle(numbers)
+    return tuple(map(str, numbers))
+
+
+def load_encoder(folder: Path, name: str, parts: dict[str, str], dtype: torch.dtype) -> TextEncoder:
+    tokenizer = load_tokenizer(folder / name.replace("text_encoder", "tokenizer"))
+    return TextEncoder(load_part(folder, name, parts[name], dtype), tokenizer, tokenizer.pad_token_id)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -93,7 +124,8 @@ def load_part(folder: Path, name: str, class_name: str, dtype: torch.dtype) -> A
     maker = getattr(library, class_name, None)
     if maker is None:
         raise ModelError(str(folder / name), f"neither diffusers nor transformers knows {class_name}", "Update them")
-    if not any((folder / name).glob("*.safetensors")):
+    files = weight_files(folder / name)
+    if not files:
         raise ModelError(
             str(folder / name),
             "it holds no .safetensors, and pickled weights are not loaded",
@@ -101,7 +133,12 @@ def load_part(folder: Path, name: str, class_name: str, dtype: torch.dtype) -> A
         )
     try:
         part = maker.from_pretrained(
-            folder / name, local_files_only=True, use_safetensors=True, torch_dtype=dtype, low_cpu_mem_usage=False
+            folder / name,
+            local_files_only=True,
+            use_safetensors=True,
+            torch_dtype=dtype,
+            low_cpu_mem_usage=False,
+            variant=variant_of(files[0]),
         )
     except Exception as error:  # the libraries raise a dozen kinds for broken files
         raise ModelError(str(folder / name), f"it cannot be loaded ({error})", "Copy the folder again") from error
@@ -113,31 +150,25 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import CLIPTokenizer
 
     try:
-        return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise ModelError(
-            str(folder / "tokenizer"), f"it cannot be loaded ({error})", "Copy the folder again"
-        ) from error
-
-
-def alphas_cumprod(noise_config: dict[str, Any]) -> tuple[float, ...]:
-    from diffusers import DDIMScheduler
-
-    return tuple(DDIMScheduler(**noise_config).alphas_cumprod.double().tolist())
+        raise ModelError(str(folder), f"it cannot be loaded ({error})", "Copy the folder again") from error
 
 
 def family_of(unet_class: str, config: Any, latent: bool) -> str:
     """The family name that schedule files carry, from the network's configuration; `latent`: there is a decoder."""
     if unet_class == "UNet2DModel":
         return "ldm" if latent else "ddpm"
-    return {768: "sd15", 1024: "sd21"}.get(config.cross_attention_dim, "custom")
+    return {768: "sd15", 1024: "sd21", 2048: "sdxl"}.get(config.cross_attention_dim, "custom")
 
 
-def weights_hash(folder: Path) -> str:
-    """SHA-256 over the safetensors files of a component, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a component that are read, by name: of one precision where there are several."""
+    files = sorted(folder.glob("*.safetensors"))
+    return [file for file in files if variant_of(file) is None] or files
+
+
+def variant_of(file: Path) -> str | None:
+    """`fp16` of `diffusion_pytorch_model.fp16.safetensors`: what `save_pretrained(variant=...)` put into the name."""
+    middle = file.name.split(".")[1:-1]
+    return middle[0].split("-")[0] if middle else None

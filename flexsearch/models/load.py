@@ -8,36 +8,78 @@ from pathlib import Path
 import torch
 
 from flexsearch.errors import ConfigError, ModelError
+from flexsearch.models.assets import ASSETS
 from flexsearch.models.folder import load_folder
 from flexsearch.models.model import DiffusionModel
+from flexsearch.models.prediction import PREDICTIONS, PredictionName
+from flexsearch.models.single_file import load_single_file
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED = "tiny"  # what --model is called when none is given
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def load_model(name: str, device: str = "auto", dtype: str = "auto") -> DiffusionModel:
-    """`tiny` (the bundled model) or the path of a diffusers folder.
+def load_model(
+    name: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    size: tuple[int, int] | None = None,
+    prediction: str = "auto",
+    compiled: bool = False,
+) -> DiffusionModel:
+    """`tiny` (the bundled model), a .safetensors checkpoint, or a diffusers folder.
 
     `device` is any torch device or `auto` (the GPU where there is one); `dtype` is float32, float16, bfloat16 or
-    `auto` (float16 on a GPU, float32 elsewhere). Raises ModelError with the remedy.
+    `auto` (float16 on a GPU, float32 elsewhere); `size` is a picture's (width, height) in pixels, None for the model's
+    own; `prediction` is epsilon, v_prediction or `auto`; `compiled` hands the network to torch.compile. Raises
+    ModelError for a model, ConfigError for an argument that cannot be used, with the remedy.
     """
     quiet()
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = find_device(device)
     if dtype == "auto":
-        dtype = "float16" if where.type == "cuda" else "float32"
+        dtype = "float32" if where.type == "cpu" else "float16"
     if dtype not in DTYPES:
         raise ConfigError("--dtype", f"{dtype!r} is not known", f"Choose auto, {', '.join(DTYPES)}")
+    predicts = next((known for known in PREDICTIONS if known == prediction), None)
+    if predicts is None and prediction != "auto":
+        raise ConfigError("--prediction", f"{prediction!r} is not known", f"Choose auto, {', '.join(PREDICTIONS)}")
+    try:
+        model = _load(name, where, DTYPES[dtype], predicts)
+    except torch.OutOfMemoryError as error:
+        remedy = "Give --dtype float16, or --device cpu"
+        raise ModelError(name, f"its network does not fit on {where}", remedy) from error
+    if compiled:
+        model.unet.compile()
+    return model if size is None else model.sized(size)
+
+
+def find_device(name: str) -> torch.device:
+    """A torch device; `auto` is the GPU where there is one. Raises ConfigError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError("--device", f"{name!r} cannot be used ({reason})", "Choose auto, cpu, cuda or mps") from error
+    return device
+
+
+def _load(name: str, device: torch.device, dtype: torch.dtype, prediction: PredictionName | None) -> DiffusionModel:
     if name == BUNDLED:
-        model = load_folder(ASSETS / BUNDLED, where, DTYPES[dtype])
+        model = load_folder(ASSETS / BUNDLED, device, dtype, prediction)
         prompts = tuple((ASSETS / BUNDLED / "prompts.txt").read_text(encoding="utf-8").splitlines())
         return dataclasses.replace(model, source=BUNDLED, family="tiny-fashion", default_guidance=2.0, prompts=prompts)
     path = Path(name)
     if path.is_dir():
-        return load_folder(path, where, DTYPES[dtype])
+        return load_folder(path, device, dtype, prediction)
     if path.is_file():
-        raise ModelError(name, "single files cannot be loaded by this version", "Give a diffusers folder")
-    raise ModelError(name, "there is no such folder", f"Give a diffusers folder, or `{BUNDLED}` for the bundled model")
+        return load_single_file(path, device, dtype, prediction)
+    raise ModelError(
+        name,
+        "there is no such file or folder",
+        f"Give a .safetensors checkpoint, a diffusers folder, or `{BUNDLED}` for the bundled model",
+    )
 
 
 def quiet() -> None:

@@ -2,33 +2,92 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flexsearch.errors import ModelError
+from flexsearch.errors import ConfigError, ModelError
+from flexsearch.models.memory import FLOATS_PER_PIXEL, out_of_memory, release, visiting
+from flexsearch.models.text import TextEncoders
 from flexsearch.sampling.levels import NoiseSchedule
+
+_log = logging.getLogger("flexsearch")
+
+PIXELS_AT_ONCE = 512 * 512  # decoded together: one picture of 512x512, or many small ones
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the network is told beside the sample, one row an image. A field is None where it takes no such thing."""
+
+    states: Tensor | None = None  # (n, tokens, width), of the text
+    pooled: Tensor | None = None  # (n, width), of the text; SDXL
+    sizes: Tensor | None = None  # (n, 6): original height and width, crop from top and left, height and width; SDXL
+    classes: Tensor | None = None  # (n,), class numbers
+
+    def _map(self, change: Any) -> Told:
+        return Told(**{name: None if value is None else change(value) for name, value in vars(self).items()})
+
+    def __len__(self) -> int:
+        return next(len(value) for value in vars(self).values() if value is not None)
+
+    def rows(self, first: int, last: int) -> Told:
+        return self._map(lambda value: value[first:last])
+
+    def taken(self, indices: Sequence[int]) -> Told:
+        return self._map(lambda value: value[list(indices)])
+
+    def repeated(self, count: int) -> Told:
+        """A single row, `count` times."""
+        return self._map(lambda value: value.expand(count, *value.shape[1:]))
+
+    def to(self, device: torch.device | str) -> Told:
+        return self._map(lambda value: value.to(device))
+
+    def joined(self, other: Told) -> Told:
+        """These rows, then the other's."""
+        pairs = {name: (value, getattr(other, name)) for name, value in vars(self).items()}
+        return Told(**{name: None if pair[0] is None else torch.cat(pair) for name, pair in pairs.items()})
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the network is told beside the sample: one row of text states an image, and the states of no prompt."""
+    """What the network is told of each image, and of none (for classifier-free guidance). Empty: it is told nothing."""
 
-    positive: Tensor | None = None  # (n, tokens, width)
-    negative: Tensor | None = None  # (1, tokens, width)
+    positive: Told | None = None  # n rows
+    negative: Told | None = None  # one row
 
     def rows(self, first: int, last: int) -> Conditioning:
         if self.positive is None:
             return self
-        return Conditioning(self.positive[first:last], self.negative)
+        return Conditioning(self.positive.rows(first, last), self.negative)
+
+
+def call_unet(unet: Any, sample: Tensor, timestep: int, told: Told | None) -> Tensor:
+    """One forward of a diffusers U-Net at a training timestep: (n, C, H, W) -> (n, C, H, W)."""
+    if told is None:
+        return torch.as_tensor(unet(sample, timestep, return_dict=False)[0])
+    more: dict[str, Any] = {}
+    if told.classes is not None:
+        more["class_labels"] = told.classes
+    if told.pooled is not None:
+        more["added_cond_kwargs"] = {"text_embeds": told.pooled, "time_ids": told.sizes}
+    if told.states is not None:
+        more["encoder_hidden_states"] = told.states
+    return torch.as_tensor(unet(sample, timestep, **more, return_dict=False)[0])
 
 
 @dataclass(frozen=True)
 class DiffusionModel:
-    """A loaded checkpoint. Everything lies on `device` in `dtype`; nothing here changes after loading."""
+    """A loaded checkpoint. The network lies on `device` in `dtype`; text encoders and decoder only visit the device.
+
+    Nothing here changes after loading. `image_size` is a picture's width and height in pixels, `multiple` what both
+    must be multiples of; `classes` the number of classes of a class-conditional model, the last for *no class*.
+    """
 
     source: str
     family: str
@@ -41,9 +100,10 @@ class DiffusionModel:
     device: torch.device
     dtype: torch.dtype
     image_size: tuple[int, int]
+    multiple: int = 1
     vae: Any = None
-    text_encoder: Any = None
-    tokenizer: Any = None
+    text: TextEncoders | None = None
+    classes: int | None = None
     default_guidance: float = 1.0
     prompts: tuple[str, ...] = field(default=())
 
@@ -51,44 +111,88 @@ class DiffusionModel:
     def prediction(self) -> str:
         return str(self.noise_config.get("prediction_type", "epsilon"))
 
+    def described(self) -> str:
+        """What was loaded and recognised, in a few words."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{self.source}, {self.family}, {self.branches} branches, predicts {self.prediction}, "
+            f"sha256 {self.sha256[:10]}, {dtype} on {self.device}"
+        )
+
     @property
     def conditional(self) -> bool:
-        return self.text_encoder is not None
+        """Whether it draws what it is told: text, or a class."""
+        return self.text is not None or self.classes is not None
+
+    def sized(self, size: tuple[int, int]) -> DiffusionModel:
+        """The same model for pictures of another (width, height) in pixels. Raises ConfigError for a size it cannot."""
+        width, height = size
+        if min(size) < self.multiple or width % self.multiple or height % self.multiple:
+            raise ConfigError(
+                "--size",
+                f"{width}x{height} does not fit {self.source}",
+                f"Give multiples of {self.multiple} pixels",
+            )
+        across, down, channels = self.image_size[0], self.image_size[1], self.latent_shape[0]
+        latent = (channels, self.latent_shape[1] * height // down, self.latent_shape[2] * width // across)
+        return replace(self, image_size=size, latent_shape=latent)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Text states of `prompts` and of the empty prompt. An unconditional model takes no prompts: ModelError."""
-        if self.text_encoder is None:
+        """What `prompts`, and the lack of one, tell the network. A class-conditional model's prompts are class numbers.
+
+        Raises ModelError for prompts of an unconditional model and for a prompt that is no class number.
+        """
+        if self.text is not None:
+            states, pooled = self.text.encode([*prompts, ""], self.device)
+            sizes = None
+            if pooled is not None:
+                width, height = self.image_size
+                sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype, device=self.device)
+                sizes = sizes.expand(len(states), -1)
+                pooled = pooled.to(self.dtype)
+            told = Told(states.to(self.dtype), pooled, sizes)
+        elif self.classes is not None:
+            told = Told(classes=torch.tensor([*map(self._class, prompts), self.classes - 1], device=self.device))
+        else:
             if any(prompts):
                 raise ModelError(self.source, "the model is unconditional", "Leave out the prompts")
             return Conditioning()
-        ids = self.tokenizer(
-            [*prompts, ""], padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids  # fmt: skip
-        states = torch.cat([self.text_encoder(rows.to(self.device))[0] for rows in ids.split(64)])
-        return Conditioning(states[:-1], states[-1:])
+        return Conditioning(told.rows(0, len(prompts)), told.rows(len(prompts), len(prompts) + 1))
+
+    def _class(self, prompt: str) -> int:
+        assert self.classes is not None
+        text = prompt.strip() or "0"
+        if not text.isdecimal() or int(text) >= self.classes:
+            raise ModelError(
+                self.source,
+                f"{prompt!r} is no class of this class-conditional model",
+                f"Give numbers from 0 to {self.classes - 1} as prompts",
+            )
+        return int(text)
 
     def chunks(self, guidance: float) -> tuple[Hashable, ...]:
         """The conditionings of one batched network call, in order (see `predict`)."""
         return ("negative", "positive") if self.conditional and guidance != 1.0 else ("positive",)
 
-    def network_input(
-        self, sample: Tensor, conditioning: Conditioning, guidance: float
-    ) -> tuple[Tensor, Tensor | None]:
-        """Batched input of one call: sample (n, C, H, W) -> (chunks * n, C, H, W) and the text states beside it."""
+    def network_input(self, sample: Tensor, conditioning: Conditioning, guidance: float) -> tuple[Tensor, Told | None]:
+        """Batched input of one call: sample (n, C, H, W) -> (chunks * n, C, H, W) and what is told beside it."""
         if conditioning.positive is None or conditioning.negative is None:
             return sample, None
         if guidance == 1.0:
             return sample, conditioning.positive
-        negative = conditioning.negative.expand(len(conditioning.positive), -1, -1)
-        return torch.cat([sample, sample]), torch.cat([negative, conditioning.positive])
+        negative = conditioning.negative.repeated(len(conditioning.positive))
+        return torch.cat([sample, sample]), negative.joined(conditioning.positive)
 
-    def call(self, sample: Tensor, timestep: int, states: Tensor | None) -> Tensor:
+    def bytes_per_image(self, guidance: float) -> int:
+        """About what one more image in a batch needs on the device while the network runs."""
+        channels = int(self.unet.config.block_out_channels[0])
+        pixels = self.latent_shape[1] * self.latent_shape[2] * len(self.chunks(guidance))
+        return FLOATS_PER_PIXEL * channels * pixels * self.dtype.itemsize
+
+    def call(self, sample: Tensor, timestep: int, told: Told | None) -> Tensor:
         """One forward of the U-Net at a training timestep."""
-        if states is None:
-            return torch.as_tensor(self.unet(sample, timestep, return_dict=False)[0])
-        return torch.as_tensor(self.unet(sample, timestep, states, return_dict=False)[0])
+        return call_unet(self.unet, sample, timestep, told)
 
     def guided(self, output: Tensor, guidance: float) -> Tensor:
         """Classifier-free guidance (arXiv 2207.12598, eq. 6) of a batched call's output (chunks * n, C, H, W)."""
@@ -98,13 +202,44 @@ class DiffusionModel:
         return negative + guidance * (positive - negative)
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor, batch: int = 64) -> Tensor:
-        """Latents (n, C, H, W) -> images (n, 3, height, width), float32 in [0, 1] on the CPU."""
-        parts = []
-        for rows in latents.split(batch):
-            rows = rows.to(self.device, self.dtype)
-            if self.vae is not None:
-                rows = self.vae.decode(rows / self.vae.config.scaling_factor, return_dict=False)[0]
-            parts.append((rows.float().cpu() / 2 + 0.5).clamp(0, 1))
-        images = torch.cat(parts)
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (n, C, H, W) -> images (n, 3, height, width), float32 in [0, 1] on the CPU.
+
+        In float32 whatever the network's dtype: SDXL's decoder overflows in float16. A few pictures at a time, and in
+        tiles where not even one fits into memory.
+        """
+        if self.vae is None:
+            images = (latents.float().cpu() / 2 + 0.5).clamp(0, 1)
+        else:
+            release(self.device)
+            with visiting(self.vae, self.device):
+                at_once = max(1, PIXELS_AT_ONCE // (self.image_size[0] * self.image_size[1]))
+                images = torch.cat([self._decode(rows) for rows in latents.split(at_once)])
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        scaled = latents.to(self.device, torch.float32) / self.vae.config.scaling_factor
+        try:
+            decoded = self.vae.decode(scaled, return_dict=False)[0]
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or not hasattr(self.vae, "enable_tiling"):
+                raise
+            decoded = None
+        if decoded is None:  # outside of the handler, whose traceback holds on to what the first try had made
+            release(self.device)
+            self.vae.enable_tiling()
+            decoded = self.vae.decode(scaled, return_dict=False)[0]
+        return (decoded.float().cpu() / 2 + 0.5).clamp(0, 1)
+
+
+def halved(batch: int, model: DiffusionModel) -> int:
+    """What to try after a batch did not fit into memory. Raises ModelError after a batch of one image."""
+    if batch == 1:
+        width, height = model.image_size
+        raise ModelError(
+            model.source,
+            f"not even one picture of {width}x{height} fits into the memory of {model.device} beside the network",
+            "Give a smaller --size, --dtype float16 on a GPU, or --device cpu",
+        )
+    _log.warning("out of memory at %d images together; going on with %d", batch, batch // 2)
+    return batch // 2

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flexsearch.errors import ModelError
 from flexsearch.metrics.features import extract
 from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.sampling.levels import spaced_timesteps
@@ -45,14 +46,6 @@ class ImageSet:
         return model.encode([self.prompts[i % len(self.prompts)] for i in range(self.count)])
 
 
-def split_prompts(prompts: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Search and held-out prompts: the last third of the list is held out. A single prompt serves for both."""
-    if len(prompts) < 2:
-        return tuple(prompts), tuple(prompts)
-    cut = len(prompts) - max(1, len(prompts) // 3)
-    return tuple(prompts[:cut]), tuple(prompts[cut:])
-
-
 @dataclass(frozen=True)
 class Reference:
     """What one full-length schedule makes of an image set."""
@@ -78,6 +71,8 @@ def reference(
     """
     determines = {
         "model": model.sha256,
+        "prediction": model.noise_config,
+        "size": model.image_size,
         "device": str(model.device.type),
         "dtype": str(model.dtype),
         "batch": batch,
@@ -99,6 +94,12 @@ def reference(
     made = sample(
         model, recipe, images.noise(model), images.conditioning(model), timesteps, batch=batch, keep_states=True
     )
+    if not made.latents.isfinite().all():
+        raise ModelError(
+            model.source,
+            f"its pictures are not finite in {str(model.dtype).removeprefix('torch.')}",
+            "Give another --dtype (bfloat16 or float32), or another --prediction",
+        )
     pictures = model.decode(made.latents)
     assert made.states is not None
     result = Reference(

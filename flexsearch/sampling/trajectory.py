@@ -12,7 +12,8 @@ from torch import Tensor
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
-from flexsearch.models.model import Conditioning, DiffusionModel
+from flexsearch.models.memory import out_of_memory, release
+from flexsearch.models.model import Conditioning, DiffusionModel, Told, halved
 from flexsearch.sampling.clock import clock
 from flexsearch.sampling.solvers import SolverName, make_solver
 
@@ -34,6 +35,7 @@ class Trajectory:
     network_seconds: float  # the part of it inside the U-Net
     misses: int
     states: Tensor | None = None
+    batch: int = 0  # images sampled together in the end: fewer than asked for where memory ran out
 
 
 @torch.inference_mode()
@@ -51,17 +53,29 @@ def sample(
     """Integrate from `noise` (n, C, H, W) over `timesteps` (falling), doing `actions` (all full when None).
 
     Images go through in batches of `batch`, so the result for an image does not depend on how many there are (beyond
-    the last, smaller batch). The first action must be full.
+    the last, smaller batch). A batch that does not fit into memory is halved, and sampled again. The first action must
+    be full. Raises ModelError when not even one image fits.
     """
     plan = Plan(levels=model.schedule.sigmas(timesteps), actions=tuple(actions or [FULL] * len(timesteps)), nulls=0)
     parts: list[Tensor] = []
     states: list[Tensor] = []
     started, inside, misses = time.perf_counter(), 0.0, 0
-    for first in range(0, len(noise), batch):
+    first = 0
+    while first < len(noise):
         rows = slice(first, first + batch)
-        part = _sample_batch(
-            model, recipe, noise[rows], conditioning.rows(first, first + batch), timesteps, plan, keep_states
-        )
+        part: Trajectory | None = None
+        try:
+            part = _sample_batch(
+                model, recipe, noise[rows], conditioning.rows(first, first + batch), timesteps, plan, keep_states
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        if part is None:  # outside of the handler, whose traceback holds on to what the batch had made
+            release(model.device)
+            batch = halved(batch, model)
+            continue
+        first += batch
         parts.append(part.latents)
         inside += part.network_seconds
         misses += part.misses
@@ -73,6 +87,7 @@ def sample(
         network_seconds=inside,
         misses=misses,
         states=torch.cat(states, dim=1) if keep_states else None,
+        batch=batch,
     )
 
 
@@ -95,12 +110,12 @@ def _sample_batch(
             seen = solver.model_input(state, index)
             if keep_states:
                 states.append(seen.float().cpu())
-            rows, text = model.network_input(seen.to(model.dtype), conditioning, recipe.guidance)
+            rows, told = model.network_input(seen.to(model.dtype), conditioning, recipe.guidance)
             run.evaluate(plan.levels[index])
             began = clock(model.device)
 
-            def forward(rows: Tensor = rows, timestep: int = timestep, text: Tensor | None = text) -> Tensor:
-                return model.call(rows, timestep, text)
+            def forward(rows: Tensor = rows, timestep: int = timestep, told: Told | None = told) -> Tensor:
+                return model.call(rows, timestep, told)
 
             output = run(forward, rows, chunks)
             inside += clock(model.device) - began

@@ -36,7 +36,7 @@ def to_candidate(schedule: Schedule, model: DiffusionModel) -> Candidate:
 
 
 def settings_of(schedule: Schedule, base: Settings) -> Settings:
-    """`base` with the sampler, steps, spacing and guidance that the file was made with, where it says so.
+    """`base` with the sampler, steps, spacing, guidance and size that the file was made with, where it says so.
 
     Raises ConfigError for a sampler that this tool has not.
     """
@@ -53,5 +53,6 @@ def settings_of(schedule: Schedule, base: Settings) -> Settings:
             "steps": sampling.steps,
             "spacing": sampling.scheduler if sampling.scheduler in SPACINGS else base.spacing,
             "guidance": base.guidance if base.guidance is not None else sampling.cfg,
+            "size": base.size or sampling.size,
         }
     )

@@ -10,13 +10,14 @@ from torch import nn
 
 from flexiffusion.cost import CostTable
 from flexsearch.engines.local import LocalEngine
-from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import load_features
 from flexsearch.models.costs import count_macs
 from flexsearch.models.load import load_model
+from flexsearch.models.memory import automatic_batch
 from flexsearch.models.model import DiffusionModel
 from flexsearch.sampling.levels import spaced_timesteps
-from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_timesteps, reference, split_prompts
+from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
+from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_timesteps, reference
 from flexsearch.sampling.trajectory import Recipe
 from flexsearch.search.flexiffusion import FlexiffusionMethod
 from flexsearch.search.method import Method
@@ -36,7 +37,25 @@ class Session:
 
     @cached_property
     def model(self) -> DiffusionModel:
-        return load_model(self.settings.model, self.settings.device, self.settings.dtype)
+        settings = self.settings
+        return load_model(
+            settings.model, settings.device, settings.dtype, settings.size, settings.prediction, settings.compiled
+        )
+
+    @cached_property
+    def batch(self) -> int:
+        """Images sampled together, to begin with."""
+        asked = self.settings.batch
+        return (
+            automatic_batch(self.model.device, self.model.bytes_per_image(self.recipe.guidance))
+            if asked is None
+            else asked
+        )
+
+    def described(self) -> str:
+        """The model in one line: what was loaded, what was recognised, and how it will run."""
+        width, height = self.model.image_size
+        return f"{self.model.described()}, {width}x{height}, batch {self.batch}"
 
     @cached_property
     def features(self) -> nn.Module:
@@ -60,10 +79,12 @@ class Session:
     @cached_property
     def prompts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Search prompts and held-out prompts."""
-        prompts = self.settings.prompts or self.model.prompts
-        if self.model.conditional and not prompts:
-            raise ConfigError("--prompts", "the model follows text and there are no prompts", "Give a file, one a line")
-        return split_prompts(prompts)
+        settings = self.settings
+        if settings.held_out_prompts:
+            return settings.prompts, settings.held_out_prompts
+        if settings.prompts or self.model.prompts or not self.model.conditional:
+            return split_prompts(settings.prompts or self.model.prompts)
+        return read_prompts(BUNDLED, str(BUNDLED))
 
     @cached_property
     def search_engine(self) -> LocalEngine:
@@ -90,7 +111,7 @@ class Session:
                 timesteps,
                 (self.settings.features, self.features),
                 self.folder,
-                self.settings.batch,
+                self.batch,
             )
             for name, (recipe, timesteps) in recipes.items()
             if name in needed
@@ -103,7 +124,7 @@ class Session:
             self.features,
             self.table,
             self.settings.reference,
-            self.settings.batch,
+            self.batch,
         )
 
     @cached_property

@@ -17,7 +17,7 @@ REFERENCES: tuple[ReferenceName, ...] = get_args(ReferenceName)
 
 @dataclass(frozen=True)
 class Settings:
-    """See `flexsearch run --help` for each. `guidance` None means the model's default."""
+    """See `flexsearch run --help` for each. `guidance`, `size` and `batch` None: as the model or the device has it."""
 
     model: str = "tiny"
     method: MethodName = "placement"
@@ -30,13 +30,17 @@ class Settings:
     evaluations: int = 150
     images: int = 12
     held_out: int = 32
-    batch: int = 64
+    batch: int | None = None
     seed: int = 0
     plain_only: bool = False
     features: str = "bundled"
     prompts: tuple[str, ...] = ()
+    held_out_prompts: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    prediction: str = "auto"
     device: str = "auto"
     dtype: str = "auto"
+    compiled: bool = False
     storage: str | None = None
 
     def __post_init__(self) -> None:
@@ -53,7 +57,7 @@ class Settings:
                   ("--held-out", self.held_out, 2, 100_000), ("--batch", self.batch, 1, 100_000),
                   ("--evaluations", self.evaluations, 1, 1_000_000), ("--seed", self.seed, 0, 2**31 - 1))  # fmt: skip
         for flag, number, low, high in bounds:
-            if not low <= number <= high:
+            if number is not None and not low <= number <= high:
                 raise ConfigError(flag, f"{number} is out of range", f"Give {low} to {high}")
         if not self.speedups:
             raise ConfigError("--speedup", "there is none", "Give one or more, such as 2 or 3.5")
@@ -82,7 +86,7 @@ class Settings:
                 "settings.json", f"unknown settings {', '.join(unknown)}", "Use the version that made the run"
             )
         values: dict[str, Any] = dict(document)
-        for name in ("speedups", "prompts"):  # JSON has lists where settings have tuples
-            if name in values:
+        for name in ("speedups", "prompts", "held_out_prompts", "size"):  # JSON has lists where settings have tuples
+            if values.get(name) is not None:
                 values[name] = tuple(values[name])
         return cls(**values)

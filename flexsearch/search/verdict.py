@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flexiffusion.schedule import SegmentsPlan, StepsPlan
@@ -15,6 +17,9 @@ from flexsearch.search.seeds import Seed, near
 from flexsearch.search.session import Session
 
 OnStep = Callable[[str], None]
+
+TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be compared
+FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,35 @@ def measure(engine: LocalEngine, choices: Sequence[Choice], on_step: OnStep) -> 
     return [(choice, outcomes[choice.candidate.key]) for choice in choices]
 
 
-def rows(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], files: dict[str, str]) -> tuple[Row, ...]:
-    """The final table's rows. `files` names the schedule file of a found candidate by its key.
+def timed(engine: LocalEngine, candidates: Sequence[Candidate], on_step: OnStep) -> dict[str, list[float]]:
+    """Seconds per image of each candidate in each turn, by key.
 
-    The speed-ups are against the teacher, which must be among `measured`, in the same measurement.
+    Every turn times every candidate once, so that a machine that slows down slows all of them. Everything has run
+    before, on the images that quality was measured on: nothing is warmed up or compiled here.
     """
-    full_length, reference = next((c.candidate, outcome) for c, outcome in measured if c.kind == "teacher")
+    taken: dict[str, list[float]] = {candidate.key: [] for candidate in candidates}
+    began = time.perf_counter()
+    for turn in range(MOST_TURNS):
+        if turn >= FEWEST_TURNS and time.perf_counter() - began > TIMING_SECONDS:
+            break
+        on_step(f"turn {turn + 1}")
+        for candidate in candidates:
+            if len(taken[candidate.key]) == turn:
+                taken[candidate.key].append(engine.seconds(candidate, TIMED_IMAGES))
+    return taken
+
+
+def rows(
+    engine: LocalEngine,
+    measured: Sequence[tuple[Choice, Outcome]],
+    seconds: Mapping[str, Sequence[float]],
+    files: dict[str, str],
+) -> tuple[Row, ...]:
+    """The final table's rows. `seconds` are those of `timed`; `files` names a found candidate's file by its key.
+
+    The speed-ups are against the teacher, which must be among `measured`: the median of those of the single turns.
+    """
+    full_length = next(choice.candidate for choice, _ in measured if choice.kind == "teacher")
     made = []
     for choice, outcome in measured:
         full = sum(action.kind == "full" for action in choice.candidate.actions)
@@ -103,8 +131,11 @@ def rows(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], files:
                 cost_full_steps=cost,
                 macs=engine.table.total(choice.candidate.actions),
                 speedup_macs=full_length.cost(engine.table) / cost,
-                seconds_per_image=outcome.seconds_per_image,
-                speedup_measured=reference.seconds_per_image / outcome.seconds_per_image,
+                seconds_per_image=statistics.median(seconds[choice.candidate.key]),
+                speedup_measured=statistics.median(
+                    teacher / own
+                    for teacher, own in zip(seconds[full_length.key], seconds[choice.candidate.key], strict=True)
+                ),
                 errors={
                     "latent/teacher": estimate(outcome.latent_errors("teacher")),
                     "latent/converged": estimate(outcome.latent_errors("converged")),

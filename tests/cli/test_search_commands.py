@@ -127,7 +127,7 @@ class TestRun:
             (["--solver", "dpm_fast"], exit_codes.USAGE, "--solver: 'dpm_fast' is not known"),
             (["--speedup", "0.5"], exit_codes.USAGE, "--speedup: 0.5 is out of range"),
             (["--steps", "2"], exit_codes.USAGE, "--steps: 2 is out of range"),
-            (["--model", "/no/such"], exit_codes.MODEL, "/no/such: there is no such folder"),
+            (["--model", "/no/such"], exit_codes.MODEL, "/no/such: there is no such file or folder"),
             (["--prompts", "/no/such"], exit_codes.USAGE, "cannot be read"),
             (["--features", "resnet"], exit_codes.USAGE, "'resnet' is not known"),
             (["--storage", "nosuchdb://x"], exit_codes.RUN_FOLDER, "trial store cannot be opened"),

@@ -12,8 +12,9 @@ from model_folders import write_unconditional
 
 from flexiffusion.schedule import FULL, Action
 from flexsearch.errors import ConfigError, ModelError
+from flexsearch.models.assets import ASSETS
 from flexsearch.models.costs import count_macs, measure_ms
-from flexsearch.models.load import ASSETS, load_model
+from flexsearch.models.load import load_model
 from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.sampling.noise import initial_noise
@@ -114,7 +115,7 @@ class TestCosts:
         assert count_macs(tiny, 2.0).full == 2 * count_macs(tiny, 1.0).full
 
     def test_measured_table_has_every_branch(self, tiny: DiffusionModel) -> None:
-        table = measure_ms(tiny, 2.0, batch=1, repeats=1)
+        table, _ = measure_ms(tiny, 2.0, batch=1, repeats=1)
         assert set(table.partial) == set(range(-1, tiny.branches)) and table.unit == "ms"
 
 
@@ -146,7 +147,7 @@ class TestUnconditional:
 
 class TestRefusals:
     def test_no_such_folder(self) -> None:
-        with pytest.raises(ModelError, match="there is no such folder"):
+        with pytest.raises(ModelError, match="there is no such file or folder"):
             load_model("/no/such/folder")
 
     def test_a_single_file(self, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Memory: modules that only visit the device, how many images fit, what to do when they did not, the peak."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+LARGEST_BATCH = 64
+SHARE = 0.5  # of the device's memory that the images of one batch may take, by the estimate below
+# Measured with benchmarks/search_cost.py --memory: activations of one row at one latent pixel, in units of the U-Net's
+# first width. Only a start: a batch that does not fit is halved.
+FLOATS_PER_PIXEL = 60
+
+
+@contextmanager
+def visiting(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """`module` on `device` inside the block, and on the CPU before and after: it takes no memory where it is idle."""
+    if device.type == "cpu":
+        yield module
+        return
+    module.to(device)
+    try:
+        yield module
+    finally:
+        module.to("cpu")
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that the device has in all. The total, not what is free now: a resumed run must choose the same batch."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)
+
+
+def automatic_batch(device: torch.device, bytes_per_image: int) -> int:
+    """Images to sample together, at most `LARGEST_BATCH`: a power of two, which halves well."""
+    fitting = max(1, min(LARGEST_BATCH, int(SHARE * total_memory(device)) // bytes_per_image))
+    return 1 << (fitting.bit_length() - 1)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device's, or the CPU's, allocator had no more."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def release(device: torch.device) -> None:
+    """Give memory that nobody uses back to the device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes at one time: on a GPU of this process's tensors there, on the CPU of the whole process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        info: Any = psutil.Process().memory_info()
+        return int(info.peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def in_words(count: int) -> str:
+    """Bytes as GiB or MiB."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
