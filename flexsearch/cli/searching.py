@@ -47,7 +47,7 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
     study = folder.study(settings, sampler)
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     with stage("search", settings.evaluations, "evaluations", done) as at:
-        search(study, sampler, engine, settings.evaluations, lambda number, error, cost: at.advance())
+        search(study, sampler, engine, settings.evaluations, settings.racing, lambda number, error, cost: at.advance())
     return list(sampler.evaluated(study.get_trials(deepcopy=False)))
 
 

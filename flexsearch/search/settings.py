@@ -32,6 +32,7 @@ class Settings:
     held_out: int = 32
     batch: int | None = None
     seed: int = 0
+    racing: bool = True
     plain_only: bool = False
     features: str = "bundled"
     prompts: tuple[str, ...] = ()
