@@ -2,8 +2,9 @@
 
     python install.py --comfyui DIR | --webui DIR [--remove]
 
-ComfyUI-Manager runs this file once, AUTOMATIC1111 and Forge at every launch, both without arguments: there is nothing to
-install then, since the host brings everything that is needed. Exit codes: 0 done, 1 could not be done, 2 wrong usage.
+ComfyUI-Manager runs this file once, AUTOMATIC1111 and Forge at every launch, both without arguments: there is nothing
+to install then, since the host brings everything that is needed.
+Exit codes: 0 done, 1 could not be done, 2 wrong usage.
 """
 
 from __future__ import annotations
