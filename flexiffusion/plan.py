@@ -61,7 +61,9 @@ def index_at(levels: Sequence[float], sigma: float) -> int:
     return max((i for i, level in enumerate(levels) if level >= threshold), default=0)
 
 
-def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "position") -> Plan:
+def plan_for(
+    schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "position", end: float = 0.0
+) -> Plan:
     """The plan of one sampling run over the host's own list of noise levels.
 
     sigmas: the levels that are evaluated, falling; the picture itself, a trailing 0, is allowed and always stays.
@@ -69,7 +71,8 @@ def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "
     segments stretched over it; "level": the schedule's recorded `levels` decide, which is right for slices of a list.
     The first level always stays and is full.
 
-    A steps plan replaces the host's levels by its own below the host's first level, which stays and is full.
+    A steps plan replaces the host's levels by its own below the host's first level, which stays and is full, and above
+    `end`, where the run stops (0: the picture itself; else it leaves noise for another run to take out).
     Levels that rise, repeat or are not finite and positive, and lists of < 5 or > 1000, run in full with a warning.
     Raises ScheduleError when "level" is asked of a schedule that records no levels.
     """
@@ -81,7 +84,7 @@ def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "
     if refused:
         return Plan(levels, (FULL,) * len(levels), 0, f"{schedule.name}: {refused}; every step runs in full")
     if isinstance(schedule.plan, StepsPlan):
-        return _steps(schedule.plan, levels)
+        return _steps(schedule.plan, levels, end)
     warning = None
     if mapping == "level":
         if schedule.levels is None:
@@ -125,8 +128,9 @@ def _with_nulls_out(levels: tuple[float, ...], actions: Sequence[Action], warnin
     return Plan(tuple(level for level, _ in row), tuple(action for _, action in row), len(levels) - len(row), warning)
 
 
-def _steps(plan: StepsPlan, levels: tuple[float, ...]) -> Plan:
-    below = [step for step in plan.steps if step.sigma < levels[0] * (1 - TOLERANCE)]
+def _steps(plan: StepsPlan, levels: tuple[float, ...], end: float) -> Plan:
+    low, high = end * (1 + TOLERANCE), levels[0] * (1 - TOLERANCE)
+    below = [step for step in plan.steps if low < step.sigma < high]
     first = next((step.action for step in reversed(plan.steps) if step.sigma >= levels[0] * (1 - TOLERANCE)), FULL)
     start = first if first.kind == "full" else FULL
     own = (levels[0], *(step.sigma for step in below))

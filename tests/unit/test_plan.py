@@ -209,3 +209,10 @@ def test_impossible_plans_are_refused(levels: tuple[float, ...], actions: tuple[
     with pytest.raises(ScheduleError) as caught:
         Plan(levels, actions, 0)
     assert caught.value.place == place
+
+
+def test_a_steps_plan_stops_where_the_run_stops() -> None:
+    steps = StepsPlan(tuple(Step(float(sigma), FULL) for sigma in (14, 9, 6, 4, 2, 1)))
+    host = (10.0, 8.0, 6.5, 5.0, 4.5)
+    assert plan_for(schedule(steps), host).levels == (10.0, 9.0, 6.0, 4.0, 2.0, 1.0)
+    assert plan_for(schedule(steps), host, end=4.0).levels == (10.0, 9.0, 6.0)
