@@ -21,6 +21,7 @@ def make_plain(p: Any, without: list[Any]) -> None:
     p.seed, p.subseed = processing.get_fixed_seed(p.seed), processing.get_fixed_seed(p.subseed)
     plain = copy.copy(p)
     plain.script_args = without
+    setattr(plain, f"{ATTRIBUTE}_axis", {"enabled": False})
     plain.extra_generation_params = dict(p.extra_generation_params)
     plain.override_settings = dict(p.override_settings)
     plain.comments = {}

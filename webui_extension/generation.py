@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from flexiffusion import codec
 from flexiffusion.fit import misfit
 from flexiffusion.schedule import Schedule
 
@@ -101,7 +103,10 @@ class Generation:
         print(f"[Flexiffusion] {outcome.line}")
 
     def _named(self, choice: str, schedule: Schedule | None) -> str:
-        return schedule.name if choice.startswith("{") and schedule is not None else self._library.name_of(choice)
+        """What brings the schedule back from a picture: its name, or its whole text in one line where it has no file."""
+        if schedule is None or not choice.startswith("{"):
+            return self._library.name_of(choice)
+        return json.dumps(json.loads(codec.dumps(schedule)), separators=(",", ":"))
 
 
 def say(p: Any, message: str) -> None:

@@ -14,7 +14,7 @@ RUN, HIRES_RUN = "Flexi run", "Flexi hires run"  # what was really run: written 
 def written(settings: Settings, schedule: str, hires: str) -> dict[str, Any]:
     """The keys of one generation; only `SCHEDULE` where everything else has its default.
 
-    schedule, hires: names, also where the settings hold a whole file's text
+    schedule, hires: what brings them back: names, or the text of a schedule file in one line
     """
     keys: dict[str, Any] = {SCHEDULE: schedule}
     if hires != SAME:
