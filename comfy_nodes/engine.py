@@ -168,15 +168,9 @@ class _Applied:
         unet, notes = model.diffusion_model, []
         cuttable = _can_be_cut(unet)
         if not cuttable and isinstance(schedule.plan, StepsPlan):
-            return (
-                given,
-                everything,
-                [
-                    f"{schedule.name}: {type(unet).__name__} is not a U-Net, and noise levels made for one mean "
-                    "nothing to it;"
-                    " every step runs in full"
-                ],
-            )
+            note = f"{schedule.name}: {type(unet).__name__} is not a U-Net, and noise levels made for one mean "
+            "nothing to it"
+            return given, everything, [f"{note}; every step runs in full"]
         if self._mapping == "level" and schedule.levels is None and isinstance(schedule.plan, SegmentsPlan):
             schedule = replace(schedule, levels=_even_levels(model.model_sampling, schedule.plan.total_steps))
         wanted, plan = thin(schedule, given, self._mapping)
@@ -190,7 +184,11 @@ class _Applied:
             notes.append(f"no gain is to be expected of {len(levels)} steps: they are sampled as ever")
         else:
             notes += _notes(schedule, guider, model, noise, sampler, levels)
-        if all(action == FULL for action in plan.actions) and not plan.nulls and not notes:
+        if (
+            isinstance(schedule.plan, SegmentsPlan)
+            and plan.nulls == 0
+            and all(action == FULL for action in plan.actions)
+        ):
             notes.append(f"{schedule.name} has no effect here: every step runs in full")
         return wanted, plan, notes
 
