@@ -12,8 +12,8 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TypeVar
 
@@ -151,6 +151,31 @@ class Run:
             levels=len(self._plan.levels),
             full_seconds=statistics.median(self._full_times[1:] or self._full_times) if self._full_times else None,
         )
+
+    def features(self) -> Features:
+        """What is cached now, for a run that begins with the same steps."""
+        chunks = {
+            key: _Chunk(chunk.signature, chunk.shapes, {branch: list(e) for branch, e in chunk.histories.items()})
+            for key, chunk in self._cache.items()
+        }
+        return Features(self._index, self._log_snr, chunks)
+
+    def go_on(self, features: Features) -> None:
+        """Takes the place, and the features, of a run that did the same steps up to here.
+
+        The features must hold what the steps to come need (`needed`); what they need not is left out.
+        """
+        self._require_open()
+        self._index, self._log_snr = features.index, features.log_snr
+        for key, chunk in features.chunks.items():
+            histories = {
+                branch: [
+                    replace(e, until=self._uses[e.index][branch]) for e in entries if branch in self._uses[e.index]
+                ]
+                for branch, entries in chunk.histories.items()
+            }
+            self._cache[key] = _Chunk(chunk.signature, chunk.shapes, histories)
+        self._forget()
 
     def evaluate(self, sigma: float) -> Action:
         """Begins one evaluation of the sampler, of one or more network calls, and tells what the plan wants there.
@@ -296,6 +321,21 @@ class Run:
             _log.warning("sigma %.4g: %s", math.exp(-self._log_snr / 2), message)
 
 
+def needed(actions: Sequence[Action]) -> list[frozenset[tuple[int, int]]]:
+    """For every step the (full step, branch) of earlier features that it, or a later step, reads."""
+    uses, _ = _uses(actions)
+    return [
+        frozenset(
+            (full, branch)
+            for full in range(step)
+            if actions[full].kind == "full"
+            for branch, until in uses[full].items()
+            if until >= step
+        )
+        for step in range(len(actions))
+    ]
+
+
 def _uses(actions: Sequence[Action]) -> tuple[list[dict[int, int]], list[int]]:
     """For every step the branches that a full call there must capture, each with the last step that needs it; and the
     last full step at or before every step.
@@ -373,3 +413,27 @@ class _Chunk:
     @property
     def bytes(self) -> int:
         return sum(e.feature.numel() * e.feature.element_size() for es in self.histories.values() for e in es)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """The cache of a run after its step `index`: see `Run.features`."""
+
+    index: int
+    log_snr: float
+    chunks: Mapping[_Key, _Chunk]
+
+    @property
+    def known(self) -> frozenset[tuple[int, int]]:
+        """The (full step, branch) that every chunk has a feature of."""
+        each = [
+            frozenset((entry.index, branch) for branch, entries in chunk.histories.items() for entry in entries)
+            for chunk in self.chunks.values()
+        ]
+        return frozenset.intersection(*each) if each else frozenset()
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every cached feature."""
+        for chunk in self.chunks.values():
+            for entries in chunk.histories.values():
+                yield from (entry.feature for entry in entries)

@@ -48,6 +48,14 @@ from flexsearch.cli.options import IMAGES, MODEL, with_options
     show_default=True,
     help="A schedule meets 8, 32, 128, ... images and leaves when it is clearly worse than one that costs no more.",
 )
+@click.option(
+    "--memory",
+    type=int,
+    metavar="MIB",
+    default=1024,
+    show_default=True,
+    help="For states that schedules with the same first steps share; 0: each is sampled from the noise.",
+)
 @click.option("--plain-only", is_flag=True, help="Search only where full steps lie: the rival of the full search.")
 @with_options(IMAGES)
 @click.option("--storage", metavar="URL", help="Optuna storage. [default: SQLite in the run folder]")

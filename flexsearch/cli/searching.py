@@ -48,7 +48,11 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     with stage("search", settings.evaluations, "evaluations", done) as at:
         search(study, sampler, engine, settings.evaluations, settings.racing, lambda number, error, cost: at.advance())
-    return list(sampler.evaluated(study.get_trials(deepcopy=False)))
+    evaluated = list(sampler.evaluated(study.get_trials(deepcopy=False)))
+    made = sum(item.calls for item in evaluated)
+    whole = sum(len(item.candidate.timesteps) for item in evaluated) * settings.images
+    output.say(f"network calls: {made}, {made / whole:.0%} of what every schedule on every image takes")
+    return evaluated
 
 
 def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) -> tuple[Row, ...]:
@@ -70,6 +74,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
         {
             "settings": settings.to_dict(),
             "evaluations": len(evaluated),
+            "network_calls": sum(item.calls for item in evaluated),
             "peak_memory": peak_memory(session.model.device),
             "rows": [row.to_dict() for row in rows],
             "comparisons": [item.to_dict() for item in comparisons(rows)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ from flexsearch.metrics.features import extract
 from flexsearch.metrics.paired import Errors, squared_error
 from flexsearch.metrics.relative_fid import RelativeFid
 from flexsearch.models.model import Conditioning, DiffusionModel
+from flexsearch.sampling.prefixes import Prefixes
 from flexsearch.sampling.references import ImageSet, Reference
 from flexsearch.sampling.trajectory import Recipe, Trajectory, sample
 from flexsearch.search.candidate import Candidate
@@ -74,6 +75,7 @@ class LocalEngine:
         table: CostTable,
         judged_by: ReferenceName,
         batch: int,
+        prefixes: Prefixes | None = None,
     ) -> None:
         self.model = model
         self.recipe = recipe
@@ -82,6 +84,7 @@ class LocalEngine:
         self.table = table
         self.judged_by = judged_by
         self.batch = batch
+        self.prefixes = prefixes
         self.noise = images.noise(model)
         self.conditioning = images.conditioning(model)
 
@@ -106,6 +109,8 @@ class LocalEngine:
                 candidate.timesteps,
                 candidate.actions,
                 batch=self.batch,
+                prefixes=self.prefixes,
+                origin=rows.start,
             )
         self.batch = trajectory.batch
         return Outcome(self, trajectory, rows)
@@ -133,14 +138,20 @@ class LocalEngine:
         changes its shape outweighs all others, and the arithmetic mean then ranks candidates by that image. Their
         geometric mean is the better judge of the arithmetic mean on other images (`benchmarks/fitness.py`).
         """
+        calls = 0
+
+        def sampled(first: int, last: int) -> Outcome:
+            nonlocal calls
+            outcome = self.evaluate(candidate, first, last)
+            calls += outcome.trajectory.calls
+            return outcome
+
         if fitness == "latent":
-            judgement = race(
-                lambda first, last: self.evaluate(candidate, first, last).latent_errors(self.judged_by),
-                self.count,
-                rival,
-            )
+            judgement = race(lambda *part: sampled(*part).latent_errors(self.judged_by), self.count, rival)
         else:
-            outcome = self.evaluate(candidate)
+            outcome = sampled(0, self.count)
             finite = bool(outcome.trajectory.latents.isfinite().all())
             judgement = Judgement(outcome.relative_fid() if finite else math.inf, np.empty(0))
-        return judgement if math.isfinite(judgement.error) else Judgement(DIVERGED, np.empty(0))
+        if not math.isfinite(judgement.error):
+            judgement = Judgement(DIVERGED, np.empty(0))
+        return replace(judgement, calls=calls)

@@ -50,5 +50,6 @@ def search(
         judgement = engine.judge(candidate, sampler.method.fitness, rival)
         trial.set_user_attr("schedule", candidate.text())
         trial.set_user_attr("errors", judgement.errors.tolist())
+        trial.set_user_attr("calls", judgement.calls)
         study.tell(trial, [judgement.error, cost])
         on_trial(trial.number, judgement.error, cost)

@@ -29,6 +29,7 @@ class Evaluated:
     error: float
     cost: float  # in full steps
     errors: Errors = field(default_factory=lambda: np.empty(0))  # of the images that it met; none for relative FID
+    calls: int = 0  # network calls that it took, of one image each
 
 
 class Method(ABC):

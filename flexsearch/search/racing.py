@@ -22,10 +22,14 @@ CLEAR = 3.0  # standard errors by which a candidate must lag to leave: with 8 im
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """What a search learns of a candidate: its error, and the errors of the images that it met, in their order."""
+    """What a search learns of a candidate: its error, and the errors of the images that it met, in their order.
+
+    `calls` are the network calls that it took, of one image each.
+    """
 
     error: float
     errors: Errors
+    calls: int = 0
 
 
 def stages(images: int) -> tuple[int, ...]:

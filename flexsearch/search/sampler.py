@@ -54,6 +54,14 @@ class MethodSampler(BaseSampler):
             if trial.number not in self._decoded:
                 error, cost = trial.values
                 candidate = self.method.candidate(trial.params)
-                errors = np.array(trial.user_attrs["errors"])
-                self._decoded[trial.number] = Evaluated(trial.number, trial.params, candidate, error, cost, errors)
+                attributes = trial.user_attrs
+                self._decoded[trial.number] = Evaluated(
+                    trial.number,
+                    trial.params,
+                    candidate,
+                    error,
+                    cost,
+                    np.array(attributes["errors"]),
+                    attributes["calls"],
+                )
         return [self._decoded[trial.number] for trial in finished]

@@ -16,6 +16,7 @@ from flexsearch.models.load import load_model
 from flexsearch.models.memory import automatic_batch
 from flexsearch.models.model import DiffusionModel
 from flexsearch.sampling.levels import spaced_timesteps
+from flexsearch.sampling.prefixes import Prefixes
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_timesteps, reference
 from flexsearch.sampling.trajectory import Recipe
@@ -89,14 +90,17 @@ class Session:
     @cached_property
     def search_engine(self) -> LocalEngine:
         images = ImageSet(self.settings.seed, 0, self.settings.images, self.prompts[0])
-        return self._engine(images, {"teacher", self.settings.reference})
+        prefixes = Prefixes(self.settings.memory << 20) if self.settings.memory else None
+        return self._engine(images, {"teacher", self.settings.reference}, prefixes)
 
     @cached_property
     def held_out_engine(self) -> LocalEngine:
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
         return self._engine(images, {"teacher", "converged"})
 
-    def _engine(self, images: ImageSet, needed: Collection[ReferenceName]) -> LocalEngine:
+    def _engine(
+        self, images: ImageSet, needed: Collection[ReferenceName], prefixes: Prefixes | None = None
+    ) -> LocalEngine:
         """With the references that are needed: the teacher; the converged solution, by DPM-Solver++ 2M at the same
         guidance."""
         recipes: dict[ReferenceName, tuple[Recipe, Sequence[int]]] = {
@@ -125,6 +129,7 @@ class Session:
             self.table,
             self.settings.reference,
             self.batch,
+            prefixes,
         )
 
     @cached_property
