@@ -40,8 +40,14 @@ from flexsearch.cli.options import IMAGES, MODEL, with_options
     help="What errors are measured to: teacher, or converged (what every solver tends to).",
 )
 @click.option("--evaluations", type=int, default=150, show_default=True, help="Schedules to evaluate, seeds included.")
-@click.option("--images", type=int, default=12, show_default=True, help="Images a schedule is searched on.")
+@click.option("--images", type=int, default=24, show_default=True, help="Images a schedule is searched on.")
 @click.option("--held-out", type=int, default=32, show_default=True, help="Other images for the final table.")
+@click.option(
+    "--planner/--no-planner",
+    default=True,
+    show_default=True,
+    help="Begin with schedules planned from tables of short steps on a few images.",
+)
 @click.option(
     "--racing/--no-racing",
     default=True,

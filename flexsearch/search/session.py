@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -20,10 +20,13 @@ from flexsearch.sampling.prefixes import Prefixes
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_timesteps, reference
 from flexsearch.sampling.trajectory import Recipe
+from flexsearch.search import macro_steps
 from flexsearch.search.flexiffusion import FlexiffusionMethod
+from flexsearch.search.macro_steps import Tables
 from flexsearch.search.method import Method
 from flexsearch.search.operators import Variation
 from flexsearch.search.placement import PlacementMethod
+from flexsearch.search.planner import plans
 from flexsearch.search.seeds import Seed, all_seeds
 from flexsearch.search.settings import ReferenceName, Settings
 from flexsearch.search.space import PlacementSpace, slots_for
@@ -132,6 +135,19 @@ class Session:
             prefixes,
         )
 
+    def tables(self, progress: Callable[[], None] = lambda: None) -> Tables:
+        """The planner's tables over the first search images; `progress` is told after each of `LEVELS`, if at all."""
+        images = ImageSet(self.settings.seed, 0, min(self.settings.images, macro_steps.IMAGES), self.prompts[0])
+        return macro_steps.known_or_measured(self.model, self.recipe, images, self.folder, self.batch, progress)
+
+    @cached_property
+    def planned(self) -> list[Seed]:
+        """The planner's schedules at the asked costs."""
+        return [
+            Seed("planned", f"planned, {item.error:.2g} predicted", item.candidate)
+            for item in plans(self.tables(), self.table, self.settings.targets)
+        ]
+
     @cached_property
     def seeds(self) -> list[Seed]:
         """Every hand-made schedule within the asked costs."""
@@ -142,7 +158,8 @@ class Session:
         settings = self.settings
         if settings.method == "flexiffusion":
             return FlexiffusionMethod(self.teacher, settings.targets, self.model.branches, self.table)
-        seeds = [seed for seed in self.seeds if seed.candidate.plain or not settings.plain_only]
+        known = {seed.candidate.key: seed for seed in [*self.seeds, *(self.planned if settings.planner else [])]}
+        seeds = [seed for seed in known.values() if seed.candidate.plain or not settings.plain_only]
         slots = max(
             slots_for(self.table, max(settings.targets), len(self.model.schedule)),
             *(len(seed.candidate.timesteps) for seed in seeds),

@@ -28,10 +28,11 @@ class Settings:
     speedups: tuple[float, ...] = (2.0, 3.0, 5.0)
     reference: ReferenceName = "teacher"
     evaluations: int = 150
-    images: int = 12
+    images: int = 24
     held_out: int = 32
     batch: int | None = None
     seed: int = 0
+    planner: bool = True
     racing: bool = True
     memory: int = 1024
     plain_only: bool = False
