@@ -13,7 +13,7 @@ from flexsearch.models.memory import in_words, peak_memory
 from flexsearch.report import figures
 from flexsearch.report.rows import Row, comparisons
 from flexsearch.report.table import FinalTable
-from flexsearch.search import macro_steps, verdict
+from flexsearch.search import verdict
 from flexsearch.search.driver import search
 from flexsearch.search.export import schedule_name, to_schedule
 from flexsearch.search.front import front
@@ -43,7 +43,7 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
         _ = session.held_out_engine
         at.advance()
     if settings.planner and settings.method == "placement":
-        with stage("planner's tables", macro_steps.LEVELS, "levels") as at:
+        with stage("planner's tables", session.table_levels, "levels") as at:
             session.tables(at.advance)
     folder.write_json("costs.json", session.table.to_dict())
     sampler = MethodSampler(session.method, settings.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -135,8 +136,14 @@ class Session:
             prefixes,
         )
 
+    @property
+    def table_levels(self) -> int:
+        """How often `tables` tells of progress where it measures: after each level of each batch."""
+        images = min(self.settings.images, macro_steps.IMAGES)
+        return len(macro_steps.grid_of(self.model.schedule)) * math.ceil(images / self.batch)
+
     def tables(self, progress: Callable[[], None] = lambda: None) -> Tables:
-        """The planner's tables over the first search images; `progress` is told after each of `LEVELS`, if at all."""
+        """The planner's tables over the first search images."""
         images = ImageSet(self.settings.seed, 0, min(self.settings.images, macro_steps.IMAGES), self.prompts[0])
         return macro_steps.known_or_measured(self.model, self.recipe, images, self.folder, self.batch, progress)
 
