@@ -116,7 +116,7 @@ def also(**more: Tensor) -> Callable[[Tensors], Tensors]:
 
 # what the file is, how it is made from an SD1.x checkpoint, what the message must say
 KINDS: tuple[tuple[str, Callable[[Tensors], Tensors], str], ...] = (
-    ("LoRA by kohya", only("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"), "a LoRA, not a checkpoint"),
+    ("LoRA by kohya", only("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"), "it is a LoRA, not"),
     ("LoRA by diffusers", only("unet.down_blocks.0.attentions.0.to_q.lora_A.weight"), "a LoRA, not a checkpoint"),
     ("LyCORIS", only("oft_unet_input_blocks_1.oft_blocks"), "a LyCORIS"),
     ("embedding", only("emb_params"), "a textual inversion embedding"),
@@ -124,7 +124,7 @@ KINDS: tuple[tuple[str, Callable[[Tensors], Tensors], str], ...] = (
     ("ControlNet", only("control_model.input_blocks.0.0.weight"), "a ControlNet"),
     ("AnimateDiff", only("down_blocks.0.motion_modules.0.norm.weight"), "a motion module|AnimateDiff"),
     ("IP-Adapter", only("ip_adapter.1.to_k_ip.weight", "image_proj.proj.weight"), "an IP-Adapter"),
-    ("VAE", only("first_stage_model.decoder.conv_in.weight", "first_stage_model.encoder.conv_in.weight"), "it is a VAE"),
+    ("VAE", only("first_stage_model.decoder.conv_in.weight", "first_stage_model.quant_conv.bias"), "it is a VAE"),
     ("bare VAE", only("decoder.conv_in.weight", "encoder.conv_in.weight", "quant_conv.bias"), "it is a VAE"),
     ("text encoder", only("text_model.embeddings.token_embedding.weight"), "it is a text encoder"),
     ("U-Net alone", only("input_blocks.0.0.weight"), "a U-Net alone"),
@@ -138,7 +138,7 @@ KINDS: tuple[tuple[str, Callable[[Tensors], Tensors], str], ...] = (
     ("InstructPix2Pix", with_first(8), "an InstructPix2Pix model"),
     ("no text encoder", without("cond_stage_model."), "the U-Net of SD1.x, but no text encoder"),
     ("no VAE", without("first_stage_model."), "it has no VAE.*VAE baked in"),
-    ("missing tensors", without(f"{UNET}input_blocks.4.0.in_layers."), r"4 of the 962 tensors of an SD1.x .* are missing"),
+    ("missing tensors", without(f"{UNET}input_blocks.4.0.in_layers."), "4 of the 962 tensors of an SD1.x .* missing"),
     ("missing block", without(f"{UNET}output_blocks.11."), "12 input blocks and 15 transformer blocks, as no family"),
     ("quantised", also(**{f"{UNET.replace('.', '__')}time_embed__0__weight": torch.zeros(128, 32, dtype=torch.int8)}),
      "its weights are quantised"),
@@ -168,7 +168,8 @@ def test_the_refiner(sdxl: Path, tmp_path: Path) -> None:
 
 
 def test_a_distilled_sdxl(sdxl: Path, tmp_path: Path) -> None:
-    tensors = {name: t for name, t in load_file(sdxl).items() if f"{UNET}middle_block.1.transformer_blocks.9" not in name}
+    last = f"{UNET}middle_block.1.transformer_blocks.9."
+    tensors = {name: tensor for name, tensor in load_file(sdxl).items() if not name.startswith(last)}
     save_file(tensors, tmp_path / "small.safetensors")
     found = refusal(tmp_path / "small.safetensors")
     assert "9 input blocks and 69 transformer blocks" in found and "diffusers folder" in found

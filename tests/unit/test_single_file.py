@@ -100,11 +100,13 @@ class TestRecognition:
         assert load_model(path, "cpu").prediction == "v_prediction"
         assert load_model(path, "cpu", prediction="epsilon").prediction == "epsilon"
 
-    def test_names_of_old_tools(self, files: dict[str, Path], models: dict[str, DiffusionModel], tmp_path: Path) -> None:
+    def test_names_of_old_tools(
+        self, files: dict[str, Path], models: dict[str, DiffusionModel], tmp_path: Path
+    ) -> None:
         """Text encoders without `text_model`, an SD2.x file by sgm, VAE projections stored as linear layers."""
         renamed = {
-            name.replace("transformer.text_model.", "transformer."): tensor.squeeze() if ".mid.attn_1." in name else tensor
-            for name, tensor in load_file(files["sd15"]).items()
+            name.replace("transformer.text_model.", "transformer."): t.squeeze() if ".mid.attn_1." in name else t
+            for name, t in load_file(files["sd15"]).items()
         }
         save_file(renamed, tmp_path / "old.safetensors")
         by_sgm = {
@@ -135,7 +137,7 @@ class TestRecognition:
             load_model(str(files["sd15"]), "cpu", prediction="velocity")
 
     def test_a_size_that_does_not_fit(self, files: dict[str, Path]) -> None:
-        with pytest.raises(Exception, match="--size: 63x64 does not fit .* Give multiples of 8 pixels"):
+        with pytest.raises(Exception, match=r"--size: 63x64 does not fit .* Give multiples of 8 pixels"):
             load_model(str(files["sd15"]), "cpu", size=(63, 64))
 
 
@@ -247,7 +249,8 @@ class TestConditioning:
         assert told.states.shape == (2, 77, 96) and told.pooled.shape == (2, 64)
 
     def test_prompts_are_padded_as_the_family_was_trained(self, models: dict[str, DiffusionModel]) -> None:
-        pads = {name: [e.ids(["wow!!"])[0] for e in model.text.encoders] for name, model in models.items() if model.text}
+        texts = {name: model.text.encoders for name, model in models.items() if model.text is not None}
+        pads = {name: [encoder.ids(["wow!!"])[0] for encoder in encoders] for name, encoders in texts.items()}
         assert [row[-1].item() for row in pads["sd15"]] == [49407]
         assert [row[-1].item() for row in pads["sd21"]] == [0]
         assert [row[-1].item() for row in pads["sdxl"]] == [49407, 0]
@@ -283,7 +286,7 @@ class TestConditioning:
             unet = UNet2DConditionModel(**single_file.unet_config(shape))
         assert sum(p.numel() for p in unet.parameters()) == {"sd15": 859_520_964, "sdxl": 2_567_463_684}[name]
         if full is not None and first is not None:
-            table = count_macs(RealWidths(unet), 1.0)  # type: ignore[arg-type]
+            table = count_macs(RealWidths(unet), 1.0)
             assert table.full / 1e9 == pytest.approx(full, rel=1e-3)
             assert table.partial[0] / table.full == pytest.approx(first, abs=5e-4)
 
