@@ -2,10 +2,10 @@
 
     python -m benchmarks.partial_step sd15|sd21|sdxl [--size 512] [--rows 1] [--repeats 5] [--device cuda]
 
-Random weights of the real widths; `--rows` is the network's batch (2 a picture with classifier-free guidance). Each turn
-times one full step unit by unit, then one partial step of each branch; medians over the turns, ratios turn by turn, so
-that a machine that slows down slows both sides. "Same units" are the residual blocks, attentions, samplers and first
-convolution that the partial step runs, and the time embedding and output head: what a cut that costs nothing would take.
+Random weights of the real widths; `--rows` is the network's batch (2 a picture with classifier-free guidance). Each
+turn times one full step unit by unit, then one partial step of each branch; medians over the turns, ratios turn by turn,
+so that a machine that slows down slows both sides. "Same units" are the residual blocks, attentions, samplers and first
+convolution that the partial step runs, the time embedding and the output head: what a cut that costs nothing would take.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def main() -> None:
         ratios = [a / b for a, b in zip(partials[branch], same[branch], strict=True)]
         share = statistics.median(a / b for a, b in zip(partials[branch], fulls, strict=True))
         print(
-            f"| {branch} | {macs.partial[branch] / macs.full:.1%} | {share:.1%} | {statistics.median(partials[branch]) * 1000:.0f} "
-            f"| {statistics.median(same[branch]) * 1000:.0f} | {statistics.median(ratios):.3f} |"
+            f"| {branch} | {macs.partial[branch] / macs.full:.1%} | {share:.1%} "
+            f"| {statistics.median(partials[branch]) * 1000:.0f} | {statistics.median(same[branch]) * 1000:.0f} | {statistics.median(ratios):.3f} |"
         )
 
 

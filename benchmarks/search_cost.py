@@ -2,9 +2,9 @@
 
     python -m benchmarks.search_cost --model FILE [--sizes 64 128] [--steps 5 10 20] [--images 1 2 4] [--device cuda]
 
-First a whole search (`--evaluations`, the smallest size, middle steps, most images): references, proposals, sampling, errors
-and trial store, everything but loading the model. Then one full-length candidate for every number of steps, of images, and
-size, one of them varied at a time.
+First a whole search (`--evaluations`, the smallest size, middle steps, most images): references, proposals, sampling,
+errors and trial store, everything but loading the model. Then one full-length candidate for every number of steps, of
+images, and size, one of them varied at a time.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(
 
 def test_not_even_one_image(tiny: DiffusionModel) -> None:
     small = dataclasses.replace(tiny, unet=Small(tiny.unet, 0, torch.OutOfMemoryError("CUDA out of memory")))
-    with pytest.raises(ModelError, match="not even one picture of 32x32 fits .* Give a smaller --size"):
+    with pytest.raises(ModelError, match=r"not even one picture of 32x32 fits .* Give a smaller --size"):
         sample(small, Recipe("ddim", 1.0), initial_noise(0, [0], tiny.latent_shape), tiny.encode(["a bag"]), STEPS)
 
 
