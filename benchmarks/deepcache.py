@@ -4,9 +4,9 @@
     python -m benchmarks.deepcache sd15 [--size 512] [--steps 10] [--repeats 3] [--guidance 7.5] [--device cuda]
 
 Uniform intervals 2, 3 and 5, branches 0, 1 and 2 (the same numbers in both), DDIM, random weights of the real layout,
-fixed text states, no decoding. Each turn samples with one and with the other, in changing order; seconds are medians, the
-ratio is the median of the turns' own. Memory is what each keeps beside the network, at its peak, in bytes of distinct
-tensors. The difference is the largest of the final latents, over their own spread.
+fixed text states, no decoding. Each turn samples with one and with the other, in changing order; seconds are medians,
+the ratio is the median of the turns' own. Memory is what each keeps beside the network, at its peak, in bytes of
+distinct tensors. The difference is the largest of the final latents, over their own spread.
 """
 
 from __future__ import annotations

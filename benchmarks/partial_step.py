@@ -3,9 +3,9 @@
     python -m benchmarks.partial_step sd15|sd21|sdxl [--size 512] [--rows 1] [--repeats 5] [--device cuda]
 
 Random weights of the real widths; `--rows` is the network's batch (2 a picture with classifier-free guidance). Each
-turn times one full step unit by unit, then one partial step of each branch; medians over the turns, ratios turn by turn,
-so that a machine that slows down slows both sides. "Same units" are the residual blocks, attentions, samplers and first
-convolution that the partial step runs, the time embedding and the output head: what a cut that costs nothing would take.
+turn times one full step unit by unit, then one partial step of each branch; medians over the turns, ratios turn by
+turn, so that a machine that slows down slows both sides. "Same units" are the residual blocks, attentions, samplers and
+first convolution that the partial step runs, the time embedding and the output head: what a cut without cost takes.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def main() -> None:
     same: dict[int, list[float]] = {branch: [] for branch in branches}
     forward()  # warms up
     for turn in range(options.repeats):
-        units = UnitClock([*layout.units, *head], device, now)
+        watched = UnitClock([*layout.units, *head], device, now)
         fulls.append(timed(forward))
-        seconds = units.seconds()
+        seconds = watched.seconds()
         with Run(unet, Plan(levels, actions, 0)) as run:
             run.evaluate(levels[0])
             run(forward, sample)
@@ -119,12 +119,11 @@ def main() -> None:
     print("| branch | multiply-adds | time | partial, ms | same units, ms | partial / same units |")
     print("|---|---|---|---|---|---|")
     for branch in branches:
-        ratios = [a / b for a, b in zip(partials[branch], same[branch], strict=True)]
+        took, units = statistics.median(partials[branch]), statistics.median(same[branch])
+        ratio = statistics.median(a / b for a, b in zip(partials[branch], same[branch], strict=True))
         share = statistics.median(a / b for a, b in zip(partials[branch], fulls, strict=True))
-        print(
-            f"| {branch} | {macs.partial[branch] / macs.full:.1%} | {share:.1%} "
-            f"| {statistics.median(partials[branch]) * 1000:.0f} | {statistics.median(same[branch]) * 1000:.0f} | {statistics.median(ratios):.3f} |"
-        )
+        macs_share = macs.partial[branch] / macs.full
+        print(f"| {branch} | {macs_share:.1%} | {share:.1%} | {took * 1000:.0f} | {units * 1000:.0f} | {ratio:.3f} |")
 
 
 if __name__ == "__main__":
