@@ -18,7 +18,8 @@ from benchmarks.layouts import add_device_options, described
 
 
 def called(*arguments: str) -> Any:
-    made = subprocess.run([sys.executable, "-m", "flexsearch", *arguments, "--json"], stdout=subprocess.PIPE, check=True)
+    command = [sys.executable, "-m", "flexsearch", *arguments, "--json"]
+    made = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return json.loads(made.stdout)
 
 
