@@ -2,8 +2,8 @@
 
     python -m benchmarks.activation_memory
 
-It is where `FLOATS_PER_PIXEL` in flexsearch/models/memory.py comes from. Attention is taken as fused: its scores are never
-stored. Nothing is computed, so it takes seconds at any size.
+It is where `FLOATS_PER_PIXEL` in flexsearch/models/memory.py comes from. Attention is taken as fused: its scores are
+never stored. Nothing is computed, so it takes seconds at any size.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def main() -> None:
     from diffusers import UNet2DConditionModel
 
     functional.scaled_dot_product_attention = lambda query, *_, **__: torch.empty_like(query)
-    print("| family | size | MiB a row, float32 | floats a latent pixel, in units of the first width |\n|---|---|---|---|")
+    print("| family | size | MiB a row, float32 | floats a latent pixel, in units of the first width |")
+    print("|---|---|---|---|")
     for family in FAMILY_NAMES:
         shape = checkpoint_shape(family, tiny=False)
         device = torch.device("meta")
