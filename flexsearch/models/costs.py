@@ -14,7 +14,7 @@ from flexiffusion.layout import find_layout
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
-from flexsearch.models.memory import automatic_batch, out_of_memory, release
+from flexsearch.models.memory import out_of_memory, release
 from flexsearch.models.model import DiffusionModel, Told, call_unet, halved
 from flexsearch.sampling.clock import clock
 from flexsearch.sampling.noise import initial_noise
@@ -51,17 +51,12 @@ def unet_macs(unet: Any, shape: tuple[int, ...], told: Told | None) -> CostTable
 
 
 @torch.inference_mode()
-def measure_ms(
-    model: DiffusionModel, guidance: float, batch: int | None = None, repeats: int = 5
-) -> tuple[CostTable, int]:
+def measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int = 5) -> tuple[CostTable, int]:
     """Median milliseconds of one network call for `batch` images, full and for every branch; and the batch.
 
     The kinds are measured in turns, so that a machine that slows down slows all of them; the first turn is not counted.
-    `batch` None is chosen by the device's memory; one that does not fit is halved. Raises ModelError when not even one
-    image fits.
+    A batch that does not fit into memory is halved. Raises ModelError when not even one image fits.
     """
-    if batch is None:
-        batch = automatic_batch(model.device, model.bytes_per_image(guidance))
     while True:
         try:
             return _measure_ms(model, guidance, batch, repeats), batch
