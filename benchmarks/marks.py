@@ -25,6 +25,7 @@ from flexsearch.search.session import Session
 from flexsearch.search.settings import Settings
 
 COSTS = (6, 8, 10)
+SLACK = 1.005  # a step of the output head alone costs 0.002 of a full one: six and six of them count as the cost of six
 
 
 def searched(path: Path, settings: Settings) -> tuple[Session, list[Evaluated]]:
@@ -42,7 +43,7 @@ def searched(path: Path, settings: Settings) -> tuple[Session, list[Evaluated]]:
 
 
 def best(evaluated: list[Evaluated], cost: float) -> Candidate:
-    return min((item for item in evaluated if item.cost <= cost + 1e-9), key=lambda item: item.error).candidate
+    return min((item for item in evaluated if item.cost <= cost * SLACK + 1e-9), key=lambda item: item.error).candidate
 
 
 def ratio(errors: Errors, rival: Errors) -> str:
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=96)
     arguments = parser.parse_args()
     common = {
-        "speedups": tuple(30 / cost for cost in COSTS),
+        "speedups": tuple(30 / (cost * SLACK) for cost in COSTS),
         "reference": "converged",
         "evaluations": arguments.evaluations,
         "images": arguments.images,

@@ -26,8 +26,6 @@ from flexsearch.search.session import Session
 from flexsearch.search.settings import Settings
 from flexsearch.search.verdict import Choice
 
-PICTURES = 10
-
 
 def judge(files: Sequence[str], prompts_file: str | None, rivals: bool, picture: str | None, **options: Any) -> None:
     """Measure schedule files; with `rivals`, also fewer steps and DeepCache at the cost of each."""
@@ -55,7 +53,7 @@ def judge(files: Sequence[str], prompts_file: str | None, rivals: bool, picture:
     if picture is not None:
         figures.samples(
             Path(picture),
-            [(choice.label, outcome.images[:PICTURES].permute(0, 2, 3, 1).numpy()) for choice, outcome in measured],
+            [(choice.label, outcome.pictures) for choice, outcome in measured],
             title="same noise and prompts in each column",
         )
     _show(rows, peak_memory(session.model.device))

@@ -39,7 +39,7 @@ from flexsearch.cli.options import IMAGES, MODEL, with_options
     show_default=True,
     help="What errors are measured to: teacher, or converged (what every solver tends to).",
 )
-@click.option("--evaluations", type=int, default=180, show_default=True, help="Schedules to evaluate, seeds included.")
+@click.option("--evaluations", type=int, default=150, show_default=True, help="Schedules to evaluate, seeds included.")
 @click.option("--images", type=int, default=12, show_default=True, help="Images a schedule is searched on.")
 @click.option("--held-out", type=int, default=32, show_default=True, help="Other images for the final table.")
 @click.option("--plain-only", is_flag=True, help="Search only where full steps lie: the rival of the full search.")

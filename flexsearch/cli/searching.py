@@ -23,8 +23,6 @@ from flexsearch.search.sampler import MethodSampler
 from flexsearch.search.session import Session
 from flexsearch.search.settings import Settings
 
-PICTURES = 10  # columns of samples.png
-
 
 def conduct(folder: RunFolder, settings: Settings) -> None:
     """Search until the run's evaluations are done, then measure on held-out images and write everything."""
@@ -101,7 +99,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
         [
             (
                 "teacher" if choice.speedup is None else f"{choice.speedup:g}x: {choice.label}",
-                outcome.images[:PICTURES].permute(0, 2, 3, 1).numpy(),
+                outcome.pictures,
             )
             for choice, outcome in shown
         ],

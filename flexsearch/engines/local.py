@@ -7,11 +7,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flexiffusion.cost import CostTable
 from flexsearch.metrics.features import extract
-from flexsearch.metrics.paired import Errors, squared_error
+from flexsearch.metrics.paired import Errors, geometric_mean, squared_error
 from flexsearch.metrics.relative_fid import RelativeFid
 from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.sampling.references import ImageSet, Reference
@@ -34,6 +35,11 @@ class Outcome:
     def images(self) -> Tensor:
         """(n, 3, height, width) float32 in [0, 1]."""
         return self.engine.model.decode(self.trajectory.latents)
+
+    @property
+    def pictures(self) -> NDArray[np.float32]:
+        """The first ten images, (10, height, width, 3) in [0, 1]: a strip of a comparison picture."""
+        return np.asarray(self.images[:10].permute(0, 2, 3, 1).numpy())
 
     @cached_property
     def features(self) -> Tensor:
@@ -112,10 +118,15 @@ class LocalEngine:
         return trajectory.seconds / images
 
     def error(self, candidate: Candidate, fitness: Fitness) -> float:
-        """The number that a search minimises; `DIVERGED` where sampling did not stay finite."""
+        """The number that a search minimises; `DIVERGED` where sampling did not stay finite.
+
+        Paired errors have a heavy tail: one image of sixteen that changes its shape outweighs all others, and the
+        arithmetic mean then ranks candidates by that image. Their geometric mean is the better judge of the arithmetic
+        mean on other images (`benchmarks/fitness.py`).
+        """
         outcome = self.evaluate(candidate)
         if not torch.isfinite(outcome.trajectory.latents).all():
             return DIVERGED
         if fitness == "relative_fid":
             return outcome.relative_fid()
-        return float(np.mean(outcome.latent_errors(self.judged_by)))
+        return geometric_mean(outcome.latent_errors(self.judged_by))

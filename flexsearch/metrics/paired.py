@@ -30,6 +30,11 @@ def estimate(errors: Errors) -> Estimate:
     return Estimate(float(errors.mean()), float(low), float(high), float(worst.mean()), len(errors))
 
 
+def geometric_mean(errors: Errors) -> float:
+    """Geometric mean over images; 0 if an image has none."""
+    return float(np.exp(np.mean(np.log(errors)))) if errors.all() else 0.0
+
+
 def resampled_means(errors: Errors) -> Errors:
     """Means of bootstrap resamples over images. The stream is fixed, so equal n means equal (paired) resamples."""
     picks = np.random.default_rng(0).integers(len(errors), size=(RESAMPLES, len(errors)))

@@ -53,7 +53,8 @@ def front(
     cloud = [(cost, error) for cost, error in evaluated if error > 0]
     if cloud:
         costs, errors = zip(*cloud, strict=True)
-        axes.scatter(costs, errors, s=6, color=palette.GREY, alpha=0.4, linewidths=0, label="evaluated")
+        words = "evaluated (geometric mean,\nsearch images)"
+        axes.scatter(costs, errors, s=6, color=palette.GREY, alpha=0.4, linewidths=0, label=words)
     for kind in KINDS:
         members = sorted((p for p in points if p.kind == kind and p.error > 0), key=lambda p: p.cost)
         if members:

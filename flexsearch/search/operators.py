@@ -5,6 +5,7 @@ Levels move in log sigma, where the solvers' steps are natural (arXiv 2206.00927
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ class Variation:
         small moves are what most improvements are made of.
         """
         moves = (self.move_one, self.bend)
-        structure = (self.swap_kinds, self.redo_one, self.redo_all, self.insert, self.trade, self.remove)
+        structure = (self.swap_kinds, self.redo_one, self.redo_all, self.insert, self.densify, self.trade, self.remove)
         child = parent
         for _ in range(min(3, int(stream.geometric(0.7)))):
             operators = moves if plain_only or stream.random() < 0.6 else structure
@@ -111,6 +112,15 @@ class Variation:
         if level in parent.timesteps:
             return parent
         return make_candidate((*parent.timesteps, level), (*parent.actions, action))
+
+    def densify(self, parent: Candidate, stream: Stream) -> Candidate:
+        """Put a partial step of one action into the middle of every gap, or of each one with even odds."""
+        partial, share = self._partial(stream), 0.5 if stream.random() < 0.5 else 1.0
+        logs = [*self._logs(parent), math.log(self.schedule.sigma(0))]
+        levels = {self.schedule.timestep(math.exp((a + b) / 2)) for a, b in itertools.pairwise(logs)}
+        free = stream.permutation(sorted(levels - set(parent.timesteps)))[: self.space.slots - len(parent.timesteps)]
+        new = [int(level) for level in free if stream.random() < share]
+        return make_candidate((*parent.timesteps, *new), (*parent.actions, *(partial for _ in new)))
 
     def trade(self, parent: Candidate, stream: Stream) -> Candidate:
         """Give one full step (never the first) for one to four partial ones of one action: itself and new ones."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -88,14 +88,17 @@ class Session:
 
     @cached_property
     def search_engine(self) -> LocalEngine:
-        return self._engine(ImageSet(self.settings.seed, 0, self.settings.images, self.prompts[0]))
+        images = ImageSet(self.settings.seed, 0, self.settings.images, self.prompts[0])
+        return self._engine(images, {"teacher", self.settings.reference})
 
     @cached_property
     def held_out_engine(self) -> LocalEngine:
-        return self._engine(ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1]))
+        images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
+        return self._engine(images, {"teacher", "converged"})
 
-    def _engine(self, images: ImageSet) -> LocalEngine:
-        """References of an image set: the teacher; the converged solution, by DPM-Solver++ 2M at the same guidance."""
+    def _engine(self, images: ImageSet, needed: Collection[ReferenceName]) -> LocalEngine:
+        """With the references that are needed: the teacher; the converged solution, by DPM-Solver++ 2M at the same
+        guidance."""
         recipes: dict[ReferenceName, tuple[Recipe, Sequence[int]]] = {
             "teacher": (self.recipe, self.teacher),
             "converged": (Recipe("dpmpp_2m", self.recipe.guidance), converged_timesteps(self.model)),
@@ -111,6 +114,7 @@ class Session:
                 self.batch,
             )
             for name, (recipe, timesteps) in recipes.items()
+            if name in needed
         }
         return LocalEngine(
             self.model,

@@ -27,7 +27,7 @@ class Settings:
     guidance: float | None = None
     speedups: tuple[float, ...] = (2.0, 3.0, 5.0)
     reference: ReferenceName = "teacher"
-    evaluations: int = 180
+    evaluations: int = 150
     images: int = 12
     held_out: int = 32
     batch: int | None = None

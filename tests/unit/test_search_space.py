@@ -84,12 +84,20 @@ class TestOperators:
         assert fitted.cost(TABLE) <= budget + 1e-9
 
     @pytest.mark.parametrize(
-        "name", ["move_one", "bend", "swap_kinds", "redo_one", "redo_all", "insert", "trade", "remove"]
+        "name", ["move_one", "bend", "swap_kinds", "redo_one", "redo_all", "insert", "densify", "trade", "remove"]
     )
     def test_every_operator_changes_something(self, name: str) -> None:
         parent = PARENTS[-1]
         children = {getattr(VARIATION, name)(parent, np.random.default_rng(seed)).key for seed in range(30)}
         assert len(children - {parent.key}) > 3 or (name == "redo_all" and children - {parent.key})
+
+    def test_densify_fills_every_gap_or_about_half(self) -> None:
+        parent = plain(spaced_timesteps(SCHEDULE, 8, "logsnr"))
+        fullest = max(
+            (VARIATION.densify(parent, np.random.default_rng(seed)) for seed in range(20)), key=lambda c: len(c.actions)
+        )
+        assert set(parent.timesteps) < set(fullest.timesteps)
+        assert sum(action.kind == "partial" for action in fullest.actions) >= 7
 
 
 class TestSeeds:
