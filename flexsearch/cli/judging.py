@@ -34,6 +34,9 @@ def judge(files: Sequence[str], prompts_file: str | None, rivals: bool, picture:
     asked = Settings(**options, prompts=prompts, held_out_prompts=held_out)
     session = Session(_settings(schedules, files, asked), cache_folder() / "references")
     output.say(f"model: {session.described()}")
+    for schedule in schedules:
+        if schedule.model.sha256 not in (None, session.model.sha256):
+            output.say(f"note: {schedule.name} was searched on another checkpoint, {str(schedule.model.sha256)[:10]}")
     candidates = [to_candidate(schedule, session.model) for schedule in schedules]
     speedups = tuple(session.settings.steps / candidate.cost(session.table) for candidate in candidates)
     session.settings = dataclasses.replace(session.settings, speedups=speedups)

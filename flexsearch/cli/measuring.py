@@ -13,4 +13,4 @@ from flexsearch.search.verdict import Choice
 def time_all(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]]) -> dict[str, list[float]]:
     """`verdict.timed` for all choices, with its progress."""
     with stage("timing", verdict.MOST_TURNS, "turns at most") as at:
-        return verdict.timed(engine, [choice.candidate for choice, _ in measured], lambda note: at.advance(note=note))
+        return verdict.timed(engine, measured, lambda note: at.advance(note=note))

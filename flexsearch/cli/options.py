@@ -35,7 +35,7 @@ MODEL = (
     click.option("--dtype", default="auto", show_default=True, help="float32, float16, bfloat16; auto: by device."),
     click.option("--guidance", type=float, help="Classifier-free guidance scale. [default: the model's]"),
     click.option("--batch", type=int,
-                 help="Images sampled together; halved where memory runs out. [default: by the device's memory]"),
+                 help="Images sampled together; halved where memory runs out. [default: by memory; profile: 1]"),
     click.option("--compile", "compiled", is_flag=True, help="Hand the network to torch.compile."),
 )  # fmt: skip
 IMAGES = (

@@ -32,7 +32,7 @@ def profile(
     loaded = load_model(model, **options)
     scale = loaded.default_guidance if guidance is None else guidance
     macs = count_macs(loaded, scale)
-    ms, batch = measure_ms(loaded, scale, batch, repeats)
+    ms, batch = measure_ms(loaded, scale, 1 if batch is None else batch, repeats)
     peak = peak_memory(loaded.device)
     document = {
         "model": loaded.source,

@@ -37,6 +37,7 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
     settings = session.settings
     output.say(f"run folder: {folder.path}")
     output.say(f"model: {session.described()}")
+    folder.keep_model(session.model.family, session.model.sha256)
     with stage("teacher and converged reference", 2, "image sets") as at:
         engine = session.search_engine
         at.advance()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,53 +14,49 @@ from flexiffusion.layout import find_layout
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
-from flexsearch.models.memory import automatic_batch, out_of_memory, release
-from flexsearch.models.model import DiffusionModel, call_unet, halved
+from flexsearch.models.memory import out_of_memory, release
+from flexsearch.models.model import DiffusionModel, Told, call_unet, halved
 from flexsearch.sampling.clock import clock
 from flexsearch.sampling.noise import initial_noise
 
 
 def count_macs(model: DiffusionModel, guidance: float) -> CostTable:
-    """Multiply-adds of one step for one image, all conditionings of classifier-free guidance included.
+    """Multiply-adds of one step for one image, all conditionings of classifier-free guidance included."""
+    rows = len(model.chunks(guidance))
+    told = model.encode([""]).positive
+    return unet_macs(model.unet, (rows, *model.latent_shape), None if told is None else told.repeated(rows))
+
+
+def unet_macs(unet: Any, shape: tuple[int, ...], told: Told | None) -> CostTable:
+    """Multiply-adds of one call of a diffusers U-Net on a sample of `shape`, full and for every branch.
 
     Counted on a weightless copy on the meta device, where attention products are counted too (fused attention on the
     CPU would count as nothing). FLOPs = 2 x multiply-adds.
     """
-    rows = len(model.chunks(guidance))
-    told = model.encode([""]).positive
     with torch.device("meta"):
-        skeleton: nn.Module = type(model.unet).from_config(model.unet.config)
-        skeleton.eval()
-        sample = torch.empty(rows, *model.latent_shape)
-    if told is not None:
-        told = told.repeated(rows).to("meta")
-
+        skeleton: nn.Module = type(unet).from_config(unet.config)
+        sample = torch.empty(shape)
     layout = find_layout(skeleton)
     spent: dict[nn.Module, float] = {}  # by unit: what a step that passes it by saves
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         for unit in layout.units:
             unit.register_forward_pre_hook(lambda unit, _: spent.update({unit: -counter.get_total_flops()}))
             unit.register_forward_hook(lambda unit, *_: spent.update({unit: spent[unit] + counter.get_total_flops()}))
-        call_unet(skeleton, sample, 1, told)
+        call_unet(skeleton.eval(), sample, 1, None if told is None else told.to("meta"))
         full = counter.get_total_flops()
     partial = {
-        branch: (full - sum(spent[unit] for unit in layout.deep(branch))) / 2 for branch in range(-1, model.branches)
+        branch: (full - sum(spent[unit] for unit in layout.deep(branch))) / 2 for branch in range(-1, layout.branches)
     }
     return CostTable("macs", full / 2, partial)
 
 
 @torch.inference_mode()
-def measure_ms(
-    model: DiffusionModel, guidance: float, batch: int | None = None, repeats: int = 5
-) -> tuple[CostTable, int]:
+def measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int = 5) -> tuple[CostTable, int]:
     """Median milliseconds of one network call for `batch` images, full and for every branch; and the batch.
 
     The kinds are measured in turns, so that a machine that slows down slows all of them; the first turn is not counted.
-    `batch` None is chosen by the device's memory; one that does not fit is halved. Raises ModelError when not even one
-    image fits.
+    A batch that does not fit into memory is halved. Raises ModelError when not even one image fits.
     """
-    if batch is None:
-        batch = automatic_batch(model.device, model.bytes_per_image(guidance))
     while True:
         try:
             return _measure_ms(model, guidance, batch, repeats), batch

@@ -165,7 +165,9 @@ def family_of(unet_class: str, config: Any, latent: bool) -> str:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a component that are read, by name: of one precision where there are several."""
     files = sorted(folder.glob("*.safetensors"))
-    return [file for file in files if variant_of(file) is None] or files
+    variants = [variant_of(file) for file in files]
+    wanted = None if None in variants or not files else variants[0]
+    return [file for file, variant in zip(files, variants, strict=True) if variant == wanted]
 
 
 def variant_of(file: Path) -> str | None:

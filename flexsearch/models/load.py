@@ -15,6 +15,7 @@ from flexsearch.models.prediction import PREDICTIONS, PredictionName
 from flexsearch.models.single_file import load_single_file
 
 BUNDLED = "tiny"  # what --model is called when none is given
+KINDS_OF_STEPS = 64  # torch.compile gives up after as many graphs of one network: full, and partial by branch
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -48,6 +49,9 @@ def load_model(
         remedy = "Give --dtype float16, or --device cpu"
         raise ModelError(name, f"its network does not fit on {where}", remedy) from error
     if compiled:
+        import torch._dynamo.config as dynamo
+
+        dynamo.cache_size_limit = max(dynamo.cache_size_limit, KINDS_OF_STEPS)
         model.unet.compile()
     return model if size is None else model.sized(size)
 

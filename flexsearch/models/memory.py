@@ -14,9 +14,10 @@ from torch import nn
 
 LARGEST_BATCH = 64
 SHARE = 0.5  # of the device's memory that the images of one batch may take, by the estimate below
-# Measured with benchmarks/search_cost.py --memory: activations of one row at one latent pixel, in units of the U-Net's
-# first width. Only a start: a batch that does not fit is halved.
-FLOATS_PER_PIXEL = 60
+# Activations of one row at one latent pixel, in units of the U-Net's first width: 26 for SD1.x and SD2.x, 16 for SDXL
+# by benchmarks/activation_memory.py, and half as much again for what convolutions work with. Only a start: a batch that
+# does not fit is halved.
+FLOATS_PER_PIXEL = 40
 
 
 @contextmanager

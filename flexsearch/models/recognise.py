@@ -51,9 +51,8 @@ def canonical(names: Iterable[str]) -> dict[str, str]:
     for name in names:
         usual = name
         for prefix in ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer."):
-            rest = name.removeprefix(prefix)
-            if rest.startswith(("embeddings.", "encoder.", "final_layer_norm.")):
-                usual = f"{prefix}text_model.{rest}"  # transformers before 4.2 had no `text_model`
+            if name.startswith(prefix) and not name.startswith(f"{prefix}text_"):
+                usual = f"{prefix}text_model.{name.removeprefix(prefix)}"  # as transformers named them before 4.2
         if not sdxl and name.startswith("conditioner.embedders.0.model."):
             usual = "cond_stage_model.model." + name.removeprefix("conditioner.embedders.0.model.")  # SD2.x by sgm
         found[usual] = name

@@ -1,6 +1,7 @@
 """The folder of one run: settings, trial store, references, results.
 
 settings.json       what was asked for, after all layers
+model.json          family and SHA-256 of the checkpoint
 study.db            the trials (Optuna, SQLite), unless --storage names another place
 references/         teacher and converged trajectories (safetensors)
 costs.json          multiply-adds of every kind of step
@@ -77,6 +78,22 @@ class RunFolder:
         partial = self.path / f"{name}.partial"
         partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(partial, self.path / name)
+
+    def keep_model(self, family: str, sha256: str) -> None:
+        """Remember the run's checkpoint. Raises RunFolderError where it has been another before."""
+        path = self.path / "model.json"
+        if path.exists():
+            try:
+                known = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise RunFolderError(str(path), f"it cannot be read ({error})", "Start a new run") from error
+            if known != sha256:
+                raise RunFolderError(
+                    str(self.path),
+                    f"its model has changed: SHA-256 {known[:10]} when the run began, {sha256[:10]} now",
+                    "Put the same checkpoint in its place, or start a new run",
+                )
+        self.write_json("model.json", {"family": family, "sha256": sha256})
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from flexsearch.search.session import Session
 OnStep = Callable[[str], None]
 
 TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be compared
+SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: as slow devices are used
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
 
 
@@ -88,21 +89,23 @@ def measure(engine: LocalEngine, choices: Sequence[Choice], on_step: OnStep) -> 
     return [(choice, outcomes[choice.candidate.key]) for choice in choices]
 
 
-def timed(engine: LocalEngine, candidates: Sequence[Candidate], on_step: OnStep) -> dict[str, list[float]]:
-    """Seconds per image of each candidate in each turn, by key.
+def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_step: OnStep) -> dict[str, list[float]]:
+    """Seconds per image of each schedule in each turn, by its candidate's key.
 
     Every turn times every candidate once, so that a machine that slows down slows all of them. Everything has run
     before, on the images that quality was measured on: nothing is warmed up or compiled here.
     """
-    taken: dict[str, list[float]] = {candidate.key: [] for candidate in candidates}
+    candidates = {choice.candidate.key: choice.candidate for choice, _ in measured}
+    slowest = max(outcome.trajectory.seconds / len(outcome.trajectory.latents) for _, outcome in measured)
+    images = TIMED_IMAGES if slowest < SLOW_SECONDS else 1
+    taken: dict[str, list[float]] = {key: [] for key in candidates}
     began = time.perf_counter()
     for turn in range(MOST_TURNS):
         if turn >= FEWEST_TURNS and time.perf_counter() - began > TIMING_SECONDS:
             break
         on_step(f"turn {turn + 1}")
-        for candidate in candidates:
-            if len(taken[candidate.key]) == turn:
-                taken[candidate.key].append(engine.seconds(candidate, TIMED_IMAGES))
+        for key, candidate in candidates.items():
+            taken[key].append(engine.seconds(candidate, images))
     return taken
 
 

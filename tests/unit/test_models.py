@@ -105,6 +105,17 @@ class TestSampling:
         assert torch.equal(made.states[0], noise)
 
 
+@pytest.mark.slow
+def test_a_compiled_network_draws_the_same(tiny: DiffusionModel) -> None:
+    compiled = load_model("tiny", "cpu", compiled=True)
+    noise, told = initial_noise(0, range(2), tiny.latent_shape), tiny.encode(["a bag", "a coat"])
+    steps = (999, 800, 600, 400, 200)
+    actions = (FULL, Action("partial", 1), FULL, Action("partial", 0, "linear"), Action("partial", -1))
+    made = sample(compiled, Recipe("dpmpp_2m", 2.0), noise, told, steps, actions)
+    expected = sample(tiny, Recipe("dpmpp_2m", 2.0), noise, told, steps, actions)
+    assert made.misses == 0 and torch.allclose(made.latents, expected.latents, atol=1e-3)
+
+
 class TestCosts:
     def test_shares_rise_with_the_branch(self, tiny: DiffusionModel) -> None:
         table = count_macs(tiny, 2.0)
