@@ -135,6 +135,8 @@ def main() -> None:
         Server(checkout, Path(folder) / "base", models, "flexiffusion") as server,
         sync_playwright() as playwright,
     ):
+        # no first-run dialog and no map over the graph
+        server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1700, "height": 1000})
         page.goto(f"http://{server.address}/")
