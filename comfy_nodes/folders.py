@@ -9,7 +9,7 @@ import folder_paths
 
 from ..flexiffusion.codec import read
 from ..flexiffusion.errors import ScheduleError
-from ..flexiffusion.presets import Preset, default_folders, user_folder
+from ..flexiffusion.presets import OVERRIDE, Preset, default_folders, user_folder
 from ..flexiffusion.schedule import Schedule
 
 FOLDER = "flexiffusion"
@@ -22,7 +22,9 @@ def register() -> None:
     if hasattr(extensions, "add"):
         extensions.add(".json")
     folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER), is_default=True)
-    for folder in (*default_folders(), user_folder()):
+    # the user's own folder also where it is not there yet
+    own = () if os.environ.get(OVERRIDE) else (user_folder(),)
+    for folder in dict.fromkeys((*default_folders(), *own)):
         folder_paths.add_model_folder_path(FOLDER, str(folder))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...flexiffusion.errors import ScheduleError
 from .. import folders
 from ..inline import chosen
 from .common import SCHEDULE, schema
@@ -53,7 +54,7 @@ class LoadSchedule(io.ComfyNode):
         # taking `preset` here turns the host's own check off, which refuses a missing file although the text is there
         try:
             chosen(preset, json)
-        except ValueError as error:
+        except ScheduleError as error:
             return str(error)
         return True
 

@@ -86,6 +86,12 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
 
+    @property
+    def process(self) -> int:
+        """The server's process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 

@@ -230,8 +230,8 @@ class TestOtherNodes:
     ) -> Tensor:
         """The node acts, all-full equals the host alone, partial steps run as planned without misses.
 
-        orders: whether the schedule goes on the model before or after the node; for one that leaves the model alone both
-            are one prompt, of which the host would run the first only.
+        orders: whether the schedule goes on the model before or after the node; for one that leaves the model alone
+            both are one prompt, of which the host would run the first only.
         """
         begin = len(comfyui.log())
         workflow = plain()
