@@ -2,10 +2,10 @@
 
     COMFYUI_PATH=DIR PYTHONPATH=.:tests/hosts python -m benchmarks.comfyui [--size 128] [--runs 3]
 
-in the host's Python. Every row is a prompt through the HTTP API of a server of its own: 30 steps of KSampler without the
-pack, then the pack's sampler with each preset. Wall time is the host's own, of sampling and saving the latent (model and
-prompt are loaded before); CPU time is the server process's, one thread, which other load on the machine disturbs less.
-Multiply-adds are counted on the meta device, of the U-Net alone, at --size and at 512 pixels.
+in the host's Python. Every row is a prompt through the HTTP API of a server of its own: 30 steps of KSampler without
+the pack, then the pack's sampler with each preset. Wall time is the host's own, of sampling and saving the latent
+(model and prompt are loaded before); CPU time is the server process's, one thread, which other load on the machine
+disturbs less. Multiply-adds are counted on the meta device, of the U-Net alone, at --size and at 512 pixels.
 """
 
 from __future__ import annotations
