@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
@@ -50,13 +51,11 @@ def load(name: str) -> Schedule:
     return read(path_of(name))
 
 
-def presets() -> list[Preset]:
-    """Every schedule that can be read. What cannot be is told when somebody picks it."""
-    found = []
+def presets() -> Iterator[Preset]:
+    """Every schedule that can be read, one by one. What cannot be is told when somebody picks it."""
     for name in names():
         try:
             path = path_of(name)
-            found.append(Preset(path, read(path)))
+            yield Preset(path, read(path))
         except ScheduleError:
             continue
-    return found

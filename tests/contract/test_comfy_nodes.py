@@ -127,6 +127,7 @@ class TestLoad:
         assert load.execute("not there.json", text).args[0].name == "sdxl-turns-6"
         assert load.validate_inputs("not there.json", text) is True
         assert "there is no such schedule in" in load.validate_inputs("not there.json")
+        assert load.validate_inputs(None, "") is load.validate_inputs("sd15-turns-6.json", None) is True, "from a link"
         assert "json: line 1 column 1" in load.validate_inputs("sd15-turns-6.json", "no json")
 
     def test_fingerprints_follow_the_contents(self, pack: Any) -> None:
