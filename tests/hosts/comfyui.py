@@ -139,8 +139,14 @@ class Server:
     def probed(self) -> list[dict[str, Any]]:
         """What the probe recorded, one entry a sampling, since the last call."""
         file = self.folder / "output" / "probe.jsonl"
+        (self.folder / "output" / "probe.calls").unlink(missing_ok=True)
         if not file.exists():
             return []
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         file.unlink()
         return lines
+
+    def calls(self) -> int:
+        """Network calls that the probe saw since `probed` was called."""
+        file = self.folder / "output" / "probe.calls"
+        return file.stat().st_size if file.exists() else 0

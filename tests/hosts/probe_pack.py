@@ -75,6 +75,8 @@ def diffusion_model(executor, x, *args, **kwargs):
     try:
         return executor(x, *args, **kwargs)
     finally:
+        with open(os.path.join(folder_paths.get_output_directory(), "probe.calls"), "a") as file:
+            file.write("x")
         CALLS.append({"sigma": float(options["sigmas"][0]), "deep": bool(DEEP), "rows": x.shape[0]})
 
 
