@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,13 +60,13 @@ def apply(
     model: Any,
     schedule: Schedule | None,
     mapping: Placement = "position",
-    presets: Sequence[Preset] = (),
+    presets: Iterable[Preset] = (),
     listener: Callable[[Outcome], None] | None = None,
 ) -> Any:
     """A clone of the host's MODEL on which every sampling follows the schedule; one that was applied before gives way.
 
     schedule: None: every step in full, for the counts and seconds only
-    presets:  what a refusal may offer instead
+    presets:  what a refusal may offer instead; read only then
     listener: told the outcome of every sampling that comes to an end
 
     Raises:
@@ -200,7 +200,6 @@ def _notes(
     differs = misfit(
         schedule,
         sampler=name_of(sampler),
-        steps=len(levels),
         cfg=getattr(guider, "cfg", None),
         size=size,
         prediction=_prediction(model),

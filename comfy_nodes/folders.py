@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
 
 from ..flexiffusion.codec import read
 from ..flexiffusion.errors import ScheduleError
-from ..flexiffusion.presets import Preset, default_folders, user_folder
+from ..flexiffusion.presets import OVERRIDE, Preset, default_folders, user_folder
 from ..flexiffusion.schedule import Schedule
 
 FOLDER = "flexiffusion"
@@ -22,7 +23,9 @@ def register() -> None:
     if hasattr(extensions, "add"):
         extensions.add(".json")
     folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER), is_default=True)
-    for folder in (*default_folders(), user_folder()):
+    # the user's own folder also where it is not there yet
+    own = () if os.environ.get(OVERRIDE) else (user_folder(),)
+    for folder in dict.fromkeys((*default_folders(), *own)):
         folder_paths.add_model_folder_path(FOLDER, str(folder))
 
 
@@ -48,13 +51,11 @@ def load(name: str) -> Schedule:
     return read(path_of(name))
 
 
-def presets() -> list[Preset]:
-    """Every schedule that can be read. What cannot be is told when somebody picks it."""
-    found = []
+def presets() -> Iterator[Preset]:
+    """Every schedule that can be read, one by one. What cannot be is told when somebody picks it."""
     for name in names():
         try:
             path = path_of(name)
-            found.append(Preset(path, read(path)))
+            yield Preset(path, read(path))
         except ScheduleError:
             continue
-    return found

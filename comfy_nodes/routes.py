@@ -26,6 +26,6 @@ async def _strip(request: Any) -> Any:
 
     try:
         asked = await request.json()
-        return web.json_response(strip(chosen(str(asked.get("preset", "")), str(asked.get("json", "")))))
+        return web.json_response(strip(chosen(str(asked.get("preset") or ""), str(asked.get("json") or ""))))
     except (ScheduleError, ValueError, AttributeError) as error:
         return web.json_response({"error": str(error)}, status=400)

@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...flexiffusion.errors import ScheduleError
 from .. import folders
 from ..inline import chosen
 from .common import SCHEDULE, schema
@@ -49,20 +50,22 @@ class LoadSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str, json: str = "") -> bool | str:
+    def validate_inputs(cls, preset: str | None = None, json: str | None = "") -> bool | str:
+        if preset is None or json is None:
+            return True  # it comes from another node: `execute` will see
         # taking `preset` here turns the host's own check off, which refuses a missing file although the text is there
         try:
             chosen(preset, json)
-        except ValueError as error:
+        except ScheduleError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, preset: str, json: str = "") -> str:
-        """The file may change behind its name."""
-        if json.strip():
+    def fingerprint_inputs(cls, preset: str | None = None, json: str | None = "") -> str:
+        """The file may change behind its name. (None: from another node, whose own change is what counts.)"""
+        if json and json.strip():
             return hashlib.sha256(json.encode()).hexdigest()
-        return hashlib.sha256(folders.path_of(preset).read_bytes()).hexdigest()
+        return hashlib.sha256(folders.path_of(preset).read_bytes()).hexdigest() if preset else ""
 
     @classmethod
     def execute(cls, preset: str, json: str = "") -> Any:

@@ -56,8 +56,11 @@ def conditionings(seed: int = 3) -> tuple[Tensor, Tensor]:
     return tuple(torch.randn(1, TOKENS, CONTEXT, generator=generator) for _ in range(2))  # type: ignore[return-value]
 
 
-def noise_for(rows: int = 1, size: tuple[int, int] = (8, 8), seed: int = 0) -> Tensor:
-    """Every row from a seed of its own, so that row i is the same in every batch. # (rows, 4, *size)"""
+def noise_for(rows: int = 1, size: tuple[int, int] = (16, 16), seed: int = 0) -> Tensor:
+    """Every row from a seed of its own, so that row i is the same in every batch. # (rows, 4, *size)
+
+    A random network normalises over few numbers at an eighth of `size`: below (32, 32) that blows rounding up.
+    """
     rows_of = [torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(seed + i)) for i in range(rows)]
     return torch.cat(rows_of)
 
@@ -128,7 +131,10 @@ def copied(options: Any) -> Any:
 
 
 class BaseModel(nn.Module):
-    """comfy.model_base.BaseModel: epsilon prediction around the network."""
+    """comfy.model_base.BaseModel, but for its equation: the best denoiser of white pictures, disturbed by the network.
+
+    A random network alone would leave the noise where it is, and sampling would be chaotic: rounding would decide.
+    """
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
@@ -149,7 +155,9 @@ class BaseModel(nn.Module):
         scale = (1 + sigma.view(-1, 1, 1, 1) ** 2) ** 0.5
         timestep = (60 * sigma).round().clamp(0, 999)
         forward = Executor(self._forward, self.diffusion_model, all_of(options, "diffusion_model"))
-        return x - sigma.view(-1, 1, 1, 1) * forward(x / scale, timestep, context, None, control, options)
+        return (
+            x / scale - sigma.view(-1, 1, 1, 1) * forward(x / scale, timestep, context, None, control, options)
+        ) / scale
 
     def _forward(self, x: Tensor, timestep: Tensor, context: Tensor, y: Any, control: Any, options: Any) -> Tensor:
         return self.diffusion_model(x, timesteps=timestep, context=context)
@@ -311,12 +319,13 @@ class ComfyUI:
                 if ".norm" in name and name.endswith("weight"):
                     nn.init.ones_(parameter)
         calm(self._model.eval().requires_grad_(False).diffusion_model)
-
-    def model(self) -> Any:
         import comfy.model_patcher
 
         cpu = torch.device("cpu")
-        return comfy.model_patcher.ModelPatcher(self._model, load_device=cpu, offload_device=cpu)
+        self._patcher = comfy.model_patcher.ModelPatcher(self._model, load_device=cpu, offload_device=cpu)
+
+    def model(self) -> Any:
+        return self._patcher.clone()
 
     def unet(self) -> nn.Module:
         return self._model.diffusion_model

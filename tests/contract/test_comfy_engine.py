@@ -23,6 +23,7 @@ presets = part("flexiffusion.presets")
 
 T = 8
 LEVELS = karras(T)
+LARGE = (32, 32)  # where pictures are compared that rounding may part
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}  # of joint against split calls, whose matrix products are summed in another order
 
 
@@ -159,16 +160,16 @@ class TestCounts:
 class TestBatches:
     def test_batch_of_four_is_four_of_one(self, host: Any) -> None:
         for used in (HALF, WITH_NULLS):
-            together = run(host, used, noise=noise_for(4))[0]
+            together = run(host, used, noise=noise_for(4, LARGE))[0]
             for row in range(4):
-                alone = run(host, used, noise=noise_for(1, seed=row))[0]
+                alone = run(host, used, noise=noise_for(1, LARGE, row))[0]
                 torch.testing.assert_close(together[row : row + 1], alone, **CLOSE)
 
     def test_joint_split_or_mixed_calls_give_one_picture(self, host: Any) -> None:
         """Row 4: free memory decides at every call."""
-        joint = run(host, HALF)[0]
+        joint = run(host, HALF, noise=noise_for(1, LARGE))[0]
         for policy in (lambda sigma: False, lambda sigma: sigma > 2, lambda sigma: sigma < 2):
-            result, calls, outcome = run(host, HALF, joint=policy)
+            result, calls, outcome = run(host, HALF, joint=policy, noise=noise_for(1, LARGE))
             assert outcome.report.misses == 0 and outcome.report.full > 4
             torch.testing.assert_close(result, joint, **CLOSE)
             assert len(calls.deep) == outcome.report.full + outcome.report.partial
@@ -180,7 +181,7 @@ class TestBatches:
             assert outcome.report.misses == 0 and outcome.report.partial > 0
 
     def test_odd_sizes(self, host: Any) -> None:
-        size = (8, 24) if host.name == "stand-in" else (9, 13)
+        size = (8, 24) if host.name == "stand-in" else (9, 13)  # ldm itself takes multiples of 8 only
         plain = host.sample(host.model(), LEVELS, noise=noise_for(size=size))
         assert torch.equal(run(host, segments(*[(1, 1)] * T), noise=noise_for(size=size))[0], plain)
         assert run(host, HALF, noise=noise_for(size=size))[2].report.misses == 0
@@ -191,9 +192,9 @@ class TestRepeated:
         """Rows 5 and 6: A, B, A on one patched MODEL; each equals a fresh one."""
         model = engine.apply(host.model(), HALF)
         first = host.sample(model, LEVELS)
-        other = host.sample(model, LEVELS, noise=noise_for(2, (16, 8), 5))
+        other = host.sample(model, LEVELS, noise=noise_for(2, (24, 8), 5))
         assert torch.equal(host.sample(model, LEVELS), first)
-        assert torch.equal(run(host, HALF, noise=noise_for(2, (16, 8), 5))[0], other)
+        assert torch.equal(run(host, HALF, noise=noise_for(2, (24, 8), 5))[0], other)
 
     def test_every_sampling_of_one_model_counts_the_same(self, host: Any) -> None:
         """Row 7."""
@@ -225,7 +226,7 @@ class TestRepeated:
             if left[0] < 0:
                 raise kind("interrupted")
 
-        hook = host.unet().output_blocks[-1].register_forward_hook(fail)
+        hook = host.unet().out.register_forward_hook(fail)
         try:
             with pytest.raises(kind):
                 host.sample(model, LEVELS)
@@ -275,9 +276,10 @@ class TestNeighbours:
         model = host.model()
         model.add_wrapper_with_key("diffusion_model", "another pack", skip)
         result, calls, outcome = run(host, HALF, model)
-        assert torch.isfinite(result).all() and calls.deep == []
+        assert torch.isfinite(result).all() and calls.full == 0
         assert outcome.report.partial == 0 and "nothing was saved" in outcome.notes[-1]
 
+    @pytest.mark.slow
     def test_compiled(self, host: Any) -> None:
         """Row 12: what the host's own TorchCompileModel does, with the eager backend: the same counts and picture."""
         torch._dynamo.reset()
@@ -298,11 +300,12 @@ class TestNeighbours:
             finally:
                 model.diffusion_model = before
 
-        expected = run(host, HALF)[0]
+        noise = noise_for(1, LARGE)
+        expected = run(host, HALF, noise=noise)[0]
         model = host.model()
         model.add_wrapper_with_key("apply_model", "compile", wrapper)
         outcomes: list[Any] = []
-        result = host.sample(engine.apply(model, HALF, "position", (), outcomes.append), LEVELS)
+        result = host.sample(engine.apply(model, HALF, "position", (), outcomes.append), LEVELS, noise=noise)
         torch.testing.assert_close(result, expected, **CLOSE)
         assert (outcomes[0].report.full, outcomes[0].report.partial, outcomes[0].report.misses) == (4, 4, 0)
         assert graphs
@@ -342,7 +345,7 @@ class TestWhatIsSaid:
             "relative_fid 3.1 over 256",
             "sampler euler",
             "cfg 4",
-            "64 x 64",
+            "128 x 128",
             "epsilon",
         ):
             assert number in note
@@ -392,7 +395,7 @@ class TestParts:
         """Row 15: denoise 0.4 of a schedule with its own levels; the first executed step is full."""
         own = steps((14.6, "F"), (8.0, "P"), (4.0, "F"), (2.0, "P"), (1.0, "F"), (0.5, "P"), (0.2, "F"))
         tail = karras(6, high=3.0)
-        _, calls, outcome = run(host, own, sigmas=tail, latent=torch.ones(1, 4, 8, 8))
+        _, calls, outcome = run(host, own, sigmas=tail, latent=torch.ones(1, 4, 16, 16))
         assert calls.deep == [True, False, True, False, True]  # 3, 2, 1, 0.5, 0.2
         assert outcome.report.misses == 0
 
@@ -458,7 +461,7 @@ class TestTransformers:
         with torch.no_grad():
             guider.sample(
                 noise_for(),
-                torch.zeros(1, 4, 8, 8),
+                torch.zeros(1, 4, 16, 16),
                 SimpleNamespace(sampler_function=sample_euler),
                 torch.tensor(LEVELS),
             )

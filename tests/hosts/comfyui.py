@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PACK = "Flexi-Diffusion.any name"  # hosts load a pack under whatever name its folder has
+PACK = (
+    "9-Flexi.diffusion"  # the host loads a pack under whatever name its folder has (a blank breaks its own web files)
+)
 
 
 class Failed(Exception):
@@ -41,13 +43,13 @@ class Done:
 class Server:
     """`with Server(checkout, folder) as server: server.run(graph.prompt)`."""
 
-    def __init__(self, checkout: Path, folder: Path, models: Path) -> None:
+    def __init__(self, checkout: Path, folder: Path, models: Path, pack: str = PACK) -> None:
         self.folder = folder
         self.log_file = folder / "server.log"
         for name in ("custom_nodes", "input", "output", "temp", "user"):
             (folder / name).mkdir(parents=True)
         (folder / "models").symlink_to(models, target_is_directory=True)
-        (folder / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
+        (folder / "custom_nodes" / pack).symlink_to(ROOT, target_is_directory=True)
         shutil.copy(Path(__file__).parent / "probe_pack.py", folder / "custom_nodes" / "probe_pack.py")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -83,6 +85,12 @@ class Server:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
+
+    @property
+    def process(self) -> int:
+        """The server's process id."""
+        assert self._process is not None
+        return self._process.pid
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
@@ -131,8 +139,14 @@ class Server:
     def probed(self) -> list[dict[str, Any]]:
         """What the probe recorded, one entry a sampling, since the last call."""
         file = self.folder / "output" / "probe.jsonl"
+        (self.folder / "output" / "probe.calls").unlink(missing_ok=True)
         if not file.exists():
             return []
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         file.unlink()
         return lines
+
+    def calls(self) -> int:
+        """Network calls that the probe saw since `probed` was called."""
+        file = self.folder / "output" / "probe.calls"
+        return file.stat().st_size if file.exists() else 0

@@ -31,6 +31,7 @@ class Probe:
 
 CALLS = []
 DEEP = []
+SIGMAS = []
 RESTORED = []
 
 
@@ -48,7 +49,7 @@ def outer_sample(executor, *args, **kwargs):
     finally:
         hook.remove()
         line = {
-            "sigmas": [float(sigma) for sigma in args[3]],
+            "sigmas": list(SIGMAS),
             "calls": list(CALLS),
             "ended": ended,
             "restored": RESTORED == [True],
@@ -57,12 +58,13 @@ def outer_sample(executor, *args, **kwargs):
             file.write(json.dumps(line) + "\n")
 
 
-def sampler_sample(executor, guider, *args, **kwargs):
-    # here and not in outer_sample: the host marks modules when it loads them
+def sampler_sample(executor, guider, sigmas, *args, **kwargs):
+    # here and not in outer_sample: the host marks modules when it loads them, and others may change the list there
+    SIGMAS[:] = [float(sigma) for sigma in sigmas]
     unet = guider.inner_model.diffusion_model
     before = dictionaries(unet)
     try:
-        return executor(guider, *args, **kwargs)
+        return executor(guider, sigmas, *args, **kwargs)
     finally:
         RESTORED.append(before == dictionaries(unet))
 
@@ -73,6 +75,8 @@ def diffusion_model(executor, x, *args, **kwargs):
     try:
         return executor(x, *args, **kwargs)
     finally:
+        with open(os.path.join(folder_paths.get_output_directory(), "probe.calls"), "a") as file:
+            file.write("x")
         CALLS.append({"sigma": float(options["sigmas"][0]), "deep": bool(DEEP), "rows": x.shape[0]})
 
 
