@@ -136,9 +136,7 @@ class OwnTimesteps(Timesteps):
         return plan, {}
 
 
-def levels_of(
-    label: str, func: ListSampler, arguments: dict[str, Any], whole: Tensor | None, denoiser: Any
-) -> Levels:
+def levels_of(label: str, func: ListSampler, arguments: dict[str, Any], whole: Tensor | None, denoiser: Any) -> Levels:
     """The levels of one sampler call.
 
     label:     the sampler's name in the host
