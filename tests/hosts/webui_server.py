@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).parent / "webui_probe"
 CLIP = "openai/clip-vit-large-patch14"
 COMMON = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-python-version-check", "--skip-version-check",
-          "--server-name", "127.0.0.1", "--no-hashing", "--no-download-sd-model"]  # fmt: skip
+          "--server-name", "127.0.0.1", "--no-hashing", "--no-download-sd-model", "--api"]  # fmt: skip
 FLAGS = {
     "a1111": ["--use-cpu", "all", "--no-half", "--do-not-download-clip"],
     "forge": ["--always-cpu", "--all-in-fp32"],
@@ -42,7 +42,6 @@ class Picture:
 
     images: list[Image.Image]
     infotext: str
-    comments: str
     calls: int
     full: int
     values: list[float]
@@ -84,12 +83,18 @@ class Server:
 
     def generate(self, arguments: list[Any] | None = None, mode: str = "txt2img", **request: Any) -> Picture:
         """One generation; `arguments` of the Flexiffusion script, None: it is not mentioned."""
-        self.call("/probe/reset", {})
         body: dict[str, Any] = {
             "prompt": "a cat", "negative_prompt": "blurry", "steps": 8, "width": 64, "height": 64, "seed": 1,
             "sampler_name": "Euler", "cfg_scale": 5,
         }  # fmt: skip
-        body |= request
+        return self._picture(mode, body | request, arguments)
+
+    def restore(self, infotext: str) -> Picture:
+        """A generation of which nothing is said but the text of a picture."""
+        return self._picture("txt2img", {"infotext": infotext}, None)
+
+    def _picture(self, mode: str, body: dict[str, Any], arguments: list[Any] | None) -> Picture:
+        self.call("/probe/reset", {})
         scripts = dict(body.get("alwayson_scripts", {}))
         if arguments is not None:
             scripts["Flexiffusion"] = {"args": arguments}
@@ -97,14 +102,14 @@ class Server:
         answer = self.call(f"/sdapi/v1/{mode}", body)
         info = json.loads(answer["info"])
         pictures = [Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data in answer["images"]]
-        return Picture(pictures, info["infotexts"][0], "", **self.call("/probe"))
+        return Picture(pictures, info["infotexts"][0], **self.call("/probe"))
 
     def logged(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
 
-def start(kind: str, folder: Path, ui: bool = False) -> Server | None:
-    """Starts the host; None where its checkout is not given."""
+def start(kind: str, folder: Path) -> Server | None:
+    """Starts the host with its UI, which the X/Y/Z axes need; None where its checkout is not given."""
     name = VARIABLES[kind]
     given = os.environ.get(f"{name}_PATH")
     if not given:
@@ -131,7 +136,6 @@ def start(kind: str, folder: Path, ui: bool = False) -> Server | None:
     }  # fmt: skip
     environment.pop("PYTHONPATH", None)
     flags = [*COMMON, *FLAGS[kind], "--port", str(port), "--data-dir", str(folder), "--ckpt", str(checkpoint)]
-    flags += ["--api"] if ui else ["--nowebui"]
     with open(log, "wb") as output:
         process = subprocess.Popen(
             [python, "launch.py", *flags], cwd=checkout, env=environment, stdout=output, stderr=subprocess.STDOUT
@@ -209,7 +213,7 @@ def write_checkpoint(path: Path, vae_width: int, seed: int = 0) -> Path:
 
 
 if __name__ == "__main__":  # python tests/hosts/webui_server.py a1111|forge FOLDER: start one by hand, with its UI
-    running = start(sys.argv[1], Path(sys.argv[2]), ui=True)
+    running = start(sys.argv[1], Path(sys.argv[2]))
     assert running is not None, "give WEBUI_PATH or FORGE_PATH"
     print(f"http://127.0.0.1:{running.port}")
     try:

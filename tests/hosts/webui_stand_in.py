@@ -96,7 +96,7 @@ class Denoiser(nn.Module):
         host = self.host
         if host.before_evaluation is not None:
             host.before_evaluation(self)  # the refiner's place
-        begin_evaluation(self)
+        host.begin_evaluation(self)
         value = float(sigma[0])
         level = sigma_of(value) if self.timesteps else value
         self.asked.append(level)
@@ -295,6 +295,7 @@ class WebUI:
         self.conds = 1
         self.drop_below = 0.0
         self.before_evaluation: Callable[[Denoiser], None] | None = None
+        self.begin_evaluation: Callable[[Denoiser], None] = begin_evaluation
         self.warnings: list[str] = []
         self.outcomes: list[Outcome] = []
         generator = torch.Generator().manual_seed(5)
