@@ -179,7 +179,8 @@ class TestPasses:
 
     def test_hires(self, server: Server) -> None:
         off = self.hires(server, None)
-        assert self.hires(server, [True, ALL_FULL]).pixels == off.pixels
+        # 8 steps at 0.7 are the tail of a list of 11
+        assert self.hires(server, [True, ALL_FULL, schedule("F " * 11)]).pixels == off.pixels
         same = self.hires(server, [True, MIXED])
         assert counts(same.key("Flexi run"))["null"] == 2
         assert counts(same.key("Flexi hires run"))["partial"] > 0

@@ -53,7 +53,7 @@ class Picture:
 
     def key(self, name: str) -> str | None:
         """One key of the infotext, unquoted."""
-        before, found, after = self.infotext.rpartition(f"{name}: ")
+        _, found, after = self.infotext.rpartition(f"{name}: ")
         if not found:
             return None
         return json.JSONDecoder().raw_decode(after)[0] if after.startswith('"') else after.partition(",")[0].strip()
@@ -108,8 +108,11 @@ class Server:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
 
-def start(kind: str, folder: Path) -> Server | None:
-    """Starts the host with its UI, which the X/Y/Z axes need; None where its checkout is not given."""
+def start(kind: str, folder: Path, checkpoint: Path | None = None) -> Server | None:
+    """Starts the host with its UI, which the X/Y/Z axes need; None where its checkout is not given.
+
+    checkpoint: a file of `write_checkpoint` with 320 channels; otherwise two narrow ones are made.
+    """
     name = VARIABLES[kind]
     given = os.environ.get(f"{name}_PATH")
     if not given:
@@ -118,11 +121,19 @@ def start(kind: str, folder: Path) -> Server | None:
     python = os.environ.get(f"{name}_PYTHON") or str(checkout / "venv" / "bin" / "python")
     models = folder / "models" / "Stable-diffusion"
     models.mkdir(parents=True)
-    checkpoint = write_checkpoint(models / "tiny.safetensors", vae_width=32 if kind == "a1111" else 128)
-    write_checkpoint(models / "second.safetensors", vae_width=32 if kind == "a1111" else 128, seed=1)
+    width = 32 if checkpoint is None else 320
+    vae_width = 32 if kind == "a1111" else 128
+    files = [models / "tiny.safetensors", models / "second.safetensors"]
+    if checkpoint is None:
+        for seed, file in enumerate(files):
+            write_checkpoint(file, vae_width=vae_width, seed=seed)
+    else:
+        del files[1:]
+        files[0].symlink_to(checkpoint)
+        vae_width = 128
     if kind == "a1111":
-        write_config(checkout, checkpoint)
-        write_config(checkout, models / "second.safetensors")
+        for file in files:
+            write_config(checkout, file, width, vae_width)
     (folder / "extensions").mkdir()
     (folder / "extensions" / "flexiffusion").symlink_to(ROOT)
     (folder / "extensions" / "zz_probe").symlink_to(PROBE)
@@ -135,7 +146,7 @@ def start(kind: str, folder: Path) -> Server | None:
         "GRADIO_ANALYTICS_ENABLED": "False",
     }  # fmt: skip
     environment.pop("PYTHONPATH", None)
-    flags = [*COMMON, *FLAGS[kind], "--port", str(port), "--data-dir", str(folder), "--ckpt", str(checkpoint)]
+    flags = [*COMMON, *FLAGS[kind], "--port", str(port), "--data-dir", str(folder), "--ckpt", str(files[0])]
     with open(log, "wb") as output:
         process = subprocess.Popen(
             [python, "launch.py", *flags], cwd=checkout, env=environment, stdout=output, stderr=subprocess.STDOUT
@@ -147,12 +158,14 @@ def start(kind: str, folder: Path) -> Server | None:
             raise AssertionError(f"{kind} ended while it started:\n{server.logged()[-4000:]}")
         try:
             server.samplers = [sampler["name"] for sampler in server.call("/sdapi/v1/samplers", timeout=20)]
-            server.call("/probe", timeout=20)
-            return server
+            break
         except (OSError, AssertionError):
             time.sleep(1)
-    stop(server)
-    raise AssertionError(f"{kind} did not answer in time:\n{server.logged()[-4000:]}")
+    else:
+        stop(server)
+        raise AssertionError(f"{kind} did not answer in time:\n{server.logged()[-4000:]}")
+    server.call("/sdapi/v1/txt2img", {"steps": 1, "width": 64, "height": 64})  # Forge loads its model only now
+    return server
 
 
 def stop(server: Server) -> None:
@@ -165,15 +178,20 @@ def stop(server: Server) -> None:
     shutil.rmtree(server.folder / "models", ignore_errors=True)
 
 
-def write_config(checkout: Path, checkpoint: Path) -> None:
+def write_config(checkout: Path, checkpoint: Path, width: int, vae_width: int) -> None:
     """AUTOMATIC1111 takes a model's shape from the file beside it."""
     text = (checkout / "configs" / "v1-inference.yaml").read_text(encoding="utf-8")
-    text = text.replace("model_channels: 320", "model_channels: 32").replace("ch: 128", "ch: 32")
+    text = text.replace("model_channels: 320", f"model_channels: {width}").replace("ch: 128", f"ch: {vae_width}")
+    if width == 320:
+        text = text.replace("channel_mult: [ 1, 2, 4, 4 ]", "channel_mult: [ 1, 1, 1, 1 ]")
     checkpoint.with_suffix(".yaml").write_text(text, encoding="utf-8")
 
 
-def write_checkpoint(path: Path, vae_width: int, seed: int = 0) -> Path:
-    """An SD1.5 file in the LDM layout with a narrow U-Net, a VAE of this width, and random weights, none at zero."""
+def write_checkpoint(path: Path, vae_width: int, width: int = 32, seed: int = 0) -> Path:
+    """An SD1.5 file in the LDM layout with a small U-Net, a VAE of this width, and random weights, none at zero.
+
+    width: 32 widening to 128 with the levels, or 320 at every level, which every host takes for SD1.5
+    """
     from ldm.modules.diffusionmodules.model import Decoder, Encoder
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
     from safetensors.torch import save_file
@@ -181,9 +199,9 @@ def write_checkpoint(path: Path, vae_width: int, seed: int = 0) -> Path:
 
     torch.manual_seed(seed)
     unet = UNetModel(
-        image_size=32, in_channels=4, out_channels=4, model_channels=32, attention_resolutions=[4, 2, 1],
-        num_res_blocks=2, channel_mult=[1, 2, 4, 4], num_heads=8, use_spatial_transformer=True, context_dim=768,
-        legacy=False,
+        image_size=32, in_channels=4, out_channels=4, model_channels=width, attention_resolutions=[4, 2, 1],
+        num_res_blocks=2, channel_mult=[1, 2, 4, 4] if width == 32 else [1, 1, 1, 1], num_heads=8,
+        use_spatial_transformer=True, context_dim=768, legacy=False,
     )  # fmt: skip
     vae = {
         "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": vae_width,
