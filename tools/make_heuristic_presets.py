@@ -46,8 +46,9 @@ def turns(family: str, fulls: int) -> Schedule:
     return Schedule(
         name=f"{family}-turns-{fulls}",
         description=(
-            f"{fulls} full steps and {fulls} partial ones in turn, on noise levels of its own, spaced evenly in log-SNR;"
-            " the partial ones run branch 0 and predict the deep feature linearly in log-SNR from the last two full"
+            f"{fulls} full steps and {fulls} partial ones in turn, on noise levels of its own, spaced evenly in"
+            " log-SNR; the partial ones run branch 0 and predict the deep feature linearly in log-SNR from the last "
+            "two full"
             " steps. A hand-made rule; not measured here."
         ),
         author="flexiffusion",
