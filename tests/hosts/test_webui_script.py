@@ -295,7 +295,7 @@ class TestUi:
         assert "3 full, 4 partial, 3 null" in shown
         assert shown.count("title=") == 10
         assert "there is no schedule" in ui.show("<b>nowhere</b>") and "<b>nowhere" not in ui.show("<b>nowhere</b>")
-        assert "hand-made rule" in ui.show("sd15-deepcache-3")
+        assert "not measured" in ui.show("sd15-deepcache-3")
         assert "images" in ui.show("tiny-fashion-dpmpp_2m-30-2x")
 
     def test_the_button_uses_what_the_preset_was_made_with(self, host: HostModules) -> None:
