@@ -1,8 +1,8 @@
 """The extension in the real AUTOMATIC1111 and Forge, over their HTTP API (marker host).
 
 WEBUI_PATH and FORGE_PATH name checkouts whose `venv` can run them; AUTOMATIC1111 also needs the tokenizer and the
-configuration of openai/clip-vit-large-patch14 in the Hugging Face cache (HF_HOME). Counts are taken by hooks of the probe
-extension, not by what is tested.
+configuration of openai/clip-vit-large-patch14 in the Hugging Face cache (HF_HOME). Counts are taken by hooks of the
+probe extension, not by what is tested.
 """
 
 from __future__ import annotations
@@ -357,4 +357,5 @@ class TestOthers:
         grid = server.generate(script_name="X/Y/Z plot", script_args=arguments, steps=8)
         plain, ours = server.generate(), server.generate([True, "sd15-deepcache-2"])
         cells = {image.tobytes() for image in grid.images}
-        assert grid.calls == 16 and {plain.pixels, ours.pixels} <= cells or grid.full == 8 + ours.full
+        assert (grid.calls, grid.full) == (16, 8 + ours.full)
+        assert {plain.pixels, ours.pixels} <= cells

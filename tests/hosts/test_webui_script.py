@@ -1,4 +1,4 @@
-"""The script: arguments, presets, infotext, passes, comparison, axes, UI; on the real U-Net with stand-in host modules."""
+"""The script: arguments, presets, infotext, passes, comparison, axes, UI; real U-Net, stand-ins of the host modules."""
 
 from __future__ import annotations
 

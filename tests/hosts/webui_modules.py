@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 class Component:
     """A gradio component: what it was made with, and what was connected to it."""
 
-    made: list[Component] = []
+    made: ClassVar[list[Component]] = []
 
     def __init__(self, value: Any = None, **arguments: Any) -> None:
         self.value = value
@@ -144,12 +144,13 @@ class HostModules:
         images, infotexts = [], []
         for _ in range(p.n_iter):
             latent = None
-            for p.is_hr_pass in (False, True) if p.enable_hr else (False,):
+            for hires in (False, True) if p.enable_hr else (False,):
+                p.is_hr_pass = hires
                 p.sampler = p.make_sampler()
                 script.process_before_every_sampling(p, *arguments, x=None)
-                if p.is_hr_pass:
+                if hires:
                     script.process_before_every_sampling(p, *arguments, x=None)  # Forge does so twice
-                latent = p.sampler.sample(p, self.webui.noise(seed=p.seed), 0.6 if p.is_hr_pass else None)
+                latent = p.sampler.sample(p, self.webui.noise(seed=p.seed), 0.6 if hires else None)
                 self.latents.append(latent)
             p.is_hr_pass = False
             level = int(latent.std().clamp(0, 25).item() * 10)

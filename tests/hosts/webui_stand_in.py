@@ -6,6 +6,7 @@ convention; the hosts' own run in test_webui_host.py.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -204,7 +205,15 @@ def plms(
     return x
 
 
-def unipc(model: Any, x: Tensor, timesteps: Tensor, extra_args: Any = None, callback: Any = None, disable: Any = None, is_img2img: bool = False) -> Any:  # fmt: skip
+def unipc(
+    model: Any,
+    x: Tensor,
+    timesteps: Tensor,
+    extra_args: Any = None,
+    callback: Any = None,
+    disable: Any = None,
+    is_img2img: bool = False,
+) -> Any:
     """Reads nothing but the number of its timesteps and where they end, and places them between the integers."""
     start = float(timesteps[-1]) if is_img2img else 999.0
     for i in range(len(timesteps)):
@@ -214,7 +223,16 @@ def unipc(model: Any, x: Tensor, timesteps: Tensor, extra_args: Any = None, call
     return x
 
 
-def dpm_fast(model: Any, x: Tensor, sigma_min: float, sigma_max: float, n: int, extra_args: Any = None, callback: Any = None, disable: Any = None) -> Any:  # fmt: skip
+def dpm_fast(
+    model: Any,
+    x: Tensor,
+    sigma_min: float,
+    sigma_max: float,
+    n: int,
+    extra_args: Any = None,
+    callback: Any = None,
+    disable: Any = None,
+) -> Any:
     sigmas = torch.logspace(math.log10(sigma_max), math.log10(sigma_min), n)
     return euler(model, x, torch.cat([sigmas, torch.zeros(1)]), extra_args, callback)
 
@@ -255,8 +273,6 @@ class SamplerObject:
         return torch.clip(torch.tensor(range(0, 1000, 1000 // steps)) + 1, 0, 999)
 
     def sample(self, p: Any, x: Tensor, denoise: float | None = None) -> Tensor:
-        import inspect
-
         parameters = inspect.signature(self.func).parameters
         steps = p.steps
         kept = steps if denoise is None else int(denoise * steps) + 1
