@@ -96,6 +96,8 @@ class TestScript:
         assert ours.values[1] == pytest.approx(9.65594, rel=1e-4)
 
     def test_pictures_bring_their_settings_back(self, server: Server) -> None:
+        if server.kind == "forge":
+            pytest.skip("`infotext` of Forge's API fails by itself (dfdcbab6, a list type in isinstance)")
         settings = [True, "sd15-deepcache-2", "off", "by position", False]
         first = server.generate(settings, steps=10)
         again = server.restore(first.infotext)

@@ -223,6 +223,9 @@ def write_checkpoint(path: Path, vae_width: int, width: int = 32, seed: int = 0)
     for name, value in tensors.items():
         if name.endswith("weight") and not value.any():
             tensors[name] = value = torch.randn_like(value) * (0.5 / math.sqrt(value[0].numel()))
+        if name.endswith("bias") and not value.any():
+            # not zero either: the hosts divide by the mean of what the text encoder's last normalisation gives
+            tensors[name] = value = torch.randn_like(value) * 0.05
         tensors[name] = value.half().contiguous() if value.is_floating_point() else value.contiguous()
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     tensors["alphas_cumprod"] = torch.cumprod(1 - betas, 0).float()
