@@ -103,7 +103,7 @@ class Generation:
         print(f"[Flexiffusion] {outcome.line}")
 
     def _named(self, choice: str, schedule: Schedule | None) -> str:
-        """What brings the schedule back from a picture: its name, or its whole text in one line where it has no file."""
+        """What brings a schedule back from a picture: its name, or its whole text in one line."""
         if schedule is None or not choice.startswith("{"):
             return self._library.name_of(choice)
         return json.dumps(json.loads(codec.dumps(schedule)), separators=(",", ":"))

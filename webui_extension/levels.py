@@ -1,7 +1,7 @@
 """A sampler's own list <-> noise levels (sigmas as in k-diffusion).
 
-The host hands its samplers one of two lists: `sigmas`, falling to a final 0 (k-diffusion), or `timesteps`, rising, whose
-first entry is where the last step ends (DDIM, PLMS). Null steps act by handing over a shorter one.
+The host hands its samplers one of two lists: `sigmas`, falling to a final 0 (k-diffusion), or `timesteps`, rising,
+whose first entry is where the last step ends (DDIM, PLMS). Null steps act by handing over a shorter one.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Timesteps:
 
 
 class OwnTimesteps(Timesteps):
-    """Of a sampler that takes only the number of its timesteps and places them itself (UniPC): nothing can be taken out.
+    """Of a sampler that takes only the number of its timesteps and places them itself (UniPC); none can be taken out.
 
     visited: what it evaluates, in order; found by a rehearsal.
     """
@@ -136,9 +136,7 @@ class OwnTimesteps(Timesteps):
         return plan, {}
 
 
-def levels_of(
-    label: str, func: ListSampler, arguments: dict[str, Any], whole: Tensor | None, denoiser: Any
-) -> Levels:
+def levels_of(label: str, func: ListSampler, arguments: dict[str, Any], whole: Tensor | None, denoiser: Any) -> Levels:
     """The levels of one sampler call.
 
     label:     the sampler's name in the host

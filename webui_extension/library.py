@@ -40,7 +40,7 @@ class Library:
         return tuple(self._presets.values())
 
     def choices(self, family: str | None) -> list[str]:
-        """What a dropdown lists: the presets of this family, then the others with theirs in brackets; None: all alike."""
+        """What a dropdown lists: presets of this family, then the others with theirs in brackets; None: all alike."""
         names = {name: preset.schedule.model.family for name, preset in self._presets.items()}
         if family is None:
             return list(names)

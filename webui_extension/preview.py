@@ -12,7 +12,7 @@ from flexiffusion.fit import made_for
 from flexiffusion.schedule import Action, Metric, Schedule, StepsPlan
 
 # readable on light and dark ground
-_COLOURS = {"full": "#e8710a", "partial": "#4f8fea", "null": "transparent"}
+_COLOURS = {"full": "#4f8fea", "partial": "#e8710a", "null": "transparent"}
 
 
 def html(schedule: Schedule, family: str | None) -> str:
@@ -29,7 +29,7 @@ def html(schedule: Schedule, family: str | None) -> str:
     if schedule.cost is not None:
         lines += [f"{ms:.0f} ms on {escape(device)}" for device, ms in schedule.cost.ms.items()]
     if schedule.provenance.kind == "heuristic":
-        lines.append("A hand-made rule: its quality was not measured.")
+        lines.append("Its quality was not measured.")
     if schedule.description:
         lines.append(f'<span style="opacity:.75">{escape(schedule.description)}</span>')
     return f'<div class="flexiffusion-preview">{"<br>".join(lines)}</div>'

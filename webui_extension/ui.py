@@ -61,9 +61,7 @@ def build(elem_id: Callable[[str], str]) -> Controls:
                 value=BY_POSITION,
                 elem_id=elem_id("mapping"),
             )
-            compare = gr.Checkbox(
-                label="Compare: make the plain picture too", value=False, elem_id=elem_id("compare")
-            )
+            compare = gr.Checkbox(label="Compare: make the plain picture too", value=False, elem_id=elem_id("compare"))
 
     def refreshed(choice: str) -> tuple[Any, Any, str]:
         host.library.refresh()
@@ -98,8 +96,6 @@ def connect(use: Any, schedule: Any, steps: Any, sampler: Any, scheduler: Any) -
         )
 
     use.click(fn=used, inputs=[schedule], outputs=[steps, sampler, scheduler], show_progress=False)
-
-
 
 
 def _chosen(name: str | None, choices: list[Any]) -> Any:

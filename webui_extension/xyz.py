@@ -15,9 +15,7 @@ NONE = "none"  # a cell without a schedule
 
 def add_axes() -> None:
     """Adds the axes to the plot's list, once. The plot is a script of the host; without it there is nothing to add."""
-    module = next(
-        (data.module for data in scripts.scripts_data if data.script_class.__module__ == "xyz_grid.py"), None
-    )
+    module = next((data.module for data in scripts.scripts_data if data.script_class.__module__ == "xyz_grid.py"), None)
     if module is None or any(option.label.startswith("[Flexiffusion]") for option in module.axis_options):
         return
     module.axis_options.extend(

@@ -1,7 +1,7 @@
 """Test-only extension: counts what the real program's network really executes, by its own hooks, and tells over HTTP.
 
-A full call runs a convolution in the middle block, every call runs the last convolution: counting their executions needs
-nothing of what is tested.
+A full call runs a convolution in the middle block, every call runs the last convolution: counting their executions
+needs nothing of what is tested.
 """
 
 import os
