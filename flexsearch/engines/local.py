@@ -135,8 +135,9 @@ class LocalEngine:
         """What a search minimises; the error is `DIVERGED` where sampling did not stay finite.
 
         With a rival's errors the candidate races against it. Paired errors have a heavy tail: one image of sixteen that
-        changes its shape outweighs all others, and the arithmetic mean then ranks candidates by that image. Their
-        geometric mean is the better judge of the arithmetic mean on other images (`benchmarks/fitness.py`).
+        changes its shape outweighs all others, and the arithmetic mean then ranks candidates by that image. A geometric
+        mean forgets it, and a search that minimises that makes the tail heavier. The mean of the square roots, which is
+        a mean distance, lies between (`benchmarks/fitness.py`).
         """
         calls = 0
 

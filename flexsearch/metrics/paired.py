@@ -30,9 +30,9 @@ def estimate(errors: Errors) -> Estimate:
     return Estimate(float(errors.mean()), float(low), float(high), float(worst.mean()), len(errors))
 
 
-def geometric_mean(errors: Errors) -> float:
-    """Geometric mean over images; 0 if an image has none."""
-    return float(np.exp(np.mean(np.log(errors)))) if errors.all() else 0.0
+def mean_root(errors: Errors) -> float:
+    """The mean of the square roots, squared: the mean distance, as a squared error."""
+    return float(np.sqrt(errors).mean() ** 2)
 
 
 def resampled_means(errors: Errors) -> Errors:

@@ -53,7 +53,7 @@ def front(
     cloud = [(cost, error) for cost, error in evaluated if error > 0]
     if cloud:
         costs, errors = zip(*cloud, strict=True)
-        words = "evaluated (geometric mean,\nsearch images)"
+        words = "evaluated (mean root,\nsearch images)"
         axes.scatter(costs, errors, s=6, color=palette.GREY, alpha=0.4, linewidths=0, label=words)
     for kind in KINDS:
         members = sorted((p for p in points if p.kind == kind and p.error > 0), key=lambda p: p.cost)

@@ -66,8 +66,8 @@ KINDS = (Kind(0, -1), *(Kind(m, b) for b in BRANCHES for m in range(1, MOST_PART
 class Tables:
     """`errors[kind, i, g - 1, h - 1]`: the macro-step from level i over h levels, the last full step g levels before it
     (g = 1 at the first level, where there is none); infinite where there is none. A level's number is its place in
-    `grid` (timesteps, falling); the end, zero noise, is level len(grid). Errors are root mean squares, geometric means
-    over images.
+    `grid` (timesteps, falling); the end, zero noise, is level len(grid). Errors are root mean squares, means over
+    images.
 
     `gains[j]`: by how much an error at level j has grown at the end.
     """
@@ -110,7 +110,7 @@ def known_or_measured(
         "grid": grid_of(model.schedule),
         "kinds": [asdict(kind) for kind in KINDS],
         "reach": REACH,
-        "version": 1,
+        "version": 2,
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"tables-{key}.safetensors"
@@ -209,10 +209,10 @@ class Measurer:
     def truth(self, level: int) -> Tensor:
         return self.end if level == len(self.grid) else self.samples[level]
 
-    def log_errors(self, progress: Callable[[], None]) -> Errors:
-        """Mean logarithm of the root mean squares of the errors, over the images: as `Tables.errors`, NaN for none."""
+    def errors(self, progress: Callable[[], None]) -> Errors:
+        """As `Tables.errors`."""
         count = len(self.grid)
-        table = np.full((len(KINDS), count, REACH, REACH), np.nan, np.float32)
+        table = np.full((len(KINDS), count, REACH, REACH), np.inf, np.float32)
         for i in range(count):
             for before, j in _neighbours(i, count):
                 for number, kind in enumerate(KINDS):
@@ -221,17 +221,17 @@ class Measurer:
                     arrived = self.arrival(before, i, j, kind)
                     if arrived is not None:
                         gap = 0 if before is None else i - before - 1
-                        table[number, i, gap, j - i - 1] = _log_rms(arrived - self.truth(j))
+                        table[number, i, gap, j - i - 1] = float(_rms(arrived - self.truth(j)).mean())
             # features of partial steps from here are not asked for again
             self.partial.clear()
             progress()
         return table
 
-    def log_gains(self) -> Errors:
-        """Mean logarithm of the growth of an error from every level to the end."""
+    def gains(self) -> Errors:
+        """As `Tables.gains`."""
         count = len(self.grid)
         anchors = sorted({*range(ANCHORS, count, ANCHORS), count - 1})
-        logs = []
+        grown = []
         for j in anchors:
             arrived = self.arrival(None, j - min(j, 2), j, Kind(0, -1))
             assert arrived is not None
@@ -244,8 +244,8 @@ class Measurer:
                 for index, level in enumerate(levels):
                     state = solver.step(self._guided(self._call(solver.model_input(state, index), level)), state, index)
                 ends.append(state)
-            logs.append(_log_rms(ends[1] - ends[0]) - _log_rms(change))
-        return np.interp(range(count + 1), [*anchors, count], [*logs, 0.0]).astype(np.float32)
+            grown.append(float(_rms(ends[1] - ends[0]).mean() / _rms(change).mean()))
+        return np.interp(range(count + 1), [*anchors, count], [*grown, 1.0]).astype(np.float32)
 
 
 def _neighbours(i: int, count: int) -> Iterator[tuple[int | None, int]]:
@@ -256,8 +256,9 @@ def _neighbours(i: int, count: int) -> Iterator[tuple[int | None, int]]:
             yield before, j
 
 
-def _log_rms(difference: Tensor) -> float:
-    return float(difference.double().square().flatten(1).mean(1).clamp_min(1e-30).log().mean()) / 2
+def _rms(difference: Tensor) -> Tensor:
+    """Root mean square of each image: (n, ...) -> (n,)."""
+    return difference.double().square().flatten(1).mean(1).sqrt()
 
 
 @torch.inference_mode()
@@ -276,13 +277,8 @@ def measure(
         measurer = Measurer(
             model, recipe, noise[first : first + batch], conditioning.rows(first, first + batch), branches
         )
-        parts.append((measurer.log_errors(progress), measurer.log_gains()))
+        parts.append((measurer.errors(progress), measurer.gains()))
         weights.append(measurer.images)
         calls += measurer.calls
     errors, gains = (np.average([part[k] for part in parts], axis=0, weights=weights) for k in (0, 1))
-    return Tables(
-        measurer.grid,
-        np.where(np.isnan(errors), np.inf, np.exp(errors)).astype(np.float32),
-        np.exp(gains).astype(np.float32),
-        calls,
-    )
+    return Tables(measurer.grid, errors.astype(np.float32), gains.astype(np.float32), calls)

@@ -2,7 +2,7 @@
 
 Image i has prompt i, going round, so the images of every stage hold each prompt equally often, as far as they go.
 A race in the sense of Maron & Moore 1997 and of F-Race (Birattari et al. 2002), with one rival: the best candidate so
-far that costs no more. What is compared are paired logarithms, since the search minimises the geometric mean.
+far that costs no more. What is compared are paired distances, whose mean the search minimises.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flexsearch.metrics.paired import Errors, geometric_mean
+from flexsearch.metrics.paired import Errors, mean_root
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.method import Evaluated
 
@@ -49,16 +49,16 @@ def race(errors_of: Callable[[int, int], Errors], images: int, rival: Errors | N
         if not np.isfinite(errors).all():
             break
         if rival is not None and last < images and lags(errors, rival[:last]):
-            return Judgement(geometric_mean(rival) * geometric_mean(errors) / geometric_mean(rival[:last]), errors)
-    return Judgement(geometric_mean(errors), errors)
+            return Judgement(mean_root(rival) * mean_root(errors) / mean_root(rival[:last]), errors)
+    return Judgement(mean_root(errors), errors)
 
 
 def lags(errors: Errors, rival: Errors) -> bool:
-    """Whether the candidate is clearly the worse one on these images. Not where an image is exact: that has no
-    logarithm."""
-    if not (rival.all() and errors.all()):
+    """Whether the candidate is clearly the worse one on these images. Not where the rival is exact on all of them:
+    nothing could be said then of how much worse it is."""
+    if not rival.any():
         return False
-    differences = np.log(errors) - np.log(rival)
+    differences = np.sqrt(errors) - np.sqrt(rival)
     return bool(differences.mean() > CLEAR * differences.std(ddof=1) / np.sqrt(len(differences)))
 
 

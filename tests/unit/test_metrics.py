@@ -9,7 +9,7 @@ from torch import nn
 
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import extract, load_features
-from flexsearch.metrics.paired import estimate, geometric_mean, ratio_interval, squared_error
+from flexsearch.metrics.paired import estimate, mean_root, ratio_interval, squared_error
 from flexsearch.metrics.relative_fid import RelativeFid, frechet_distance
 
 
@@ -37,9 +37,9 @@ class TestPaired:
             assert made.low <= made.mean <= made.high and made.n == 64
         assert 0.88 <= covered / 200 <= 0.99
 
-    def test_geometric_mean(self) -> None:
-        assert geometric_mean(np.array([1e-4, 1e-2])) == pytest.approx(1e-3)
-        assert geometric_mean(np.array([0.0, 1.0])) == 0.0
+    def test_mean_root(self) -> None:
+        assert mean_root(np.array([1e-4, 9e-4])) == pytest.approx(4e-4)
+        assert mean_root(np.zeros(3)) == 0.0
 
     def test_worst_decile(self) -> None:
         assert estimate(np.arange(20.0)).worst_decile == 18.5
