@@ -1,6 +1,6 @@
 """Found schedules against plain steps at the cost of 6, 8 and 10 full steps, judged by the converged solution.
 
-    python -m benchmarks.marks --work FOLDER [--evaluations 600]
+    python -m benchmarks.marks --work FOLDER [--evaluations 300]
 
 Two searches of equal length, on the same images: the whole space, and plain steps only (their placement is searched:
 the strongest honest rival). Then everything is measured on held-out noise and prompts. Prints a Markdown table.
@@ -38,7 +38,7 @@ def searched(path: Path, settings: Settings) -> tuple[Session, list[Evaluated]]:
         if number % 20 == 0:
             print(f"{path.name} {number}/{settings.evaluations}", file=sys.stderr, flush=True)
 
-    search(study, sampler, session.search_engine, settings.evaluations, told)
+    search(study, sampler, session.search_engine, settings.evaluations, settings.racing, told)
     return session, list(sampler.evaluated(study.get_trials(deepcopy=False)))
 
 
@@ -54,8 +54,8 @@ def ratio(errors: Errors, rival: Errors) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--evaluations", type=int, default=600)
-    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--evaluations", type=int, default=300)
+    parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--held-out", type=int, default=96)
     arguments = parser.parse_args()
     common = {

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .checks import MAX_STEPS, choice, shown
+from .checks import MAX_STEPS, choice, shown, whole
 from .errors import ScheduleError
 from .schedule import FULL, Action, Schedule, Segment, SegmentsPlan, StepsPlan
 
@@ -61,15 +61,20 @@ def index_at(levels: Sequence[float], sigma: float) -> int:
     return max((i for i, level in enumerate(levels) if level >= threshold), default=0)
 
 
-def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "position") -> Plan:
+def plan_for(
+    schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "position", end: float = 0.0, start: int = 0
+) -> Plan:
     """The plan of one sampling run over the host's own list of noise levels.
 
     sigmas: the levels that are evaluated, falling; the picture itself, a trailing 0, is allowed and always stays.
     mapping, for segments plans: "position": the i-th level has the i-th action, and a list of another length has the
     segments stretched over it; "level": the schedule's recorded `levels` decide, which is right for slices of a list.
     The first level always stays and is full.
+    start: index of the level that the run begins at (img2img). The whole list is what segments are laid over; what is
+    before `start` is not run and not counted.
 
-    A steps plan replaces the host's levels by its own below the host's first level, which stays and is full.
+    A steps plan replaces the host's levels by its own below the host's first level, which stays and is full, and above
+    `end`, where the run stops (0: the picture itself; else it leaves noise for another run to take out).
     Levels that rise, repeat or are not finite and positive, and lists of < 5 or > 1000, run in full with a warning.
     Raises ScheduleError when "level" is asked of a schedule that records no levels.
     """
@@ -77,11 +82,13 @@ def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "
     levels = tuple(float(sigma) for sigma in sigmas)
     if levels and levels[-1] == 0:
         levels = levels[:-1]
-    refused = _unfit(levels)
+    whole("start", start, 0, max(len(levels) - 1, 0))
+    run = levels[start:]
+    refused = _unfit(levels, len(run))
     if refused:
-        return Plan(levels, (FULL,) * len(levels), 0, f"{schedule.name}: {refused}; every step runs in full")
+        return Plan(run, (FULL,) * len(run), 0, f"{schedule.name}: {refused}; every step runs in full")
     if isinstance(schedule.plan, StepsPlan):
-        return _steps(schedule.plan, levels)
+        return _steps(schedule.plan, run, end)
     warning = None
     if mapping == "level":
         if schedule.levels is None:
@@ -99,7 +106,7 @@ def plan_for(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "
             )
             segments = stretched(segments, len(levels))
         actions = list(segments.actions())
-    return _with_nulls_out(levels, actions, warning)
+    return _with_nulls_out(run, actions[start:], warning)
 
 
 def stretched(plan: SegmentsPlan, total: int) -> SegmentsPlan:
@@ -125,22 +132,23 @@ def _with_nulls_out(levels: tuple[float, ...], actions: Sequence[Action], warnin
     return Plan(tuple(level for level, _ in row), tuple(action for _, action in row), len(levels) - len(row), warning)
 
 
-def _steps(plan: StepsPlan, levels: tuple[float, ...]) -> Plan:
-    below = [step for step in plan.steps if step.sigma < levels[0] * (1 - TOLERANCE)]
+def _steps(plan: StepsPlan, levels: tuple[float, ...], end: float) -> Plan:
+    low, high = end * (1 + TOLERANCE), levels[0] * (1 - TOLERANCE)
+    below = [step for step in plan.steps if low < step.sigma < high]
     first = next((step.action for step in reversed(plan.steps) if step.sigma >= levels[0] * (1 - TOLERANCE)), FULL)
     start = first if first.kind == "full" else FULL
     own = (levels[0], *(step.sigma for step in below))
     return Plan(own, (start, *(step.action for step in below)), max(0, len(levels) - len(own)))
 
 
-def _unfit(levels: tuple[float, ...]) -> str | None:
+def _unfit(levels: tuple[float, ...], steps: int) -> str | None:
     for i, level in enumerate(levels):
         if not (math.isfinite(level) and level > 0):
             return f"noise level {i} is {shown(level)}"
         if i and level >= levels[i - 1]:
             return f"noise level {i}, {level:.6g}, is not below the one before it"
-    if len(levels) < FEWEST_STEPS:
-        return f"{len(levels)} steps are too few"
+    if steps < FEWEST_STEPS:
+        return f"{steps} steps are too few"
     if len(levels) > MAX_STEPS:
         return f"{len(levels)} steps are more than {MAX_STEPS}"
     return None

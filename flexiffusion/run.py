@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import math
+import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TypeVar
 
@@ -44,6 +45,10 @@ class Report:
         misses: calls run in full that the plan wanted partial.
         seconds: wall time from the first evaluation to the end of the run, all that the host did in it included.
         cache_bytes: the most memory that cached features held at one time, in bytes.
+        evaluations: of the sampler; of one or more network calls each.
+        levels: noise levels of the plan.
+        full_seconds: median wall time of an evaluation that ran in full only; the first one, which warms up, does not
+            count where there are more. None: there was none.
     """
 
     full: int
@@ -52,6 +57,19 @@ class Report:
     misses: int
     seconds: float
     cache_bytes: int
+    evaluations: int = 0
+    levels: int = 0
+    full_seconds: float | None = None
+
+    def speedup(self, steps: int) -> float | None:
+        """How many times as long `steps` levels in full would have taken, by this run's own full evaluations.
+
+        An estimate from wall time: it is as good as the host's clock is, so it needs the host to wait for the device at
+        every evaluation (reading the noise level does that). None: nothing was run, or nothing in full.
+        """
+        if self.full_seconds is None or not self.seconds or not self.levels:
+            return None
+        return steps * self.evaluations / self.levels * self.full_seconds / self.seconds
 
     def __str__(self) -> str:
         return (
@@ -95,6 +113,10 @@ class Run:
         self._log_snr = math.nan
         self._occurrences: Counter[Hashable] = Counter()
         self._full = self._partial = self._misses = self._peak = 0
+        self._evaluations = 0
+        self._began = 0.0  # the evaluation in progress
+        self._before = (0, 0)  # full and partial calls before it
+        self._full_times: list[float] = []  # seconds of the evaluations that ran in full only
         self._started: float | None = None
         self._ended: float | None = None
         self._warned: set[str] = set()
@@ -112,6 +134,7 @@ class Run:
         self._cache.clear()
         if self._ended is None:
             self._ended = time.perf_counter()
+            self._clock(self._ended)
 
     @property
     def report(self) -> Report:
@@ -124,7 +147,35 @@ class Run:
             misses=self._misses,
             seconds=0.0 if self._started is None else ended - self._started,
             cache_bytes=self._peak,
+            evaluations=self._evaluations,
+            levels=len(self._plan.levels),
+            full_seconds=statistics.median(self._full_times[1:] or self._full_times) if self._full_times else None,
         )
+
+    def features(self) -> Features:
+        """What is cached now, for a run that begins with the same steps."""
+        chunks = {
+            key: _Chunk(chunk.signature, chunk.shapes, {branch: list(e) for branch, e in chunk.histories.items()})
+            for key, chunk in self._cache.items()
+        }
+        return Features(self._index, self._log_snr, chunks)
+
+    def go_on(self, features: Features) -> None:
+        """Takes the place, and the features, of a run that did the same steps up to here.
+
+        The features must hold what the steps to come need (`needed`); what they need not is left out.
+        """
+        self._require_open()
+        self._index, self._log_snr = features.index, features.log_snr
+        for key, chunk in features.chunks.items():
+            histories = {
+                branch: [
+                    replace(e, until=self._uses[e.index][branch]) for e in entries if branch in self._uses[e.index]
+                ]
+                for branch, entries in chunk.histories.items()
+            }
+            self._cache[key] = _Chunk(chunk.signature, chunk.shapes, histories)
+        self._forget()
 
     def evaluate(self, sigma: float) -> Action:
         """Begins one evaluation of the sampler, of one or more network calls, and tells what the plan wants there.
@@ -139,8 +190,12 @@ class Run:
             self._index = index
             self._forget()
         self._occurrences.clear()
+        now = time.perf_counter()
+        self._clock(now)
+        self._evaluations += 1
+        self._began, self._before = now, (self._full, self._partial)
         if self._started is None:
-            self._started = time.perf_counter()
+            self._started = now
         return self._actions[index]
 
     def __call__(self, forward: Callable[[], T], sample: Tensor, chunks: Sequence[Hashable] = (0,)) -> T:
@@ -175,6 +230,12 @@ class Run:
             uses = {}
         self._full += 1
         return self._capture(forward, keys, signature, uses)
+
+    def _clock(self, now: float) -> None:
+        """Ends the evaluation in progress."""
+        full, partial = self._before
+        if self._full > full and self._partial == partial:
+            self._full_times.append(now - self._began)
 
     def _require_open(self) -> None:
         if self._ended is not None:
@@ -260,6 +321,21 @@ class Run:
             _log.warning("sigma %.4g: %s", math.exp(-self._log_snr / 2), message)
 
 
+def needed(actions: Sequence[Action]) -> list[frozenset[tuple[int, int]]]:
+    """For every step the (full step, branch) of earlier features that it, or a later step, reads."""
+    uses, _ = _uses(actions)
+    return [
+        frozenset(
+            (full, branch)
+            for full in range(step)
+            if actions[full].kind == "full"
+            for branch, until in uses[full].items()
+            if until >= step
+        )
+        for step in range(len(actions))
+    ]
+
+
 def _uses(actions: Sequence[Action]) -> tuple[list[dict[int, int]], list[int]]:
     """For every step the branches that a full call there must capture, each with the last step that needs it; and the
     last full step at or before every step.
@@ -337,3 +413,27 @@ class _Chunk:
     @property
     def bytes(self) -> int:
         return sum(e.feature.numel() * e.feature.element_size() for es in self.histories.values() for e in es)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """The cache of a run after its step `index`: see `Run.features`."""
+
+    index: int
+    log_snr: float
+    chunks: Mapping[_Key, _Chunk]
+
+    @property
+    def known(self) -> frozenset[tuple[int, int]]:
+        """The (full step, branch) that every chunk has a feature of."""
+        each = [
+            frozenset((entry.index, branch) for branch, entries in chunk.histories.items() for entry in entries)
+            for chunk in self.chunks.values()
+        ]
+        return frozenset.intersection(*each) if each else frozenset()
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every cached feature."""
+        for chunk in self.chunks.values():
+            for entries in chunk.histories.values():
+                yield from (entry.feature for entry in entries)

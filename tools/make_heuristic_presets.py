@@ -3,7 +3,8 @@
     python -m tools.make_heuristic_presets [FOLDER]
 
 DeepCache uniform (arXiv 2312.00858): a full step, then interval - 1 partial ones at the paper's branch 2 for
-Stable Diffusion, which is our branch 1. Alternation: every second step partial at branch 0 with a linear predictor.
+Stable Diffusion, which is our branch 1. Alternation: every second step partial at branch 0 with a linear predictor,
+on the host's own noise levels, or on levels of its own that are spaced evenly in log-SNR.
 """
 
 from __future__ import annotations
@@ -12,11 +13,50 @@ import sys
 from pathlib import Path
 
 from flexiffusion.codec import write
-from flexiffusion.schedule import ModelInfo, Predictor, Provenance, Sampling, Schedule, Segment, SegmentsPlan
+from flexiffusion.schedule import (
+    FULL,
+    Action,
+    ModelInfo,
+    Predictor,
+    Provenance,
+    Sampling,
+    Schedule,
+    Segment,
+    SegmentsPlan,
+    Step,
+    StepsPlan,
+)
 
 STEPS = 30  # 2, 3 and 5 divide it; over any other number of steps the segments are stretched
 FAMILIES = {"sd15": (12, 512), "sd21": (12, 768), "sdxl": (9, 1024)}  # branches, side of the native picture
 INTERVALS = (2, 3, 5)
+FULL_STEPS = (6, 8, 10, 12, 15)
+# Highest and lowest noise level of all these families: their released configurations share 1000 betas whose roots run
+# evenly from sqrt(0.00085) to sqrt(0.012).
+SIGMAS = (14.6146, 0.0291675)
+
+
+def turns(family: str, fulls: int) -> Schedule:
+    """`fulls` full steps and as many partial ones in turn, on levels spaced evenly in log-SNR (so in log sigma)."""
+    branches, side = FAMILIES[family]
+    high, low = SIGMAS
+    count = 2 * fulls
+    levels = [float(f"{high * (low / high) ** (i / (count - 1)):.6g}") for i in range(count)]
+    actions = (FULL, Action("partial", 0, "linear")) * fulls
+    return Schedule(
+        name=f"{family}-turns-{fulls}",
+        description=(
+            f"{fulls} full steps and {fulls} partial ones in turn, on noise levels of its own, spaced evenly in"
+            " log-SNR; the partial ones run branch 0 and predict the deep feature linearly in log-SNR from the last "
+            "two full"
+            " steps. A hand-made rule; not measured here."
+        ),
+        author="flexiffusion",
+        model=ModelInfo(family, branches),
+        sampling=Sampling(sampler=None, scheduler=None, steps=STEPS, cfg=None, size=(side, side), prediction=None),
+        plan=StepsPlan(tuple(Step(level, action) for level, action in zip(levels, actions, strict=True))),
+        provenance=Provenance("heuristic", tool="tools/make_heuristic_presets.py"),
+    )
 
 
 def preset(family: str, name: str, description: str, interval: int, branch: int, predictor: Predictor) -> Schedule:
@@ -48,6 +88,7 @@ def presets() -> list[Schedule]:
             " log-SNR from the last two full steps. A hand-made rule; not measured here."
         )
         result.append(preset(family, "alternate-linear", description, 2, 0, "linear"))
+        result += [turns(family, fulls) for fulls in FULL_STEPS]
     return result
 
 

@@ -40,8 +40,28 @@ from flexsearch.cli.options import IMAGES, MODEL, with_options
     help="What errors are measured to: teacher, or converged (what every solver tends to).",
 )
 @click.option("--evaluations", type=int, default=150, show_default=True, help="Schedules to evaluate, seeds included.")
-@click.option("--images", type=int, default=12, show_default=True, help="Images a schedule is searched on.")
+@click.option("--images", type=int, default=24, show_default=True, help="Images a schedule is searched on.")
 @click.option("--held-out", type=int, default=32, show_default=True, help="Other images for the final table.")
+@click.option(
+    "--planner/--no-planner",
+    default=True,
+    show_default=True,
+    help="Begin with schedules planned from tables of short steps on a few images.",
+)
+@click.option(
+    "--racing/--no-racing",
+    default=True,
+    show_default=True,
+    help="A schedule meets 8, 32, 128, ... images and leaves when it is clearly worse than one that costs no more.",
+)
+@click.option(
+    "--memory",
+    type=int,
+    metavar="MIB",
+    default=1024,
+    show_default=True,
+    help="For states that schedules with the same first steps share; 0: each is sampled from the noise.",
+)
 @click.option("--plain-only", is_flag=True, help="Search only where full steps lie: the rival of the full search.")
 @with_options(IMAGES)
 @click.option("--storage", metavar="URL", help="Optuna storage. [default: SQLite in the run folder]")

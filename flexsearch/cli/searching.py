@@ -43,13 +43,20 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
         at.advance()
         _ = session.held_out_engine
         at.advance()
+    if settings.planner and settings.method == "placement":
+        with stage("planner's tables", session.table_levels, "levels") as at:
+            session.tables(at.advance)
     folder.write_json("costs.json", session.table.to_dict())
     sampler = MethodSampler(session.method, settings.seed)
     study = folder.study(settings, sampler)
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     with stage("search", settings.evaluations, "evaluations", done) as at:
-        search(study, sampler, engine, settings.evaluations, lambda number, error, cost: at.advance())
-    return list(sampler.evaluated(study.get_trials(deepcopy=False)))
+        search(study, sampler, engine, settings.evaluations, settings.racing, lambda number, error, cost: at.advance())
+    evaluated = list(sampler.evaluated(study.get_trials(deepcopy=False)))
+    made = sum(item.calls for item in evaluated)
+    whole = sum(len(item.candidate.timesteps) for item in evaluated) * settings.images
+    output.say(f"network calls: {made}, {made / whole:.0%} of what every schedule on every image takes")
+    return evaluated
 
 
 def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) -> tuple[Row, ...]:
@@ -71,6 +78,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
         {
             "settings": settings.to_dict(),
             "evaluations": len(evaluated),
+            "network_calls": sum(item.calls for item in evaluated),
             "peak_memory": peak_memory(session.model.device),
             "rows": [row.to_dict() for row in rows],
             "comparisons": [item.to_dict() for item in comparisons(rows)],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 
 from flexiffusion.cost import CostTable
 from flexsearch.metrics.features import extract
-from flexsearch.metrics.paired import Errors, geometric_mean, squared_error
+from flexsearch.metrics.paired import Errors, squared_error
 from flexsearch.metrics.relative_fid import RelativeFid
 from flexsearch.models.model import Conditioning, DiffusionModel
+from flexsearch.sampling.prefixes import Prefixes
 from flexsearch.sampling.references import ImageSet, Reference
 from flexsearch.sampling.trajectory import Recipe, Trajectory, sample
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.method import Fitness
+from flexsearch.search.racing import Judgement, race
 from flexsearch.search.settings import ReferenceName
 
 DIVERGED = 1e30  # larger than any error, and finite, as trial stores want it
@@ -30,6 +33,7 @@ class Outcome:
 
     engine: LocalEngine
     trajectory: Trajectory
+    rows: slice  # which of the engine's images
 
     @cached_property
     def images(self) -> Tensor:
@@ -47,11 +51,11 @@ class Outcome:
 
     def latent_errors(self, reference: ReferenceName) -> Errors:
         """Mean squared latent difference to the reference, per image."""
-        return squared_error(self.trajectory.latents, self.engine.references[reference].latents)
+        return squared_error(self.trajectory.latents, self.engine.references[reference].latents[self.rows])
 
     def feature_errors(self, reference: ReferenceName) -> Errors:
         """Mean squared feature difference to the reference, per image."""
-        return squared_error(self.features, self.engine.references[reference].features)
+        return squared_error(self.features, self.engine.references[reference].features[self.rows])
 
     def relative_fid(self) -> float:
         """Relative FID to the teacher."""
@@ -71,6 +75,7 @@ class LocalEngine:
         table: CostTable,
         judged_by: ReferenceName,
         batch: int,
+        prefixes: Prefixes | None = None,
     ) -> None:
         self.model = model
         self.recipe = recipe
@@ -79,6 +84,7 @@ class LocalEngine:
         self.table = table
         self.judged_by = judged_by
         self.batch = batch
+        self.prefixes = prefixes
         self.noise = images.noise(model)
         self.conditioning = images.conditioning(model)
 
@@ -86,20 +92,28 @@ class LocalEngine:
     def relative_fid(self) -> RelativeFid:
         return RelativeFid(self.references["teacher"].features)
 
-    def evaluate(self, candidate: Candidate) -> Outcome:
-        """Sample the candidate over the engine's images."""
+    @property
+    def count(self) -> int:
+        """How many images there are."""
+        return len(self.noise)
+
+    def evaluate(self, candidate: Candidate, first: int = 0, last: int | None = None) -> Outcome:
+        """Sample the candidate over the engine's images, or those from `first` up to `last`."""
+        rows = slice(first, self.count if last is None else last)
         with torch.inference_mode():
             trajectory = sample(
                 self.model,
                 self.recipe,
-                self.noise,
-                self.conditioning,
+                self.noise[rows],
+                self.conditioning.rows(rows.start, rows.stop),
                 candidate.timesteps,
                 candidate.actions,
                 batch=self.batch,
+                prefixes=self.prefixes,
+                origin=rows.start,
             )
         self.batch = trajectory.batch
-        return Outcome(self, trajectory)
+        return Outcome(self, trajectory, rows)
 
     def seconds(self, candidate: Candidate, images: int) -> float:
         """Wall time of sampling the candidate once more, per image; over the engine's images, going round."""
@@ -117,16 +131,27 @@ class LocalEngine:
         )
         return trajectory.seconds / images
 
-    def error(self, candidate: Candidate, fitness: Fitness) -> float:
-        """The number that a search minimises; `DIVERGED` where sampling did not stay finite.
+    def judge(self, candidate: Candidate, fitness: Fitness, rival: Errors | None = None) -> Judgement:
+        """What a search minimises; the error is `DIVERGED` where sampling did not stay finite.
 
-        Paired errors have a heavy tail: one image of sixteen that changes its shape outweighs all others, and the
-        arithmetic mean then ranks candidates by that image. Their geometric mean is the better judge of the arithmetic
-        mean on other images (`benchmarks/fitness.py`).
+        With a rival's errors the candidate races against it. Paired errors have a heavy tail: one image of sixteen that
+        changes its shape outweighs all others, and the arithmetic mean then ranks candidates by that image. Their
+        geometric mean is the better judge of the arithmetic mean on other images (`benchmarks/fitness.py`).
         """
-        outcome = self.evaluate(candidate)
-        if not torch.isfinite(outcome.trajectory.latents).all():
-            return DIVERGED
-        if fitness == "relative_fid":
-            return outcome.relative_fid()
-        return geometric_mean(outcome.latent_errors(self.judged_by))
+        calls = 0
+
+        def sampled(first: int, last: int) -> Outcome:
+            nonlocal calls
+            outcome = self.evaluate(candidate, first, last)
+            calls += outcome.trajectory.calls
+            return outcome
+
+        if fitness == "latent":
+            judgement = race(lambda *part: sampled(*part).latent_errors(self.judged_by), self.count, rival)
+        else:
+            outcome = sampled(0, self.count)
+            finite = bool(outcome.trajectory.latents.isfinite().all())
+            judgement = Judgement(outcome.relative_fid() if finite else math.inf, np.empty(0))
+        if not math.isfinite(judgement.error):
+            judgement = Judgement(DIVERGED, np.empty(0))
+        return replace(judgement, calls=calls)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -38,6 +39,16 @@ class Solver(Protocol):
     def step(self, output: Tensor, state: Tensor, index: int) -> Tensor:
         """The network's output at step `index` -> the state at the next timestep (zero noise after the last)."""
 
+    def history(self) -> dict[str, Any]:
+        """What it remembers of past steps, for a solver over a list that begins with the same timesteps."""
+
+    def recall(self, history: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
+
+# What diffusers' multistep schedulers remember of the steps that they took; lists are changed in place.
+HISTORY = ("model_outputs", "timestep_list", "lower_order_nums", "last_sample", "this_order", "_step_index")
+
 
 class SchedulerSolver:
     """A diffusers scheduler whose timesteps and sigmas have been set by hand."""
@@ -56,6 +67,13 @@ class SchedulerSolver:
         step = self.scheduler.step(output, self.scheduler.timesteps[index], state, return_dict=False)
         return torch.as_tensor(step[0])
 
+    def history(self) -> dict[str, Any]:
+        return {name: copy(vars(self.scheduler)[name]) for name in HISTORY if name in vars(self.scheduler)}
+
+    def recall(self, history: Mapping[str, Any]) -> None:
+        for name, value in history.items():
+            setattr(self.scheduler, name, copy(value))
+
 
 class PlmsSolver:
     """Pseudo linear multistep (PNDM, arXiv 2202.09778, eqs. 9 and 12) with Adams-Bashforth weights for uneven steps.
@@ -70,7 +88,7 @@ class PlmsSolver:
         self.scheduler = scheduler  # of prediction type epsilon
         self.prediction = prediction
         self.timesteps = (*timesteps, -1)  # PNDM's name for zero noise
-        self.history: list[tuple[int, Tensor]] = []
+        self.past: list[tuple[int, Tensor]] = []
 
     def start(self, noise: Tensor) -> Tensor:
         return noise
@@ -82,15 +100,19 @@ class PlmsSolver:
         now, following = self.timesteps[index], self.timesteps[index + 1]
         # Slopes are noise predictions: past ones of another type could not be averaged with those of other levels.
         epsilon = noise_prediction(output, state, float(self.scheduler.alphas_cumprod[now]), self.prediction)
-        self.history = [*self.history[1 - self.order :], (now, epsilon)]
+        self.past = [*self.past[1 - self.order :], (now, epsilon)]
         if following < 0:  # the jump to zero noise is first order, as in k-diffusion
             slope = epsilon
         else:
-            weights = adams_bashforth([timestep for timestep, _ in self.history], following)
-            slope = sum(
-                (w * past for w, (_, past) in zip(weights, self.history, strict=True)), torch.zeros_like(output)
-            )
+            weights = adams_bashforth([timestep for timestep, _ in self.past], following)
+            slope = sum((w * past for w, (_, past) in zip(weights, self.past, strict=True)), torch.zeros_like(output))
         return torch.as_tensor(self.scheduler._get_prev_sample(state, now, following, slope))
+
+    def history(self) -> dict[str, Any]:
+        return {"history": self.past}
+
+    def recall(self, history: Mapping[str, Any]) -> None:
+        self.past = history["history"]
 
 
 def noise_prediction(output: Tensor, sample: Tensor, abar: float, prediction: str) -> Tensor:

@@ -15,6 +15,7 @@ from flexiffusion.schedule import FULL, Action
 from flexsearch.models.memory import out_of_memory, release
 from flexsearch.models.model import Conditioning, DiffusionModel, Told, halved
 from flexsearch.sampling.clock import clock
+from flexsearch.sampling.prefixes import Prefixes, State
 from flexsearch.sampling.solvers import SolverName, make_solver
 
 
@@ -34,6 +35,7 @@ class Trajectory:
     seconds: float  # wall time of the whole loop
     network_seconds: float  # the part of it inside the U-Net
     misses: int
+    calls: int  # network calls that were made, of one image each; guidance counts as one
     states: Tensor | None = None
     batch: int = 0  # images sampled together in the end: fewer than asked for where memory ran out
 
@@ -49,29 +51,42 @@ def sample(
     *,
     batch: int = 64,
     keep_states: bool = False,
+    prefixes: Prefixes | None = None,
+    origin: int = 0,
 ) -> Trajectory:
     """Integrate from `noise` (n, C, H, W) over `timesteps` (falling), doing `actions` (all full when None).
 
     Images go through in batches of `batch`, so the result for an image does not depend on how many there are (beyond
     the last, smaller batch). A batch that does not fit into memory is halved, and sampled again. The first action must
-    be full. Raises ModelError when not even one image fits.
+    be full. Raises ModelError when not even one image fits. With `prefixes` it goes on from states that earlier
+    schedules left there for the same images, `origin` being the number of the first; the result is bitwise the same.
     """
     plan = Plan(levels=model.schedule.sigmas(timesteps), actions=tuple(actions or [FULL] * len(timesteps)), nulls=0)
     parts: list[Tensor] = []
     states: list[Tensor] = []
-    started, inside, misses = time.perf_counter(), 0.0, 0
+    started, inside, misses, calls = time.perf_counter(), 0.0, 0, 0
     first = 0
     while first < len(noise):
         rows = slice(first, first + batch)
         part: Trajectory | None = None
         try:
             part = _sample_batch(
-                model, recipe, noise[rows], conditioning.rows(first, first + batch), timesteps, plan, keep_states
+                model,
+                recipe,
+                noise[rows],
+                conditioning.rows(first, first + batch),
+                timesteps,
+                plan,
+                keep_states,
+                prefixes,
+                origin + first,
             )
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
         if part is None:  # outside of the handler, whose traceback holds on to what the batch had made
+            if prefixes is not None:
+                prefixes.clear()
             release(model.device)
             batch = halved(batch, model)
             continue
@@ -79,6 +94,7 @@ def sample(
         parts.append(part.latents)
         inside += part.network_seconds
         misses += part.misses
+        calls += part.calls
         if part.states is not None:
             states.append(part.states)
     return Trajectory(
@@ -86,6 +102,7 @@ def sample(
         seconds=time.perf_counter() - started,
         network_seconds=inside,
         misses=misses,
+        calls=calls,
         states=torch.cat(states, dim=1) if keep_states else None,
         batch=batch,
     )
@@ -99,14 +116,25 @@ def _sample_batch(
     timesteps: Sequence[int],
     plan: Plan,
     keep_states: bool,
+    prefixes: Prefixes | None,
+    origin: int,
 ) -> Trajectory:
     solver = make_solver(recipe.solver, model.noise_config, timesteps)
     chunks = model.chunks(recipe.guidance)
     # The solver works in float32 whatever the network's precision, as the hosts' samplers do.
     state = solver.start(noise.to(model.device))
-    states, inside = [], 0.0
+    states, inside, begin = [], 0.0, 0
+    steps, images = list(zip(timesteps, plan.actions, strict=True)), (origin, len(noise))
     with Run(model.unet, plan) as run:
-        for index, timestep in enumerate(timesteps):
+        if prefixes is not None and not keep_states:
+            begin, known = prefixes.find(images, steps)
+            if known is not None:
+                state = known.latents
+                solver.recall(known.history)
+                run.go_on(known.features)
+        for index, timestep in enumerate(timesteps[begin:], begin):
+            if prefixes is not None and index > begin and plan.actions[index].kind == "full":
+                prefixes.keep(images, steps[:index], timestep, State(state, solver.history(), run.features()))
             seen = solver.model_input(state, index)
             if keep_states:
                 states.append(seen.float().cpu())
@@ -121,4 +149,5 @@ def _sample_batch(
             inside += clock(model.device) - began
             state = solver.step(model.guided(output.float(), recipe.guidance), state, index)
         misses = run.report.misses
-    return Trajectory(state.float().cpu(), 0.0, inside, misses, torch.stack(states) if keep_states else None)
+    calls = (len(timesteps) - begin) * len(noise)
+    return Trajectory(state.float().cpu(), 0.0, inside, misses, calls, torch.stack(states) if keep_states else None)

@@ -8,6 +8,7 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from flexsearch.engines.local import LocalEngine
+from flexsearch.search.racing import rival_of
 from flexsearch.search.sampler import MethodSampler, SpaceExhausted
 
 
@@ -16,13 +17,15 @@ def search(
     sampler: MethodSampler,
     engine: LocalEngine,
     evaluations: int,
+    racing: bool,
     on_trial: Callable[[int, float, float], None],
 ) -> None:
     """Evaluate until the study has `evaluations` finished trials, or nothing new can be found.
 
     A trial that was under way when the process died is asked again under its own number: the sampler's answer depends
-    only on the trials before it, so the search ends as if it had never been interrupted. `on_trial` is told
-    number, error and cost of every finished trial.
+    only on the trials before it, so the search ends as if it had never been interrupted. With `racing` a candidate
+    leaves when it is clearly worse than one that costs no more. `on_trial` is told number, error and cost of every
+    finished trial.
     """
     while True:
         trials = study.get_trials(deepcopy=False)
@@ -41,8 +44,12 @@ def search(
             study.tell(trial, state=TrialState.FAIL)
             return
         candidate = sampler.method.candidate(genes)
-        error = engine.error(candidate, sampler.method.fitness)
         cost = candidate.cost(engine.table)
+        before = sampler.evaluated(t for t in trials if t.number < trial.number)
+        rival = rival_of(candidate, cost, before, engine.count) if racing else None
+        judgement = engine.judge(candidate, sampler.method.fitness, rival)
         trial.set_user_attr("schedule", candidate.text())
-        study.tell(trial, [error, cost])
-        on_trial(trial.number, error, cost)
+        trial.set_user_attr("errors", judgement.errors.tolist())
+        trial.set_user_attr("calls", judgement.calls)
+        study.tell(trial, [judgement.error, cost])
+        on_trial(trial.number, judgement.error, cost)

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flexiffusion import __version__
-from flexiffusion.schedule import Cost, Metric, ModelInfo, Provenance, Sampling, Schedule, SegmentsPlan
+from flexiffusion.schedule import (
+    Cost,
+    Metric,
+    ModelInfo,
+    Provenance,
+    Sampling,
+    Schedule,
+    SegmentsPlan,
+    Step,
+    StepsPlan,
+)
 from flexsearch.engines.local import LocalEngine, Outcome
 from flexsearch.metrics.paired import estimate
+from flexsearch.search.candidate import Candidate
 from flexsearch.search.session import Session
 from flexsearch.search.verdict import Choice
 
@@ -18,7 +31,7 @@ def schedule_name(session: Session, choice: Choice) -> str:
 
 def to_schedule(session: Session, engine: LocalEngine, choice: Choice, outcome: Outcome, evaluations: int) -> Schedule:
     """The schedule file of a found choice, its metrics from `outcome` on the held-out `engine`."""
-    settings, model = session.settings, session.model
+    settings = session.settings
     assert choice.plan is not None
     n = settings.held_out
     metrics = []
@@ -30,9 +43,37 @@ def to_schedule(session: Session, engine: LocalEngine, choice: Choice, outcome: 
     metrics.append(
         Metric("relative_fid", outcome.relative_fid(), n, settings.features, "teacher, same noise, held out")
     )
+    return schedule_file(
+        session,
+        schedule_name(session, choice),
+        f"{choice.label}; asked for {choice.speedup:g}x, judged by the {settings.reference}",
+        choice.candidate,
+        choice.plan,
+        evaluations,
+        metrics,
+    )
+
+
+def steps_plan(session: Session, candidate: Candidate) -> StepsPlan:
+    """The candidate's steps at their noise levels."""
+    sigmas = session.model.schedule.sigmas(candidate.timesteps)
+    return StepsPlan(tuple(Step(*step) for step in zip(sigmas, candidate.actions, strict=True)))
+
+
+def schedule_file(
+    session: Session,
+    name: str,
+    description: str,
+    candidate: Candidate,
+    plan: SegmentsPlan | StepsPlan,
+    evaluations: int,
+    metrics: Sequence[Metric] = (),
+) -> Schedule:
+    """The schedule file of a candidate of this session's model; without metrics, if none are given."""
+    settings, model = session.settings, session.model
     return Schedule(
-        name=schedule_name(session, choice),
-        description=f"{choice.label}; asked for {choice.speedup:g}x, judged by the {settings.reference}",
+        name=name,
+        description=description,
         model=ModelInfo(model.family, model.branches, model.sha256),
         sampling=Sampling(
             sampler=settings.solver,
@@ -42,12 +83,12 @@ def to_schedule(session: Session, engine: LocalEngine, choice: Choice, outcome: 
             size=model.image_size,
             prediction=model.prediction,  # type: ignore[arg-type]
         ),
-        plan=choice.plan,
-        levels=model.schedule.sigmas(session.teacher) if isinstance(choice.plan, SegmentsPlan) else None,
+        plan=plan,
+        levels=model.schedule.sigmas(session.teacher) if isinstance(plan, SegmentsPlan) else None,
         metrics=tuple(metrics),
         cost=Cost(
-            macs=session.table.total(choice.candidate.actions),
-            speedup_macs=settings.steps / choice.candidate.cost(session.table),
+            macs=session.table.total(candidate.actions),
+            speedup_macs=settings.steps / candidate.cost(session.table),
         ),
         provenance=Provenance("searched", f"flexsearch {__version__}", settings.seed, evaluations),
     )

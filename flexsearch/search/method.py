@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 from optuna.distributions import IntDistribution
 
 from flexiffusion.schedule import SegmentsPlan, StepsPlan
+from flexsearch.metrics.paired import Errors
 from flexsearch.search.candidate import Candidate
 
 Stream = np.random.Generator
@@ -27,6 +28,8 @@ class Evaluated:
     candidate: Candidate
     error: float
     cost: float  # in full steps
+    errors: Errors = field(default_factory=lambda: np.empty(0))  # of the images that it met; none for relative FID
+    calls: int = 0  # network calls that it took, of one image each
 
 
 class Method(ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -53,5 +54,14 @@ class MethodSampler(BaseSampler):
             if trial.number not in self._decoded:
                 error, cost = trial.values
                 candidate = self.method.candidate(trial.params)
-                self._decoded[trial.number] = Evaluated(trial.number, trial.params, candidate, error, cost)
+                attributes = trial.user_attrs
+                self._decoded[trial.number] = Evaluated(
+                    trial.number,
+                    trial.params,
+                    candidate,
+                    error,
+                    cost,
+                    np.array(attributes["errors"]),
+                    attributes["calls"],
+                )
         return [self._decoded[trial.number] for trial in finished]

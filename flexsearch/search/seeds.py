@@ -11,7 +11,7 @@ from flexiffusion.schedule import FULL, PREDICTORS, Action, Predictor
 from flexsearch.sampling.levels import SPACINGS, NoiseSchedule, spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate, plain
 
-SeedKind = Literal["plain", "deepcache", "alternating"]
+SeedKind = Literal["plain", "deepcache", "alternating", "planned"]
 
 
 @dataclass(frozen=True)

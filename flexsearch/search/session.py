@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,13 +17,17 @@ from flexsearch.models.load import load_model
 from flexsearch.models.memory import automatic_batch
 from flexsearch.models.model import DiffusionModel
 from flexsearch.sampling.levels import spaced_timesteps
+from flexsearch.sampling.prefixes import Prefixes
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_timesteps, reference
 from flexsearch.sampling.trajectory import Recipe
+from flexsearch.search import macro_steps
 from flexsearch.search.flexiffusion import FlexiffusionMethod
+from flexsearch.search.macro_steps import Tables
 from flexsearch.search.method import Method
 from flexsearch.search.operators import Variation
 from flexsearch.search.placement import PlacementMethod
+from flexsearch.search.planner import plans
 from flexsearch.search.seeds import Seed, all_seeds
 from flexsearch.search.settings import ReferenceName, Settings
 from flexsearch.search.space import PlacementSpace, slots_for
@@ -89,14 +94,17 @@ class Session:
     @cached_property
     def search_engine(self) -> LocalEngine:
         images = ImageSet(self.settings.seed, 0, self.settings.images, self.prompts[0])
-        return self._engine(images, {"teacher", self.settings.reference})
+        prefixes = Prefixes(self.settings.memory << 20) if self.settings.memory else None
+        return self._engine(images, {"teacher", self.settings.reference}, prefixes)
 
     @cached_property
     def held_out_engine(self) -> LocalEngine:
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
         return self._engine(images, {"teacher", "converged"})
 
-    def _engine(self, images: ImageSet, needed: Collection[ReferenceName]) -> LocalEngine:
+    def _engine(
+        self, images: ImageSet, needed: Collection[ReferenceName], prefixes: Prefixes | None = None
+    ) -> LocalEngine:
         """With the references that are needed: the teacher; the converged solution, by DPM-Solver++ 2M at the same
         guidance."""
         recipes: dict[ReferenceName, tuple[Recipe, Sequence[int]]] = {
@@ -125,7 +133,27 @@ class Session:
             self.table,
             self.settings.reference,
             self.batch,
+            prefixes,
         )
+
+    @property
+    def table_levels(self) -> int:
+        """How often `tables` tells of progress where it measures: after each level of each batch."""
+        images = min(self.settings.images, macro_steps.IMAGES)
+        return len(macro_steps.grid_of(self.model.schedule)) * math.ceil(images / self.batch)
+
+    def tables(self, progress: Callable[[], None] = lambda: None) -> Tables:
+        """The planner's tables over the first search images."""
+        images = ImageSet(self.settings.seed, 0, min(self.settings.images, macro_steps.IMAGES), self.prompts[0])
+        return macro_steps.known_or_measured(self.model, self.recipe, images, self.folder, self.batch, progress)
+
+    @cached_property
+    def planned(self) -> list[Seed]:
+        """The planner's schedules at the asked costs."""
+        return [
+            Seed("planned", f"planned, {item.error:.2g} predicted", item.candidate)
+            for item in plans(self.tables(), self.table, self.settings.targets)
+        ]
 
     @cached_property
     def seeds(self) -> list[Seed]:
@@ -137,7 +165,8 @@ class Session:
         settings = self.settings
         if settings.method == "flexiffusion":
             return FlexiffusionMethod(self.teacher, settings.targets, self.model.branches, self.table)
-        seeds = [seed for seed in self.seeds if seed.candidate.plain or not settings.plain_only]
+        known = {seed.candidate.key: seed for seed in [*self.seeds, *(self.planned if settings.planner else [])]}
+        seeds = [seed for seed in known.values() if seed.candidate.plain or not settings.plain_only]
         slots = max(
             slots_for(self.table, max(settings.targets), len(self.model.schedule)),
             *(len(seed.candidate.timesteps) for seed in seeds),

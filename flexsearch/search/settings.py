@@ -28,10 +28,13 @@ class Settings:
     speedups: tuple[float, ...] = (2.0, 3.0, 5.0)
     reference: ReferenceName = "teacher"
     evaluations: int = 150
-    images: int = 12
+    images: int = 24
     held_out: int = 32
     batch: int | None = None
     seed: int = 0
+    planner: bool = True
+    racing: bool = True
+    memory: int = 1024
     plain_only: bool = False
     features: str = "bundled"
     prompts: tuple[str, ...] = ()
@@ -55,7 +58,8 @@ class Settings:
                 raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(choices)}")
         bounds = (("--steps", self.steps, 5, 1000), ("--images", self.images, 2, 100_000),
                   ("--held-out", self.held_out, 2, 100_000), ("--batch", self.batch, 1, 100_000),
-                  ("--evaluations", self.evaluations, 1, 1_000_000), ("--seed", self.seed, 0, 2**31 - 1))  # fmt: skip
+                  ("--evaluations", self.evaluations, 1, 1_000_000), ("--seed", self.seed, 0, 2**31 - 1),
+                  ("--memory", self.memory, 0, 2**31 - 1))  # fmt: skip
         for flag, number, low, high in bounds:
             if number is not None and not low <= number <= high:
                 raise ConfigError(flag, f"{number} is out of range", f"Give {low} to {high}")

@@ -51,7 +51,7 @@ def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
     def error_of(seed: Seed) -> float:
         key = seed.candidate.key
         if key not in known:
-            known[key] = session.search_engine.error(seed.candidate, "latent")
+            known[key] = session.search_engine.judge(seed.candidate, "latent").error
         return known[key]
 
     for speedup, target in zip(session.settings.speedups, session.settings.targets, strict=True):

@@ -19,12 +19,14 @@ from click.testing import CliRunner, Result
 from model_folders import write_unconditional
 
 from flexiffusion import codec
+from flexiffusion.cost import CostTable
 from flexiffusion.schedule import SegmentsPlan, StepsPlan
 from flexsearch.cli import exit_codes, main
-from flexsearch.search import verdict
+from flexsearch.search import macro_steps, verdict
 from tools.make_random_checkpoint import write
 
-SMALL = ["--steps", "8", "--speedup", "2", "--images", "3", "--held-out", "3", "--evaluations"]
+# The planner's tables take as long as all of this: TestPlan makes small ones.
+SMALL = ["--steps", "8", "--speedup", "2", "--images", "3", "--held-out", "3", "--no-planner", "--evaluations"]
 
 
 def call(*arguments: str) -> Result:
@@ -312,3 +314,53 @@ def test_profile_prints_and_saves_both_tables(tmp_path: Path) -> None:
 def test_profile_into_a_missing_folder() -> None:
     result = call("profile", "--batch", "1", "--repeats", "1", "--out", "/no/such/costs.json")
     assert result.exit_code == exit_codes.USAGE and "cannot be written" in result.stderr
+
+
+class TestPlan:
+    @pytest.fixture(autouse=True)
+    def small_tables(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(macro_steps, "LEVELS", 6)
+
+    def test_plans_and_writes_files_that_can_be_run(self, tmp_path: Path) -> None:
+        arguments = ("plan", "--steps", "12", "--speedup", "3", "--speedup", "6", "--out", str(tmp_path), "--json")
+        plans = document(call(*arguments))["plans"]
+        assert [plan["asked"] for plan in plans] == [3.0, 6.0]
+        for plan in plans:
+            assert plan["speedup"]["macs"] >= plan["asked"]
+            schedule = codec.read(Path(plan["file"]))
+            assert isinstance(schedule.plan, StepsPlan) and not schedule.metrics
+            assert len(schedule.plan.steps) == plan["full"] + plan["partial"]
+        assert plans[0]["predicted_latent_error"] < plans[1]["predicted_latent_error"]
+        # the tables are kept: the same again measures nothing
+        (tables,) = (Path(os.environ["XDG_CACHE_HOME"]) / "flexiffusion" / "references").glob("tables-*")
+        before = tables.stat().st_mtime_ns
+        assert document(call(*arguments))["plans"] == plans
+        assert tables.stat().st_mtime_ns == before
+
+    def test_for_another_device(self, tmp_path: Path) -> None:
+        """Where partial steps cost as much as full ones, they are not worth planning."""
+        profile = tmp_path / "profile.json"
+        slow = CostTable("ms", 10.0, {branch: 10.0 for branch in range(-1, 9)})
+        profile.write_text(json.dumps({"ms": slow.to_dict()}))
+        (plan,) = document(call("plan", "--steps", "12", "--speedup", "6", "--profile", str(profile), "--json"))[
+            "plans"
+        ]
+        assert plan["full"] + plan["partial"] <= 2 and plan["speedup"]["ms"] >= 6
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (("--speedup", "11.9"), "no plan is 11.9x as fast"),
+            (("--profile", "nowhere.json"), "it cannot be read"),
+        ],
+    )
+    def test_says_what_is_wrong(self, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("flexsearch.search.planner.REACH", 2)
+        monkeypatch.setattr(macro_steps, "REACH", 2)
+        result = call("plan", "--steps", "12", *arguments)
+        assert result.exit_code == exit_codes.USAGE and words in result.stderr
+
+    def test_run_begins_with_plans(self, tmp_path: Path) -> None:
+        settings = [argument for argument in SMALL if argument != "--no-planner"]
+        assert call("run", *settings, "40", "--out", str(tmp_path / "run"), "--json").exit_code == 0
+        assert list((tmp_path / "run" / "references").glob("tables-*"))

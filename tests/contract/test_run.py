@@ -257,6 +257,23 @@ class TestSurroundings:
     def test_report_reads_well(self, sd1: Network) -> None:
         run = Run(sd1.unet, plan(F, P(0), nulls=4))
         assert str(run.report) == "full 0, partial 0, null 4, misses 0, 0.00 s, cache 0.0 MiB"
+        assert run.report.speedup(6) is None
+
+    def test_speedup_by_its_own_full_steps(self, sd1: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = [0.0]
+        monkeypatch.setattr("flexiffusion.run.time.perf_counter", lambda: clock[0])
+        made = plan(F, F, P(0), F, nulls=2)
+        with Run(sd1.unet, made) as run:
+            # the first one warms up; a step at two evaluations counts twice
+            for level, seconds in zip(made.levels, (9.0, 4.0, 1.0, 2.0), strict=True):
+                for _ in range(2):
+                    run.evaluate(level)
+                    run(lambda: sd1(sd1.sample(), sd1.conditioning(2)), sd1.sample())
+                    clock[0] += seconds / 2
+        report = run.report
+        assert (report.evaluations, report.levels, report.seconds) == (8, 4, 16.0)
+        assert report.full_seconds == 2.0  # of 4.5, 2, 2, 1, 1 without the first
+        assert report.speedup(6) == 6 * 2 * 2.0 / 16
 
 
 @pytest.mark.slow

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from flexiffusion.cost import CostTable
+from flexsearch.metrics.paired import Errors
 from flexsearch.sampling.levels import NoiseSchedule, spaced_timesteps
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.method import Fitness
+from flexsearch.search.racing import Judgement
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 SCHEDULE = NoiseSchedule(tuple(torch.cumprod(1 - BETAS, 0).tolist()))
@@ -25,10 +28,13 @@ class Engine:
         self.evaluated: list[str] = []
         self.stop_at = stop_at
 
-    def error(self, candidate: Candidate, fitness: Fitness) -> float:
+    count = 1
+
+    def judge(self, candidate: Candidate, fitness: Fitness, rival: Errors | None = None) -> Judgement:
         if len(self.evaluated) == self.stop_at:
             raise KeyboardInterrupt
         self.evaluated.append(candidate.key)
         ideal = spaced_timesteps(SCHEDULE, len(candidate.timesteps), "logsnr")
         off = sum(abs(a - b) for a, b in zip(ideal, candidate.timesteps, strict=True)) / 1000 / len(ideal)
-        return (1 + off) / (0.1 + sum(1 if a.kind == "full" else 0.7 for a in candidate.actions))
+        error = (1 + off) / (0.1 + sum(1 if a.kind == "full" else 0.7 for a in candidate.actions))
+        return Judgement(error, np.array([error]))

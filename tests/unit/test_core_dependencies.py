@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE = sorted((ROOT / "flexiffusion").glob("*.py"))
-WITH_TORCH = {"cut", "layout", "predictor", "run"}
+WITH_TORCH = {"fit", "cut", "layout", "predictor", "run"}
 
 
 def absolute_imports(path: Path) -> set[str]:

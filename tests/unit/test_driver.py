@@ -39,7 +39,7 @@ def go(folder: Path, method: Method, engine: Engine, evaluations: int, seed: int
     folder.mkdir(exist_ok=True)
     sampler = MethodSampler(method, seed)
     study = RunFolder(folder).study(Settings(), sampler)
-    search(study, sampler, engine, evaluations, lambda *_: None)  # type: ignore[arg-type]
+    search(study, sampler, engine, evaluations, True, lambda *_: None)  # type: ignore[arg-type]
     return study
 
 
@@ -85,7 +85,7 @@ class TestPlacement:
             genes = method.propose(number, done, stream_of(0, number))
             assert genes is not None
             candidate = method.candidate(genes)
-            error = engine.error(candidate, "latent")
+            error = engine.judge(candidate, "latent").error
             done.append(Evaluated(number, genes, candidate, error, candidate.cost(TABLE)))
         for target in TARGETS:
             affordable = [item for item in done if item.cost <= target + 1e-9]

@@ -209,3 +209,43 @@ def test_impossible_plans_are_refused(levels: tuple[float, ...], actions: tuple[
     with pytest.raises(ScheduleError) as caught:
         Plan(levels, actions, 0)
     assert caught.value.place == place
+
+
+def test_a_steps_plan_stops_where_the_run_stops() -> None:
+    steps = StepsPlan(tuple(Step(float(sigma), FULL) for sigma in (14, 9, 6, 4, 2, 1)))
+    host = (10.0, 8.0, 6.5, 5.0, 4.5)
+    assert plan_for(schedule(steps), host).levels == (10.0, 9.0, 6.0, 4.0, 2.0, 1.0)
+    assert plan_for(schedule(steps), host, end=4.0).levels == (10.0, 9.0, 6.0)
+
+
+class TestStart:
+    """A run that begins inside the list (img2img) takes the matching tail; its first step is full."""
+
+    def test_the_tail_of_the_whole_list(self) -> None:
+        whole, tail = plan_for(segments((5, 3), (5, 5)), TEN), plan_for(segments((5, 3), (5, 5)), TEN, start=5)
+        assert (tail.levels, tail.nulls, tail.warning) == ((5.0, 4.0, 3.0, 2.0, 1.0), 0, None)
+        assert tail.actions == whole.actions[3:] == (FULL, P1, P1, P1, P1)
+
+    @pytest.mark.parametrize("start, expected", [(1, "FPFPPPP"), (2, "FFPPPP"), (3, "FFPPPP"), (5, "FPPP")])
+    def test_a_start_on_a_partial_or_null_step_is_full(self, start: int, expected: str) -> None:
+        plan = plan_for(segments((4, 3), (6, 5)), TEN, start=start)
+        assert plan.levels[0] == TEN[start]
+        assert pattern(plan) == expected
+
+    def test_the_whole_list_decides_whether_it_is_stretched(self) -> None:
+        assert plan_for(segments((5, 3), (5, 5)), TEN, start=5).warning is None
+        assert plan_for(segments((10, 3), (10, 5)), TEN, start=5).warning is not None
+
+    def test_too_short_a_tail_is_full(self) -> None:
+        plan = plan_for(segments((5, 3), (5, 5)), TEN, start=6)
+        assert (pattern(plan), plan.nulls) == ("FFFF", 0)
+        assert "4 steps are too few" in str(plan.warning)
+
+    def test_a_steps_plan_begins_there(self) -> None:
+        steps = schedule(StepsPlan((Step(9.5, FULL), Step(5.5, P0), Step(2.5, FULL), Step(0.5, P0))))
+        assert plan_for(steps, TEN, start=5).levels == (5.0, 2.5, 0.5)
+
+    @pytest.mark.parametrize("start", [-1, 10, 1.5])
+    def test_outside_of_the_list_is_refused(self, start: int) -> None:
+        with pytest.raises(ScheduleError, match="start"):
+            plan_for(segments((5, 3), (5, 5)), TEN, start=start)

@@ -1,0 +1,29 @@
+"""What the host gets: five nodes, a folder of presets, a route for the strip."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import folders, routes
+from .nodes.apply_schedule import ApplySchedule
+from .nodes.compare import Compare
+from .nodes.load_schedule import LoadSchedule
+from .nodes.sampler import Sampler
+from .nodes.schedule_sigmas import ScheduleSigmas
+
+
+class Flexiffusion(ComfyExtension):
+    """The pack, as the host asks for it."""
+
+    async def on_load(self) -> None:
+        self._prepare()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        self._prepare()
+        return [Sampler, ApplySchedule, LoadSchedule, ScheduleSigmas, Compare]
+
+    @staticmethod
+    def _prepare() -> None:
+        """Safe to call twice: hosts before 0.3.50 have no `on_load`, others call it first."""
+        folders.register()
+        routes.register()

@@ -1,0 +1,61 @@
+"""Where the host finds schedules: `models/flexiffusion`, every folder of extra_model_paths.yaml, and the core's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+
+from ..flexiffusion.codec import read
+from ..flexiffusion.errors import ScheduleError
+from ..flexiffusion.presets import OVERRIDE, Preset, default_folders, user_folder
+from ..flexiffusion.schedule import Schedule
+
+FOLDER = "flexiffusion"
+_NO_SCHEDULES = ("schema",)  # folder of the bundled ones that holds the JSON Schema
+
+
+def register() -> None:
+    """Makes `flexiffusion` a folder of the host. extra_model_paths.yaml may have made it before: that stays."""
+    _, extensions = folder_paths.folder_names_and_paths.setdefault(FOLDER, ([], set()))
+    if hasattr(extensions, "add"):
+        extensions.add(".json")
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER), is_default=True)
+    # the user's own folder also where it is not there yet
+    own = () if os.environ.get(OVERRIDE) else (user_folder(),)
+    for folder in dict.fromkeys((*default_folders(), *own)):
+        folder_paths.add_model_folder_path(FOLDER, str(folder))
+
+
+def names() -> list[str]:
+    """Schedule files by name, as they are told apart in a dropdown; subfolders of the user's are part of the name."""
+    return [name for name in folder_paths.get_filename_list(FOLDER) if Path(name).parts[0] not in _NO_SCHEDULES]
+
+
+def path_of(name: str) -> Path:
+    """The file behind a name. Raises ScheduleError when there is none."""
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        raise ScheduleError(
+            name,
+            f"there is no such schedule in {', '.join(folder_paths.get_folder_paths(FOLDER))}",
+            "Put the file into one of these folders, or paste its text into `json`",
+        )
+    return Path(path)
+
+
+def load(name: str) -> Schedule:
+    """The schedule behind a name. Raises ScheduleError."""
+    return read(path_of(name))
+
+
+def presets() -> Iterator[Preset]:
+    """Every schedule that can be read, one by one. What cannot be is told when somebody picks it."""
+    for name in names():
+        try:
+            path = path_of(name)
+            yield Preset(path, read(path))
+        except ScheduleError:
+            continue

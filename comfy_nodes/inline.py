@@ -1,0 +1,33 @@
+"""The schedule that a node's two widgets mean, and what the strip shows of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..flexiffusion.codec import loads
+from ..flexiffusion.fit import made_for
+from ..flexiffusion.schedule import Schedule, SegmentsPlan
+from . import folders
+
+
+def chosen(preset: str, json: str = "") -> Schedule:
+    """The schedule in the text, or else the one in the file. Raises ScheduleError."""
+    return loads(json.encode(), "json") if json.strip() else folders.load(preset)
+
+
+def strip(schedule: Schedule) -> dict[str, Any]:
+    """What the front end draws: one entry a step, and a line of words.
+
+    `steps`: [kind, branch or None]; null steps only where the schedule lists them
+    """
+    actions = schedule.plan.actions()
+    counts = {kind: sum(action.kind == kind for action in actions) for kind in ("full", "partial", "null")}
+    own = "" if isinstance(schedule.plan, SegmentsPlan) else ", own noise levels"
+    return {
+        "name": schedule.name,
+        "steps": [[action.kind, action.branch] for action in actions],
+        "counts": ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) + own,
+        "model": f"{schedule.model.family}, {schedule.provenance.kind}",
+        "made_for": made_for(schedule),
+        "description": schedule.description,
+    }

@@ -1,0 +1,96 @@
+"""What the nodes share: the schedule's socket, inputs that several have, and the way from a schema to the host."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io
+
+SCHEDULE = io.Custom("FLEXIFFUSION_SCHEDULE")
+
+MAPPINGS = ["position", "level"]  # flexiffusion.plan.Placement
+
+
+def schema(search_aliases: list[str], **facts: Any) -> io.Schema:
+    """A schema; `search_aliases` only where this host's has them."""
+    if any(field.name == "search_aliases" for field in dataclasses.fields(io.Schema)):
+        facts["search_aliases"] = search_aliases
+    return io.Schema(**facts)
+
+
+def model_input() -> Any:
+    return io.Model.Input("model", tooltip="The model to make faster. A U-Net: SD 1.x, SD 2.x, SDXL and their kin.")
+
+
+def schedule_input() -> Any:
+    return SCHEDULE.Input(
+        "schedule", tooltip="Which steps run in full, in part or not at all. From Flexiffusion Load Schedule."
+    )
+
+
+def mapping_input() -> Any:
+    return io.Combo.Input(
+        "mapping",
+        options=MAPPINGS,
+        default="position",
+        tooltip="How a schedule made of segments meets the sampler's noise levels. position: first step to first "
+        "level, and "
+        "so on. level: by noise level; for slices of a run (KSampler Advanced, refiners) and img2img tails. Schedules "
+        "with noise levels of their own always go by level.",
+    )
+
+
+def sampling_inputs() -> list[Any]:
+    """Those of the core KSampler, with the steps from the schedule."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Seed of the starting noise, as in KSampler.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="Steps of the sampler before the schedule takes any out. 0: as many as the schedule was made for.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=7.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="Classifier-free guidance scale, as in KSampler.",
+        ),
+        io.Combo.Input(
+            "sampler_name",
+            options=comfy.samplers.KSampler.SAMPLERS,
+            default="dpmpp_2m",
+            tooltip="The sampling algorithm. Best the one that the schedule was made with; the report says if it is "
+            "not.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="normal",
+            tooltip="Where the noise levels lie. A schedule with noise levels of its own replaces them.",
+        ),
+        io.Conditioning.Input("positive", tooltip="What should be in the picture."),
+        io.Conditioning.Input("negative", tooltip="What should not be in the picture."),
+        io.Latent.Input("latent_image", tooltip="The latent to denoise: an empty one, or a picture's for img2img."),
+        io.Float.Input(
+            "denoise",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="How much is redrawn, as in KSampler. Below 1 the first step that is left always runs in full.",
+        ),
+    ]

@@ -1,0 +1,48 @@
+"""What the host's samplers do with the list of noise levels, as far as a user should be told before sampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# One network evaluation at every listed level, by the name of the function without `sample_` (comfy/k_diffusion/
+# sampling.py, comfy/extra_samplers/uni_pc.py); tests/hosts counts all of them.
+_ONE_EACH = {
+    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_RF", "euler_ancestral_cfg_pp", "lms", "dpmpp_2m",
+    "dpmpp_2m_cfg_pp", "dpmpp_2m_sde", "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun",
+    "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm", "lcm", "ipndm",
+    "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp", "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde", "sa_solver",
+    "unipc", "unipc_bh2",
+}  # fmt: skip
+# These take the first and the last level and the length only, and choose their own between.
+_OWN_LEVELS = {"dpm_fast", "dpm_adaptive"}
+
+_NAMES = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
+
+
+def name_of(sampler: Any) -> str | None:
+    """The host's name of a sampler object, such as `dpmpp_2m`; None: not one that can be told."""
+    name = _function(sampler)
+    return _NAMES.get(name, name) if name else None
+
+
+def count_note(sampler: Any) -> str | None:
+    """A sentence where the number of executed calls cannot be read off the schedule; None where it can."""
+    name = _function(sampler)
+    if name in _ONE_EACH:
+        return None
+    if name in _OWN_LEVELS:
+        return (
+            f"sampler {name} chooses noise levels of its own between the first and the last: a step does what the "
+            "schedule says for its level, and there may be more or fewer of each kind than planned"
+        )
+    return (
+        f"sampler {name_of(sampler) or type(sampler).__name__} evaluates the network more than once a step, or is not "
+        "known: every evaluation does what the schedule says for its noise level, so there are more of each kind than "
+        "planned"
+    )
+
+
+def _function(sampler: Any) -> str:
+    name = str(getattr(getattr(sampler, "sampler_function", None), "__name__", ""))
+    return name.removeprefix("sample_").removesuffix("_function")

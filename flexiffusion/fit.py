@@ -1,0 +1,126 @@
+"""Whether a schedule fits a network, and what it was made for where it does not fit a sampling.
+
+A wrong network is refused; other settings only deserve a word with the numbers (what users asked of such tools: never
+run with wrong constants in silence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from .errors import FlexiffusionError, ModelMismatch
+from .layout import find_layout
+from .plan import TOLERANCE
+from .presets import Preset, for_family
+from .schedule import Schedule, SegmentsPlan
+
+# (width of the text embedding, branches) -> family. A family that is not here is judged by its branches alone.
+FAMILIES = {(768, 12): "sd15", (1024, 12): "sd21", (2048, 9): "sdxl"}
+
+# Two names of one solver: DDIM without noise is Euler's method in the noise level (arXiv 2206.00364, section 4).
+_SAME_SAMPLER = {"ddim": "euler"}
+
+
+def family_of(unet: nn.Module) -> str | None:
+    """The family of a loaded U-Net by its text attention and branches; None: not one of `FAMILIES`.
+
+    Raises:
+        ModelMismatch: not a U-Net that can be cut.
+    """
+    branches = find_layout(unet).branches
+    keys = [module for name, module in unet.named_modules() if name.endswith("attn2.to_k")]
+    widths = {int(getattr(key, "in_features", 0)) for key in keys}
+    return FAMILIES.get((widths.pop(), branches)) if len(widths) == 1 else None
+
+
+def require_fit(schedule: Schedule, unet: nn.Module, presets: Iterable[Preset] = ()) -> None:
+    """Refuses a schedule that was made for another network.
+
+    presets: what else there is, so that the refusal can name those that fit.
+
+    Raises:
+        ModelMismatch: another family, or another number of branches; or not a U-Net that can be cut.
+        FlexiffusionError: the schedule drops layers, which this release cannot do.
+    """
+    family, branches = family_of(unet), find_layout(unet).branches
+    made_for = schedule.model
+    if branches != made_for.branches or (family is not None and family != made_for.family):
+        found = f"{family or 'an unknown one'} with {branches} branches"
+        fitting = sorted({p.path.stem for p in for_family(tuple(presets), family)}) if family else []
+        remedy = f"Schedules that fit: {', '.join(fitting)}" if fitting else "Use a schedule made for this model"
+        raise ModelMismatch(
+            f"schedule {schedule.name}: made for {made_for.family} with {made_for.branches} branches, "
+            f"but the model is {found}. {remedy}"
+        )
+    if any(action.drop for action in schedule.plan.actions()):
+        raise FlexiffusionError(
+            f"schedule {schedule.name}: it drops layers, which is not supported yet. Use a schedule without `drop`"
+        )
+
+
+def misfit(
+    schedule: Schedule,
+    *,
+    sampler: str | None = None,
+    steps: int | None = None,
+    cfg: float | None = None,
+    size: tuple[int, int] | None = None,
+    prediction: str | None = None,
+    levels: Sequence[float] | None = None,
+) -> str | None:
+    """One sentence on how these settings differ from those that the schedule was made with; None: they do not.
+
+    Whatever the schedule leaves open, or the host cannot tell (None), is not compared.
+
+    size:   width and height of the picture in pixels
+    levels: the host's own noise levels, falling, without the final 0
+    """
+    made, plan = schedule.sampling, schedule.plan
+    here: list[str] = []
+    if sampler and made.sampler and _solver(sampler) != _solver(made.sampler):
+        here.append(f"sampler {sampler}")
+    if steps and isinstance(plan, SegmentsPlan) and steps != made.steps:
+        here.append(f"{steps} steps")
+    if cfg is not None and made.cfg is not None and abs(cfg - made.cfg) > 1e-6:
+        here.append(f"cfg {cfg:g}")
+    if size and made.size and size != made.size:
+        here.append(f"{size[0]} x {size[1]} pixels")
+    if prediction and made.prediction and prediction != made.prediction:
+        here.append(f"{prediction} model")
+    if levels and schedule.levels is not None and not _alike(levels, schedule.levels):
+        here.append("other noise levels (scheduler)")
+    if not here:
+        return None
+    differs = ", ".join(here)
+    return f"{schedule.name} was made for {made_for(schedule)}; here: {differs}. Its quality was not measured there"
+
+
+def made_for(schedule: Schedule) -> str:
+    """What the schedule was made with, and how good it was measured to be: "dpmpp_2m, karras, 30 steps, cfg 7, ..."."""
+    made = schedule.sampling
+    known = [text for text in (made.sampler, made.scheduler) if text]
+    known.append(f"{made.steps} steps")
+    if made.cfg is not None:
+        known.append(f"cfg {made.cfg:g}")
+    if made.size is not None:
+        known.append(f"{made.size[0]} x {made.size[1]} pixels")
+    if made.prediction is not None:
+        known.append(made.prediction)
+    if schedule.metrics:
+        measured = schedule.metrics[0]
+        known.append(f"{measured.name} {measured.value:.3g} over {measured.n} images")
+    elif schedule.provenance.kind == "heuristic":
+        known.append("a hand-made rule")
+    return ", ".join(known)
+
+
+def _solver(sampler: str) -> str:
+    return _SAME_SAMPLER.get(sampler, sampler)
+
+
+def _alike(levels: Sequence[float], others: Sequence[float]) -> bool:
+    return len(levels) == len(others) and all(
+        abs(a - b) <= 10 * TOLERANCE * max(a, b) for a, b in zip(levels, others, strict=True)
+    )

@@ -1,0 +1,41 @@
+"""`flexsearch plan`: schedules in seconds, from tables that were measured once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from flexsearch.cli import output
+from flexsearch.cli.command import Command
+from flexsearch.cli.options import IMAGES, MODEL, with_options
+
+
+@click.command(cls=Command)
+@with_options(MODEL)
+@click.option("--solver", default="dpmpp_2m", show_default=True, help="ddim, plms, dpmpp_2m, euler or uni_pc.")
+@click.option("--steps", type=int, default=30, show_default=True, help="Steps of the teacher.")
+@click.option(
+    "--speedup",
+    "speedups",
+    type=float,
+    multiple=True,
+    default=(2.0, 3.0, 5.0),
+    show_default=True,
+    help="Asked speed-up; give it several times.",
+)
+@click.option(
+    "--profile", "profile_file", metavar="FILE", help="Milliseconds of another device, by `flexsearch profile --out`."
+)
+@with_options(IMAGES)
+@click.option("--out", metavar="FOLDER", help="Write the schedule files there.")
+@output.json_option
+def plan(profile_file: str | None, out: str | None, prompts_file: str | None, **options: Any) -> None:
+    """Plan a schedule for every asked speed-up, without searching.
+
+    The first plan of a model measures its tables (about as long as ten evaluations of a search); they are kept, and
+    every later one takes seconds. Errors are predicted, not measured: `flexsearch compare` measures them.
+    """
+    from flexsearch.cli.planning import conduct
+
+    conduct(profile_file, out, prompts_file, **options)

@@ -1,0 +1,230 @@
+"""What the node pack promises to saved workflows, and its texts, read without the host."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy_api_standin
+import pytest
+import torch
+from comfy_hosts import ROOT, load_pack, part
+
+GOLDEN = ROOT / "tests" / "golden" / "comfy_nodes.json"
+LANGUAGES = ("en", "zh", "ja")
+
+
+@pytest.fixture
+def pack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """The pack on the stand-in, and the five node classes."""
+    monkeypatch.setenv("FLEXIFFUSION_PRESETS", str(tmp_path / "none"))
+    host = comfy_api_standin.install(monkeypatch, tmp_path / "models")
+    name = load_pack().__name__
+    host.nodes = asyncio.run(asyncio.run(load_pack().comfy_entrypoint()).get_node_list())
+    host.schemas = [node.define_schema() for node in host.nodes]
+    host.models = tmp_path / "models"
+    yield host
+    # modules that imported the stand-in must not be met again by another test
+    for module in [
+        m for m in sys.modules if m.startswith(f"{name}.comfy_nodes") and not m.endswith(("engine", "samplers"))
+    ]:
+        del sys.modules[module]
+
+
+def described(schema: Any) -> dict[str, Any]:
+    """What saved workflows hold on to: the id, the inputs in their order, the outputs in theirs."""
+    return {
+        "id": schema.node_id,
+        "inputs": [[one.id, one.kind, bool(one.facts.get("optional"))] for one in schema.inputs],
+        "outputs": [[one.facts["display_name"], one.kind] for one in schema.outputs],
+    }
+
+
+def test_ids_inputs_and_outputs_are_frozen(pack: Any) -> None:
+    found = [described(schema) for schema in pack.schemas]
+    if os.environ.get("UPDATE_GOLDEN"):
+        rows = ",\n".join(json.dumps(node) for node in found)
+        GOLDEN.write_text(f"[\n{rows}\n]\n", encoding="utf-8")
+    assert found == json.loads(GOLDEN.read_text(encoding="utf-8")), (
+        "saved workflows depend on this: only ever add optional inputs at the end (UPDATE_GOLDEN=1)"
+    )
+
+
+def test_every_input_and_output_has_a_tooltip(pack: Any) -> None:
+    for schema in pack.schemas:
+        assert schema.description and schema.category and schema.search_aliases
+        for one in (*schema.inputs, *schema.outputs):
+            assert len(one.facts["tooltip"]) > 10, (schema.node_id, one.id)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_translations_are_complete(pack: Any, language: str) -> None:
+    texts = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert list(texts) == [schema.node_id for schema in pack.schemas]
+    for schema in pack.schemas:
+        node = texts[schema.node_id]
+        assert list(node["inputs"]) == [one.id for one in schema.inputs]
+        assert list(node["outputs"]) == [str(i) for i in range(len(schema.outputs))]
+        for one, text in [
+            *((one, node["inputs"][one.id]) for one in schema.inputs),
+            *((one, node["outputs"][str(i)]) for i, one in enumerate(schema.outputs)),
+        ]:
+            assert text["name"] and text["tooltip"]
+            if language == "en":
+                assert text["tooltip"] == one.facts["tooltip"], (schema.node_id, one.id)
+        assert node["display_name"] and node["description"]
+        if language == "en":
+            assert (node["display_name"], node["description"]) == (schema.display_name, schema.description)
+
+
+def test_every_node_has_a_page(pack: Any) -> None:
+    pages = {path.stem for path in (ROOT / "web" / "docs").glob("*.md")}
+    assert pages == {schema.node_id for schema in pack.schemas}
+
+
+def test_example_workflows_have_pictures_and_known_nodes(pack: Any) -> None:
+    workflows = sorted((ROOT / "example_workflows").glob("*.json"))
+    assert len(workflows) >= 3
+    inputs = {schema.node_id: [one.id for one in schema.inputs] for schema in pack.schemas}
+    used = set()
+    for path in workflows:
+        assert any(path.with_suffix(ending).exists() for ending in (".jpg", ".png", ".webp")), path
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            if node["type"].startswith("Flexiffusion"):
+                used.add(node["type"])
+                assert sorted(one["name"] for one in node["inputs"]) == sorted(inputs[node["type"]]), path
+    assert used == set(inputs), "every node is shown in an example"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "golden" / "workflows").glob("*.json")), ids=lambda p: p.stem)
+def test_released_workflows_still_fit_the_nodes(pack: Any, path: Path) -> None:
+    """Row 20, without the host: every input of a released workflow is known, and none that is needed is missing."""
+    schemas = {schema.node_id: schema for schema in pack.schemas}
+    found = [node for node in json.loads(path.read_text()).values() if node["class_type"] in schemas]
+    assert found
+    for node in found:
+        known = {one.id: one for one in schemas[node["class_type"]].inputs}
+        assert set(node["inputs"]) <= set(known)
+        assert {name for name, one in known.items() if not one.facts.get("optional")} <= set(node["inputs"])
+
+
+class TestLoad:
+    def node(self, pack: Any) -> Any:
+        return pack.nodes[2]
+
+    def test_file_text_and_refusals(self, pack: Any) -> None:
+        load = self.node(pack)
+        (from_file,) = load.execute("sd15-turns-6.json").args
+        assert from_file.name == "sd15-turns-6"
+        text = (ROOT / "schedules" / "sdxl-turns-6.json").read_text()
+        assert load.execute("not there.json", text).args[0].name == "sdxl-turns-6"
+        assert load.validate_inputs("not there.json", text) is True
+        assert "there is no such schedule in" in load.validate_inputs("not there.json")
+        assert load.validate_inputs(None, "") is load.validate_inputs("sd15-turns-6.json", None) is True, "from a link"
+        assert "json: line 1 column 1" in load.validate_inputs("sd15-turns-6.json", "no json")
+
+    def test_fingerprints_follow_the_contents(self, pack: Any) -> None:
+        load, mine = self.node(pack), pack.models / "flexiffusion" / "mine.json"
+        mine.parent.mkdir(parents=True)
+        seen = []
+        for name in ("sd15-turns-6", "sd15-turns-8"):
+            mine.write_bytes((ROOT / "schedules" / f"{name}.json").read_bytes())
+            seen.append(load.fingerprint_inputs("mine.json"))
+        assert len({*seen, load.fingerprint_inputs("mine.json", "text")}) == 3
+        assert load.fingerprint_inputs("sd15-turns-8.json") == seen[1]
+
+    def test_the_dropdown(self, pack: Any) -> None:
+        options = pack.schemas[2].inputs[0].facts["options"]
+        assert options == sorted(path.name for path in (ROOT / "schedules").glob("*.json"))
+
+    def test_a_folder_of_extra_model_paths_stays(self, pack: Any, tmp_path: Path) -> None:
+        import folder_paths
+
+        folder_paths.add_model_folder_path("flexiffusion", str(tmp_path / "extra"))
+        (tmp_path / "extra" / "sub").mkdir(parents=True)
+        bytes_of = (ROOT / "schedules" / "sd15-turns-6.json").read_bytes()
+        (tmp_path / "extra" / "sub" / "theirs.json").write_bytes(bytes_of)
+        part("comfy_nodes.folders").register()
+        assert "sub/theirs.json" in part("comfy_nodes.folders").names()
+        assert folder_paths.get_folder_paths("flexiffusion")[0] == str(pack.models / "flexiffusion")
+
+
+def test_schedule_sigmas(pack: Any) -> None:
+    (schedule,) = pack.nodes[2].execute("sd15-turns-6.json").args
+    sigmas = torch.tensor([14.0, 9.0, 5.0, 3.0, 1.0, 0.5, 0.0])
+    (thinned,) = pack.nodes[3].execute(sigmas, schedule).args
+    assert thinned[0] == 14.0 and thinned[-1] == 0.0 and len(thinned) == 13 and thinned.dtype == sigmas.dtype
+    empty = torch.tensor([])
+    assert pack.nodes[3].execute(empty, schedule).args[0] is empty
+
+
+def test_the_strip(pack: Any) -> None:
+    inline = part("comfy_nodes.inline")
+    shown = inline.strip(inline.chosen("sd15-turns-6.json"))
+    assert shown["steps"] == [["full", None], ["partial", 0]] * 6
+    assert shown["counts"] == "6 full, 6 partial, own noise levels"
+    assert shown["model"] == "sd15, heuristic" and "a hand-made rule" in shown["made_for"]
+    json.dumps(shown)
+    assert list(pack.routes) == ["/flexiffusion/strip"]
+    part("comfy_nodes.routes").register()
+    assert list(pack.routes) == ["/flexiffusion/strip"]
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", node.level
+
+
+def test_the_pack_imports_the_core_the_host_torch_and_nothing_else() -> None:
+    """host packages -> core only, by relative imports: the folder may have any name (DESIGN.md)."""
+    host = {"comfy", "comfy_api", "folder_paths", "nodes", "server", "aiohttp"}
+    for path in sorted((ROOT / "comfy_nodes").rglob("*.py")):
+        for module, level in imports(path):
+            first = module.split(".")[0]
+            if level == 0:
+                assert first in sys.stdlib_module_names or first in host | {"torch"}, (path, module)
+            if path.name in ("engine.py", "samplers.py"):
+                assert first not in host, "the engine imports nothing of the host"
+            assert first not in ("flexsearch", "webui_extension"), (path, module)
+
+
+def test_importing_the_pack_imports_no_host_and_takes_no_time() -> None:
+    """What ComfyUI pays at start besides torch: less than 200 ms, here with a wide margin for a busy machine."""
+    script = f"""
+import sys, time, importlib.util, torch
+before = set(sys.modules); start = time.process_time()
+root = {str(ROOT)!r}
+spec = importlib.util.spec_from_file_location("p_x_q", root + "/__init__.py", submodule_search_locations=[root])
+sys.modules["p_x_q"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+import p_x_q.comfy_nodes.engine
+print(time.process_time() - start)
+print(sorted({{name.split(".")[0] for name in set(sys.modules) - before}} - set(sys.stdlib_module_names)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    seconds, names = done.stdout.splitlines()
+    assert names == "['p_x_q']"
+    assert float(seconds) < 0.5
+
+
+def test_metadata_of_the_registry() -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert document["project"]["dependencies"] == []
+    comfy = document["tool"]["comfy"]
+    assert comfy["DisplayName"] == "Flexiffusion" and comfy["PublisherId"] and "web" not in comfy
+    ignored = (ROOT / ".comfyignore").read_text().splitlines()
+    for folder in ("flexsearch/", "tests/", "tools/", "benchmarks/"):
+        assert folder in ignored
+    for needed in ("flexiffusion", "comfy_nodes", "schedules", "web", "locales", "example_workflows", "__init__.py"):
+        assert not any(needed == line.strip("/") for line in ignored) and (ROOT / needed).exists()

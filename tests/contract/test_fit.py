@@ -1,0 +1,115 @@
+"""Which schedules fit which networks, and what is said where the settings are others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from networks import Network, build
+from torch import nn
+
+from flexiffusion.errors import FlexiffusionError, ModelMismatch
+from flexiffusion.fit import FAMILIES, family_of, made_for, misfit, require_fit
+from flexiffusion.presets import Preset
+from flexiffusion.schedule import (
+    FULL,
+    Action,
+    Metric,
+    ModelInfo,
+    Sampling,
+    Schedule,
+    Segment,
+    SegmentsPlan,
+    Step,
+    StepsPlan,
+)
+
+MADE = Schedule(
+    "made",
+    ModelInfo("sd15", 12),
+    Sampling("dpmpp_2m", "karras", 6, 7.0, (512, 512), "epsilon"),
+    SegmentsPlan((Segment(3, 2), Segment(3, 1))),
+    levels=(14.0, 7.0, 4.0, 2.0, 1.0, 0.1),
+    metrics=(Metric("relative_fid", 3.14159, 256),),
+)
+
+
+class TestNetwork:
+    def test_families(self, monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
+        text = any(name.endswith("attn2.to_k") for name, _ in network.unet.named_modules())
+        monkeypatch.setitem(FAMILIES, (8, network.branches), "tiny")
+        assert family_of(network.unet) == ("tiny" if text else None)
+
+    def test_the_real_widths(self) -> None:
+        import diffusers
+
+        with torch.device("meta"):
+            unet = diffusers.UNet2DConditionModel(cross_attention_dim=768)
+        assert family_of(unet) == "sd15"
+
+    def test_what_fits_is_accepted(self, sd1: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+        require_fit(MADE, sd1.unet)  # a text width that is not known: the branches decide
+        monkeypatch.setitem(FAMILIES, (8, 12), "sd15")
+        require_fit(MADE, sd1.unet)
+
+    def test_another_family_is_refused_with_those_that_fit(self, sd1: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(FAMILIES, (8, 12), "sd21")
+        presets = [
+            Preset(Path(f"{name}.json"), replace(MADE, model=ModelInfo(family, 12)))
+            for name, family in (("a", "sd15"), ("b", "sd21"), ("c", "sd21"))
+        ]
+        with pytest.raises(ModelMismatch, match=r"made: made for sd15 with 12 .* is sd21 with 12 .*that fit: b, c$"):
+            require_fit(MADE, sd1.unet, presets)
+        with pytest.raises(ModelMismatch, match="Use a schedule made for this model"):
+            require_fit(MADE, sd1.unet)
+
+    def test_other_branches_are_refused(self) -> None:
+        with pytest.raises(ModelMismatch, match="an unknown one with 9 branches"):
+            require_fit(MADE, build("sdxl").unet)
+
+    def test_dropped_layers_are_refused(self, sd1: Network) -> None:
+        steps = StepsPlan((Step(3.0, FULL), Step(1.0, Action("full", drop=("a",)))))
+        with pytest.raises(FlexiffusionError, match="drops layers"):
+            require_fit(replace(MADE, plan=steps, levels=None), sd1.unet)
+
+    def test_no_unet(self) -> None:
+        with pytest.raises(ModelMismatch):
+            require_fit(MADE, nn.Linear(1, 1))
+
+
+class TestSettings:
+    def test_the_same_settings_need_no_word(self) -> None:
+        assert misfit(MADE) is None
+        same = {"sampler": "dpmpp_2m", "steps": 6, "cfg": 7.0, "size": (512, 512), "prediction": "epsilon"}
+        assert misfit(MADE, **same, levels=(14.001, 7.0, 4.0, 2.0, 1.0, 0.1)) is None  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("setting", "said"),
+        [
+            ({"sampler": "euler"}, "sampler euler"),
+            ({"steps": 20}, "20 steps"),
+            ({"cfg": 5.5}, "cfg 5.5"),
+            ({"size": (512, 768)}, "512 x 768 pixels"),
+            ({"prediction": "v_prediction"}, "v_prediction model"),
+            ({"levels": (14.0, 8.0, 4.0, 2.0, 1.0, 0.1)}, "other noise levels"),
+        ],
+    )
+    def test_what_differs_is_said_with_the_numbers(self, setting: dict[str, object], said: str) -> None:
+        text = misfit(MADE, **setting)  # type: ignore[arg-type]
+        assert text is not None and f"here: {said}" in text
+        assert "dpmpp_2m, karras, 6 steps, cfg 7, 512 x 512 pixels, epsilon, relative_fid 3.14 over 256 images" in text
+
+    def test_what_is_open_is_not_compared(self) -> None:
+        made = replace(MADE, sampling=Sampling(None, None, 6, None, None, None), levels=None, metrics=())
+        assert misfit(made, sampler="euler", cfg=1.0, size=(1, 1), prediction="sample", levels=(3.0,)) is None
+        assert made_for(made) == "6 steps, a hand-made rule"
+
+    def test_names_of_one_solver(self) -> None:
+        made = replace(MADE, sampling=replace(MADE.sampling, sampler="ddim"))
+        assert misfit(made, sampler="euler") is None
+
+    def test_a_steps_plan_brings_its_own_steps(self) -> None:
+        made = replace(MADE, plan=StepsPlan((Step(3.0, FULL), Step(1.0, FULL))), levels=None)
+        assert misfit(made, steps=50) is None

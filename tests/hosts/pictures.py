@@ -1,0 +1,187 @@
+"""Makes example_workflows/ and docs/images/comfyui-*.png with the host's real front end in a headless Chromium.
+
+    COMFYUI_PATH=DIR python tests/hosts/pictures.py    # in the host's Python, with `pip install playwright`
+
+The graphs are written here as API prompts, laid out in the browser, saved by the front end itself and photographed.
+Chromium is Debian's; the checkpoint is one of random weights, so pictures in previews are noise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from comfyui import ROOT, Server
+from playwright.sync_api import Page, sync_playwright
+from workflows import Graph
+
+CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"  # the name that the host's own templates use
+Place = tuple[int, int, int, int]  # x, y, width, height
+
+
+def start(places: dict[str, Place], preset: str) -> tuple[Graph, Any, Any, Any, Any, Any]:
+    graph = Graph()
+
+    def put(place: Place, kind: str, **inputs: Any) -> Any:
+        node = graph(kind, **inputs)
+        places[node.name] = place
+        return node
+
+    loaded = put((0, 0, 320, 100), "CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
+    schedule = put((0, 170, 320, 280), "FlexiffusionLoadSchedule", preset=f"{preset}.json", json="")
+    positive = put((370, 0, 320, 130), "CLIPTextEncode", clip=loaded[1], text="a red fox in the snow, morning light")
+    negative = put((370, 190, 320, 130), "CLIPTextEncode", clip=loaded[1], text="blurry, text, watermark")
+    latent = put((370, 380, 320, 110), "EmptyLatentImage", width=512, height=512, batch_size=1)
+    put.graph = graph  # type: ignore[attr-defined]
+    return graph, put, loaded, schedule, (positive, negative), latent
+
+
+def settings(conditioning: Any, latent: Any) -> dict[str, Any]:
+    return {
+        "seed": 7,
+        "steps": 0,
+        "cfg": 7.0,
+        "sampler_name": "dpmpp_2m",
+        "scheduler": "normal",
+        "positive": conditioning[0],
+        "negative": conditioning[1],
+        "latent_image": latent,
+        "denoise": 1.0,
+        "mapping": "position",
+    }
+
+
+def faster_text_to_image(places: dict[str, Place]) -> Graph:
+    graph, put, loaded, schedule, conditioning, latent = start(places, "sd15-turns-10")
+    sampler = put(
+        (740, 0, 330, 470), "FlexiffusionSampler", model=loaded[0], schedule=schedule, **settings(conditioning, latent)
+    )
+    picture = put((1120, 0, 220, 60), "VAEDecode", samples=sampler, vae=loaded[2])
+    put((1120, 120, 320, 270), "SaveImage", images=picture, filename_prefix="flexiffusion")
+    put((1120, 440, 320, 160), "PreviewAny", source=sampler[1])
+    return graph
+
+
+def compare(places: dict[str, Place]) -> Graph:
+    graph, put, loaded, schedule, conditioning, latent = start(places, "sd15-turns-12")
+    compared = put(
+        (740, 0, 420, 720), "FlexiffusionCompare", model=loaded[0], schedule=schedule, vae=loaded[2],
+        **settings(conditioning, latent),
+    )  # fmt: skip
+    put((1210, 0, 320, 200), "PreviewAny", source=compared[1])
+    return graph
+
+
+def any_sampler(places: dict[str, Place]) -> Graph:
+    graph, put, loaded, schedule, conditioning, latent = start(places, "sd15-alternate-linear")
+    model = put((0, 510, 320, 100), "FlexiffusionApplySchedule", model=loaded[0], schedule=schedule, mapping="position")
+    sigmas = put((740, 0, 300, 110), "BasicScheduler", model=model, scheduler="karras", steps=30, denoise=1.0)
+    thinned = put((740, 170, 300, 60), "FlexiffusionScheduleSigmas", sigmas=sigmas, schedule=schedule)
+    chosen = put((740, 290, 300, 60), "KSamplerSelect", sampler_name="dpmpp_2m")
+    result = put(
+        (1090, 0, 330, 240), "SamplerCustom", model=model, add_noise=True, noise_seed=7, cfg=7.0, sampler=chosen,
+        positive=conditioning[0], negative=conditioning[1], sigmas=thinned, latent_image=latent,
+    )  # fmt: skip
+    picture = put((1090, 300, 220, 60), "VAEDecode", samples=result, vae=loaded[2])
+    put((1090, 420, 320, 270), "SaveImage", images=picture, filename_prefix="flexiffusion")
+    return graph
+
+
+LAY_OUT = """([prompt, places]) => {
+  window.app.loadApiJson(prompt, "example");
+  for (const node of window.app.graph._nodes) {
+    const [x, y, width, height] = places[String(node.id)];
+    node.pos = [x, y];
+    node.setSize([width, Math.max(height, node.computeSize()[1])]);
+  }
+  window.app.graph.setDirtyCanvas(true, true);
+}"""
+FIT = """(margin) => {
+  const nodes = window.app.graph._nodes;
+  const box = nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]);
+  const left = Math.min(...box.map((b) => b[0])) - margin, top = Math.min(...box.map((b) => b[1])) - margin;
+  const right = Math.max(...box.map((b) => b[2])) + margin, bottom = Math.max(...box.map((b) => b[3])) + margin;
+  const ds = window.app.canvas.ds, shown = window.app.canvas.canvas.getBoundingClientRect();
+  const [x, y] = [90, 110];  // right of the side bar and below the menu
+  ds.scale = Math.min((shown.width - x - 20) / (right - left), (shown.height - y - 60) / (bottom - top), 1.5);
+  ds.offset = [x / ds.scale - left, y / ds.scale - top];
+  window.app.canvas.draw(true, true);
+  return [(right - left) * ds.scale, (bottom - top) * ds.scale, shown.left + x, shown.top + y];
+}"""
+SAVED = """() => {
+  const graph = window.app.graph.serialize();
+  graph.extra = {};
+  return graph;
+}"""
+
+
+def photograph(page: Page, path: Path, margin: int = 30) -> None:
+    width, height, left, top = page.evaluate(FIT, margin)
+    page.wait_for_timeout(700)
+    clip = {"x": left, "y": top, "width": width, "height": height}
+    page.screenshot(path=path, clip=clip, **({"type": "jpeg", "quality": 82} if path.suffix == ".jpg" else {}))
+
+
+def main() -> None:
+    checkout, models = Path(os.environ["COMFYUI_PATH"]), Path(os.environ["FLEXIFFUSION_TEST_MODELS"])
+    examples, images = ROOT / "example_workflows", ROOT / "docs" / "images"
+    examples.mkdir(exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(checkout, Path(folder) / "base", models, "flexiffusion") as server,
+        sync_playwright() as playwright,
+    ):
+        # no first-run dialog and no map over the graph
+        server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1700, "height": 1000})
+        page.goto(f"http://{server.address}/")
+        loaded = "() => window.app?.graph?._nodes && window.LiteGraph?.registered_node_types?.FlexiffusionSampler"
+        page.wait_for_function(loaded, timeout=120_000)
+        page.wait_for_timeout(4000)
+        page.keyboard.press("Escape")
+        for make in (faster_text_to_image, compare, any_sampler):
+            places: dict[str, Place] = {}
+            graph = make(places)
+            page.evaluate(LAY_OUT, [graph.prompt, places])
+            page.wait_for_timeout(1500)
+            saved = page.evaluate(SAVED)
+            text = json.dumps(saved, indent=1, ensure_ascii=False)
+            (examples / f"{make.__name__}.json").write_text(text + "\n", encoding="utf-8")
+            photograph(page, examples / f"{make.__name__}.jpg")
+        if "--quick" not in sys.argv:
+            schedules(page, images)
+        browser.close()
+
+
+def schedules(page: Page, images: Path) -> None:
+    """The strip in both themes: turns, DeepCache, one with null steps, and a text that is refused."""
+    nulls = (ROOT / "schedules" / "sd15-deepcache-3.json").read_text()
+    nulls = nulls.replace('"steps": 3, "active": 3', '"steps": 3, "active": 2').replace(
+        '"layout": "front"', '"layout": "even"'
+    )
+    for theme in ("dark", "light"):
+        page.evaluate("(theme) => window.app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+        graph, places = Graph(), {}
+        for row, (preset, text) in enumerate(
+            (
+                ("sd15-turns-10", ""),
+                ("sd15-deepcache-3", ""),
+                ("sd15-turns-10", nulls),
+                ("sd15-turns-10", '{"format": 1}'),
+            )
+        ):
+            node = graph("FlexiffusionLoadSchedule", preset=f"{preset}.json", json=text)
+            places[node.name] = (row % 2 * 380, row // 2 * 290, 350, 230)
+        page.evaluate(LAY_OUT, [graph.prompt, places])
+        page.wait_for_timeout(1500)
+        photograph(page, images / f"comfyui-strip-{theme}.png")
+    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""One schedule, one set of weights, one noise: the same latent in diffusers and in whichever hosts are given.
+
+The reference is diffusers' U-Net with the core's Run in a loop of Euler steps that is written out here. Each host that
+COMFYUI_PATH, WEBUI_PATH or FORGE_PATH names is asked for the same through its HTTP API and compared with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from flexiffusion import codec
+from flexiffusion.plan import plan_for
+from flexiffusion.run import Run
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(1500)]
+
+SEED, STEPS, CFG, SIDE = 7, 10, 5.0, 64
+PROMPT, NEGATIVE = ("a cat", [320, 2368]), ("a dog", [320, 1929])  # with their CLIP tokens
+LATENT_SCALE = 0.18215  # of SD1.5; ComfyUI saves latents divided by it
+TOLERANCE = 5e-3  # relative, of the whole latent: single precision, other attention code, and ten steps of it
+
+
+def schedule(plan: dict[str, Any], name: str) -> str:
+    return json.dumps(
+        {
+            "format": "flexiffusion/schedule", "version": 1, "name": name, "plan": plan,
+            "model": {"family": "sd15", "branches": 12}, "provenance": {"kind": "heuristic"},
+            "sampling": {"sampler": None, "scheduler": None, "steps": STEPS, "cfg": None, "size": None,
+                         "prediction": None},
+        }
+    )  # fmt: skip
+
+
+SEGMENTS = schedule(
+    {"kind": "segments", "segments": [
+        {"steps": 3, "active": 3, "branch": 2, "predictor": "reuse"},
+        {"steps": 3, "active": 2, "branch": 0, "predictor": "linear"},
+        {"steps": 4, "active": 3, "branch": 5, "predictor": "linear"},
+    ]},
+    "segments",
+)  # fmt: skip
+OWN_LEVELS = schedule(
+    {"kind": "steps", "steps": [
+        {"sigma": 14.6146, "do": "full"}, {"sigma": 6.0, "do": "partial", "branch": 2}, {"sigma": 3.0, "do": "full"},
+        {"sigma": 1.6, "do": "partial", "branch": 1, "predictor": "linear"}, {"sigma": 0.8, "do": "full"},
+        {"sigma": 0.3, "do": "partial", "branch": 3, "predictor": "quadratic"}, {"sigma": 0.1, "do": "full"},
+    ]},
+    "own levels",
+)  # fmt: skip
+ALL_FULL = schedule({"kind": "segments", "segments": [{"steps": 1, "active": 1, "branch": 0}] * STEPS}, "all full")
+SCHEDULES = {"segments": SEGMENTS, "own levels": OWN_LEVELS, "all full": ALL_FULL}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from webui_server import write_checkpoint
+
+    if not any(os.environ.get(f"{name}_PATH") for name in ("COMFYUI", "WEBUI", "FORGE")):
+        pytest.skip("no host is given (COMFYUI_PATH, WEBUI_PATH, FORGE_PATH)")
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "cross.safetensors", vae_width=128, width=320)
+
+
+class Reference:
+    """The picture by diffusers."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        from diffusers import UNet2DConditionModel
+        from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        tensors = load_file(checkpoint)
+        config: dict[str, Any] = {
+            "block_out_channels": (320,) * 4, "cross_attention_dim": 768, "attention_head_dim": 8,
+            "layers_per_block": 2, "sample_size": 64, "in_channels": 4, "out_channels": 4,
+            "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        }  # fmt: skip
+        self.unet = UNet2DConditionModel(**config).eval().requires_grad_(False)
+        unet = {name: value.float() for name, value in tensors.items() if name.startswith("model.diffusion_model.")}
+        self.unet.load_state_dict(convert_ldm_unet_checkpoint(unet, config))
+        text = CLIPTextModel(
+            CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+        ).eval()
+        wanted = text.state_dict()
+        prefix = "cond_stage_model.transformer."
+        for name in wanted:
+            found = tensors.get(prefix + name, tensors.get(f"{prefix}text_model.{name}"))
+            if found is not None:
+                wanted[name] = found.float()
+        text.load_state_dict(wanted)
+        with torch.no_grad():
+            self.contexts = torch.cat([
+                text(torch.tensor([[49406, *words, *[49407] * (76 - len(words))]])).last_hidden_state
+                for _, words in (PROMPT, NEGATIVE)
+            ])  # fmt: skip
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        abar = torch.cumprod(1 - betas, 0)
+        self.sigmas = ((1 - abar) / abar).sqrt()
+
+    def latent(self, text: str) -> Tensor:
+        """Euler on the Karras levels (arXiv 2206.00364, eq. 5), guidance of cond and uncond. # (1, 4, H, W)"""
+        ramp = torch.linspace(0, 1, STEPS, dtype=torch.float64)
+        low, high = self.sigmas[0] ** (1 / 7), self.sigmas[-1] ** (1 / 7)
+        plan = plan_for(codec.loads(text.encode()), ((high + ramp * (low - high)) ** 7).tolist())
+        noise = torch.randn(4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(SEED))[None]
+        x = noise * (1 + plan.levels[0] ** 2) ** 0.5
+        with torch.no_grad(), Run(self.unet, plan) as run:
+            for level, following in zip(plan.levels, (*plan.levels[1:], 0.0), strict=True):
+                run.evaluate(level)
+                timestep = (self.sigmas.log() - torch.tensor(level).log()).abs().argmin()
+                x_in = torch.cat([x, x]) / (level**2 + 1) ** 0.5
+                out = run(lambda x_in=x_in, timestep=timestep: self.unet(
+                    x_in, timestep, encoder_hidden_states=self.contexts).sample, x_in, ("cond", "uncond"))  # fmt: skip
+                cond, uncond = out.chunk(2)
+                x = x + (following - level) * (uncond + CFG * (cond - uncond))
+        assert run.report.misses == 0
+        return x
+
+
+def webui(kind: str, checkpoint: Path, folder: Path) -> Iterator[Callable[[str], Tensor]]:
+    from webui_server import start, stop
+
+    server = start(kind, folder, checkpoint)
+    if server is None:
+        pytest.skip(f"no checkout of {kind} is given")
+    # noise as torch draws it on the CPU, scaled as if it were the last of infinitely many levels, whole timesteps
+    server.call("/sdapi/v1/options", {"randn_source": "CPU", "sgm_noise_multiplier": True, "enable_quantization": True})
+
+    def latent(text: str) -> Tensor:
+        server.generate(
+            [True, text], seed=SEED, steps=STEPS, cfg_scale=CFG, width=SIDE, height=SIDE, prompt=PROMPT[0],
+            negative_prompt=NEGATIVE[0], sampler_name="Euler", scheduler="Karras",
+        )  # fmt: skip
+        server.call("/probe/save", {"path": str(folder / "latent.pt")})
+        return torch.load(folder / "latent.pt", weights_only=True)["latent"]
+
+    yield latent
+    stop(server)
+
+
+def comfyui(checkpoint: Path, folder: Path) -> Iterator[Callable[[str], Tensor]]:
+    from comfyui import Server
+    from workflows import TextToImage
+
+    path = os.environ.get("COMFYUI_PATH")
+    if not path:
+        pytest.skip("no checkout of ComfyUI is given")
+    (folder / "models" / "checkpoints").mkdir(parents=True)
+    (folder / "models" / "checkpoints" / "cross.safetensors").symlink_to(checkpoint)
+    with Server(Path(path).resolve(), folder / "base", folder / "models") as server:
+
+        def latent(text: str) -> Tensor:
+            workflow = TextToImage(size=SIDE, checkpoint="cross.safetensors")
+            workflow.positive, workflow.negative = workflow.text(PROMPT[0]), workflow.text(NEGATIVE[0])
+            workflow.apply(text)
+            made = workflow.ksampler(seed=SEED, steps=STEPS, cfg=CFG, sampler_name="euler", scheduler="karras")
+            workflow.save(made, "cross")
+            server.run(workflow.graph.prompt)
+            return server.latent("cross").float() * LATENT_SCALE
+
+        yield latent
+
+
+@pytest.fixture(scope="module", params=["a1111", "forge", "comfyui"])
+def host(
+    request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Tensor]]:
+    folder = tmp_path_factory.mktemp(request.param)
+    yield from comfyui(checkpoint, folder) if request.param == "comfyui" else webui(request.param, checkpoint, folder)
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path) -> Reference:
+    return Reference(checkpoint)
+
+
+def test_the_same_latent_everywhere(host: Callable[[str], Tensor], reference: Reference) -> None:
+    expected = {name: reference.latent(text) for name, text in SCHEDULES.items()}
+    for name, text in SCHEDULES.items():
+        latent = host(text)
+        assert latent.shape == expected[name].shape
+        difference = float((latent - expected[name]).norm() / expected[name].norm())
+        print(f"{name}: relative difference {difference:.2e}")
+        assert difference < TOLERANCE, name
+    # the schedules differ by far more than that, or the comparison would say nothing
+    for name in ("segments", "own levels"):
+        apart = float((expected[name] - expected["all full"]).norm() / expected["all full"].norm())
+        print(f"{name} against all full: {apart:.2e}")
+        assert apart > 10 * TOLERANCE

@@ -1,0 +1,363 @@
+"""The extension in the real AUTOMATIC1111 and Forge, over their HTTP API (marker host).
+
+WEBUI_PATH and FORGE_PATH name checkouts whose `venv` can run them; AUTOMATIC1111 also needs the tokenizer and the
+configuration of openai/clip-vit-large-patch14 in the Hugging Face cache (HF_HOME). Counts are taken by hooks of the
+probe extension, not by what is tested.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from webui_server import Server, start, stop
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(1500)]
+
+PLAIN_SAMPLERS = {"DPM fast", "DPM adaptive", "Restart"}
+OWN_LEVELS = {"UniPC"}
+TIMESTEPS = {"DDIM", "DDIM CFG++", "PLMS"}
+
+
+def schedule(pattern: str, name: str = "drawn", branch: int = 2, **more: Any) -> str:
+    """A schedule file's text: "FPP FPNN" are two segments."""
+    parts = pattern.split()
+    document = {
+        "format": "flexiffusion/schedule", "version": 1, "name": name,
+        "model": {"family": "sd15", "branches": 12},
+        "sampling": {"sampler": None, "scheduler": None, "steps": sum(map(len, parts)), "cfg": None, "size": None,
+                     "prediction": None},
+        "plan": {"kind": "segments", "segments": [
+            {"steps": len(part), "active": len(part.rstrip("N")), "branch": branch} for part in parts]},
+        "provenance": {"kind": "heuristic"},
+    }  # fmt: skip
+    return json.dumps(document | more)
+
+
+ALL_FULL = schedule("F " * 8)
+MIXED = schedule("FPN FP FPN")  # of 8 steps 3 full, 3 partial, 2 null
+
+
+@pytest.fixture(scope="module", params=["a1111", "forge"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = start(request.param, tmp_path_factory.mktemp(request.param))
+    if running is None:
+        pytest.skip("no checkout is given (WEBUI_PATH, FORGE_PATH)")
+    yield running
+    stop(running)
+
+
+def counts(text: str | None) -> dict[str, int]:
+    assert text is not None, "no counts in the infotext"
+    return {name: int(value) for name, value in (pair.split() for pair in text.split(", "))}
+
+
+def encoded(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+
+
+def mask() -> Image.Image:
+    return Image.fromarray(np.kron([[255, 0], [0, 255]], np.ones((32, 32))).astype(np.uint8))
+
+
+class TestScript:
+    def test_the_api_lists_the_arguments_in_their_order(self, server: Server) -> None:
+        listed = {script["name"]: script for script in server.call("/sdapi/v1/script-info")}
+        assert [argument["label"] for argument in listed["flexiffusion"]["args"]] == [
+            "Flexiffusion", "Schedule", "Hires pass", "Place on other numbers of steps",
+            "Compare: make the plain picture too",
+        ]  # fmt: skip
+        assert "sd15-deepcache-3" in listed["flexiffusion"]["args"][1]["choices"]
+
+    def test_a_bundled_preset(self, server: Server) -> None:
+        ours = server.generate([True, "sd15-deepcache-3"], steps=30)
+        assert counts(ours.key("Flexi run")) == {"full": 10, "partial": 20, "null": 0, "misses": 0}
+        assert (ours.calls, ours.full) == (30, 10)
+        assert ours.key("Flexi schedule") == "sd15-deepcache-3"
+
+    def test_own_noise_levels(self, server: Server) -> None:
+        ours = server.generate([True, "sd15-turns-8"], steps=20)
+        assert counts(ours.key("Flexi run")) == {"full": 8, "partial": 8, "null": 4, "misses": 0}
+        assert ours.values[1] == pytest.approx(9.65594, rel=1e-4)
+
+    def test_pictures_bring_their_settings_back(self, server: Server) -> None:
+        if server.kind == "forge":
+            pytest.skip("`infotext` of Forge's API fails by itself (dfdcbab6, a list type in isinstance)")
+        settings = [True, "sd15-deepcache-2", "off", "by position", False]
+        first = server.generate(settings, steps=10)
+        again = server.restore(first.infotext)
+        assert again.pixels == first.pixels
+        assert again.key("Flexi hires") == "off"
+        drawn = server.generate([True, MIXED])
+        assert server.restore(drawn.infotext).pixels == drawn.pixels
+
+    @pytest.mark.parametrize(
+        "arguments, message",
+        [
+            ([True, "no-such-preset"], "there is no schedule"),
+            ([True, "sdxl-deepcache-2"], "made for sdxl"),
+            ([True, '{"format": 1}'], "format"),
+            ([True, 7], "is no str"),
+            ([True, "sd15-deepcache-2", "same", "sideways"], "is not known"),
+        ],
+    )
+    def test_what_cannot_be_run_is_said_and_runs_the_plain_way(
+        self, server: Server, arguments: list[Any], message: str
+    ) -> None:
+        before = len(server.logged())
+        ours = server.generate(arguments)
+        assert ours.pixels == server.generate().pixels
+        assert message in server.logged()[before:]
+
+    def test_the_users_own_folder(self, server: Server) -> None:
+        folder = server.folder / "models" / "flexiffusion"
+        folder.mkdir(exist_ok=True)
+        (folder / "mine.json").write_text(MIXED, encoding="utf-8")
+        before = len(server.logged())
+        server.generate([True, "mine"])  # not read yet: nothing is read again before somebody asks
+        assert "there is no schedule" in server.logged()[before:]
+
+    def test_nothing_is_written_into_the_extension(self, server: Server) -> None:
+        root = Path(__file__).resolve().parents[2]
+        listed = {path.name for path in root.iterdir()}
+        server.generate([True, MIXED])
+        assert {path.name for path in root.iterdir()} == listed
+
+
+class TestSamplers:
+    def test_all_full_is_off_pixel_by_pixel_and_counts_equal_the_plan(self, server: Server) -> None:
+        """Every sampler of the host; all in one test, since the list is the host's own."""
+        for name in server.samplers:
+            off = server.generate(sampler_name=name)
+            full = server.generate([True, ALL_FULL], sampler_name=name)
+            assert full.pixels == off.pixels, name
+            assert full.values == off.values and full.steps == off.steps, name
+            before = len(server.logged())
+            ours = server.generate([True, MIXED], sampler_name=name)
+            if name in PLAIN_SAMPLERS:
+                assert ours.pixels == off.pixels and ours.key("Flexi run") is None, name
+                assert "plain way" in server.logged()[before:], name
+                continue
+            said = counts(ours.key("Flexi run"))
+            assert (said["full"] + said["partial"], said["full"]) == (ours.calls, ours.full), name
+            assert said["misses"] == 0 and said["partial"] > 0, name
+            assert ours.pixels != off.pixels, name
+            if name in OWN_LEVELS:
+                assert said["null"] == 0 and ours.values == off.values, name
+            else:
+                assert said["null"] == 2 and len(ours.values) < len(off.values), name
+            if len(off.values) == 8 and name not in TIMESTEPS | OWN_LEVELS:  # one evaluation a step
+                assert (said["full"], said["partial"]) == (3, 3), name
+
+    def test_own_noise_levels_in_timesteps(self, server: Server) -> None:
+        ours = server.generate([True, "sd15-turns-6"], steps=20, sampler_name="DDIM")
+        said = counts(ours.key("Flexi run"))
+        # the lowest of its 12 levels is timestep 0, below where the host's list ends
+        assert (said["full"], said["partial"], said["misses"]) == (6, 5, 0)
+
+
+class TestPasses:
+    def hires(self, server: Server, arguments: list[Any] | None) -> Any:
+        more = {"hr_additional_modules": ["Use same choices"]} if server.kind == "forge" else {}
+        return server.generate(
+            arguments, enable_hr=True, hr_scale=2, hr_upscaler="Latent", denoising_strength=0.7, hr_second_pass_steps=8,
+            hr_cfg=5, **more,
+        )  # fmt: skip
+
+    def test_hires(self, server: Server) -> None:
+        off = self.hires(server, None)
+        # 8 steps at 0.7 are the tail of a list of 11
+        assert self.hires(server, [True, ALL_FULL, schedule("F " * 11)]).pixels == off.pixels
+        same = self.hires(server, [True, MIXED])
+        assert counts(same.key("Flexi run"))["null"] == 2
+        assert counts(same.key("Flexi hires run"))["partial"] > 0
+        first_only = self.hires(server, [True, MIXED, "off"])
+        assert first_only.key("Flexi hires run") is None and counts(first_only.key("Flexi run"))["null"] == 2
+        own = self.hires(server, [True, ALL_FULL, "sd15-deepcache-2"])
+        assert counts(own.key("Flexi run"))["partial"] == 0
+        assert counts(own.key("Flexi hires run"))["partial"] > 0
+        assert own.key("Flexi hires") == "sd15-deepcache-2"
+
+    @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "DDIM"])
+    def test_img2img_takes_the_tail(self, server: Server, sampler: str) -> None:
+        request = {
+            "mode": "img2img", "init_images": [encoded(picture())], "denoising_strength": 0.4, "steps": 20,
+            "sampler_name": sampler,
+        }  # fmt: skip
+        off = server.generate(**request)
+        assert server.generate([True, schedule("F " * 20)], **request).pixels == off.pixels
+        ours = server.generate([True, schedule("FPPPP " * 4)], **request)
+        said = counts(ours.key("Flexi run"))
+        assert said["full"] == 2 and said["full"] + said["partial"] == len(off.values) and said["misses"] == 0
+        assert ours.values == off.values
+
+    def test_inpaint(self, server: Server) -> None:
+        request = {
+            "mode": "img2img", "init_images": [encoded(picture())], "mask": encoded(mask()), "steps": 12,
+            "denoising_strength": 0.9, "inpainting_fill": 1,
+        }  # fmt: skip
+        off = server.generate(**request)
+        assert server.generate([True, schedule("F " * 12)], **request).pixels == off.pixels
+        ours = server.generate([True, schedule("FP " * 6)], **request)
+        assert counts(ours.key("Flexi run"))["partial"] >= 4 and ours.pixels != off.pixels
+
+    def test_batches(self, server: Server) -> None:
+        request = {"batch_size": 2, "n_iter": 2}
+        off = server.generate(**request)
+        full = server.generate([True, ALL_FULL], **request)
+        assert [image.tobytes() for image in full.images] == [image.tobytes() for image in off.images]
+        ours = server.generate([True, MIXED], **request)
+        assert (ours.calls, ours.full) == (12, 6)
+        for i, image in enumerate(ours.images[-4:]):
+            single = server.generate([True, MIXED], seed=1 + i).images[0]
+            difference = np.abs(np.asarray(image, int) - np.asarray(single, int))
+            assert difference.max() <= 3, i  # rounding of batched matrix products
+
+    def test_a_refiner_takes_over(self, server: Server) -> None:
+        if server.kind == "forge":
+            pytest.skip("Forge loads both models in full precision, more than CI's memory")
+        request = {"refiner_checkpoint": "second", "refiner_switch_at": 0.5}
+        off = server.generate(**request)
+        assert server.generate([True, ALL_FULL], **request).pixels == off.pixels
+        ours = server.generate([True, schedule("FPPPPPPP")], **request)
+        said = counts(ours.key("Flexi run"))
+        assert said["full"] + said["partial"] == 8 and said["misses"] == 1 and said["full"] == 2
+        server.call("/sdapi/v1/options", {"sd_model_checkpoint": "tiny"})
+
+
+class TestConditioning:
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            {"prompt": "a cat AND a dog"},
+            {"prompt": "word " * 90},
+            {"prompt": "a [cat:dog:0.5] [by night|by day]"},
+            {"s_min_uncond": 4.0},
+            {"cfg_scale": 1.0},
+            {"width": 72, "height": 40},
+        ],
+        ids=["AND", "long", "editing", "NGMS", "cfg 1", "odd size"],
+    )
+    def test_all_full_is_off_and_counts_are_right(self, server: Server, request_: dict[str, Any]) -> None:
+        off = server.generate(**request_)
+        assert server.generate([True, ALL_FULL], **request_).pixels == off.pixels
+        ours = server.generate([True, MIXED], **request_)
+        said = counts(ours.key("Flexi run"))
+        assert (said["full"] + said["partial"], said["full"]) == (ours.calls, ours.full)
+        assert said["null"] == 2
+        # NGMS leaves the unconds out of a full step, so the next one with them finds no feature and runs in full
+        assert said["misses"] == 0 or "s_min_uncond" in request_
+
+    def test_split_batches(self, server: Server) -> None:
+        if server.kind == "forge":
+            pytest.skip("Forge decides by free memory")
+        joint = server.generate([True, MIXED])
+        server.call("/sdapi/v1/options", {"batch_cond_uncond": False})
+        try:
+            off = server.generate()
+            split = server.generate([True, MIXED])
+            assert server.generate([True, ALL_FULL]).pixels == off.pixels
+        finally:
+            server.call("/sdapi/v1/options", {"batch_cond_uncond": True})
+        assert (split.calls, split.full) == (2 * joint.calls, 2 * joint.full)
+        assert counts(split.key("Flexi run"))["misses"] == 0
+        difference = np.abs(np.asarray(split.images[0], int) - np.asarray(joint.images[0], int))
+        assert difference.max() <= 3
+
+    def test_prompt_editing_switches_where_it_would(self, server: Server) -> None:
+        """With 4 of 8 levels taken out the switch at half of the steps still comes."""
+        ours = server.generate([True, schedule("FPNN FPNN")], prompt="a [cat:dog:0.5]")
+        assert ours.steps == [0, 1, 4, 5]
+        for prompt in ("a cat", "a dog"):
+            assert server.generate([True, schedule("FPNN FPNN")], prompt=prompt).pixels != ours.pixels
+
+
+class TestOthers:
+    def test_integrated_extensions(self, server: Server) -> None:
+        if server.kind != "forge":
+            pytest.skip("they are Forge's")
+        infos = {script["name"]: script for script in server.call("/sdapi/v1/script-info")}
+        tried = 0
+        for name in infos:
+            if not name.startswith(("freeu", "perturbed", "selfattention", "kohya")):
+                continue
+            arguments = [argument["value"] for argument in infos[name]["args"]]
+            if not arguments or not isinstance(arguments[0], bool):
+                continue
+            arguments[0] = True
+            scripts = {name: {"args": arguments}}
+            off = server.generate(alwayson_scripts=scripts)
+            assert server.generate([True, ALL_FULL], alwayson_scripts=scripts).pixels == off.pixels, name
+            ours = server.generate([True, MIXED], alwayson_scripts=scripts)
+            said = counts(ours.key("Flexi run"))
+            assert (said["full"] + said["partial"], said["full"]) == (ours.calls, ours.full), name
+            assert said["partial"] > 0, name
+            tried += 1
+        assert tried >= 3
+
+    def test_the_network_is_as_it_was(self, server: Server) -> None:
+        server.generate([True, MIXED])
+        before = server.call("/probe/unhook", {})
+        for arguments in ([True, MIXED], [True, "sd15-turns-8"], [True, ALL_FULL]):
+            server.generate(arguments)
+            assert server.call("/probe/unhook", {}) == before
+
+    @pytest.mark.parametrize("stop_by", ["interrupt", "skip"])
+    def test_the_next_picture_after_a_stop_is_as_ever(self, server: Server, stop_by: str) -> None:
+        expected = server.generate([True, MIXED])
+        before = server.call("/probe/unhook", {})
+        stopped: list[Any] = []
+        long = schedule("FP " * 60)
+
+        def work() -> None:
+            stopped.append(server.generate([True, long], steps=120, width=128, height=128))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        deadline = time.monotonic() + 60
+        while server.call("/sdapi/v1/progress")["state"]["sampling_step"] < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        server.call(f"/sdapi/v1/{stop_by}", {})
+        thread.join(200)
+        assert stopped and stopped[0].calls < 120
+        assert counts(stopped[0].key("Flexi run"))["full"] == stopped[0].full
+        assert server.generate([True, MIXED]).pixels == expected.pixels
+        assert server.call("/probe/unhook", {}) == before
+
+    def test_compare_shows_both(self, server: Server) -> None:
+        off, ours = server.generate(), server.generate([True, MIXED])
+        both = server.generate([True, MIXED, "same", "by position", True])
+        picture_, sheet, plain = both.images
+        assert picture_.tobytes() == ours.pixels and plain.tobytes() == off.pixels
+        assert sheet.width >= 128 and sheet.height > 64
+        assert both.calls == off.calls + ours.calls
+        assert both.key("Flexi compare") == "True"
+
+    def test_the_xyz_plot(self, server: Server) -> None:
+        infos = {script["name"]: script for script in server.call("/sdapi/v1/script-info")}
+        arguments = [argument["value"] for argument in infos["x/y/z plot"]["args"]]
+        labels = infos["x/y/z plot"]["args"][0]["choices"]
+        arguments[0] = labels.index("[Flexiffusion] Schedule")
+        arguments[1] = "none, sd15-deepcache-2"
+        arguments[2] = []
+        arguments[3], arguments[4] = labels.index("Nothing"), ""
+        grid = server.generate(script_name="X/Y/Z plot", script_args=arguments, steps=8)
+        plain, ours = server.generate(), server.generate([True, "sd15-deepcache-2"])
+        cells = {image.tobytes() for image in grid.images}
+        assert (grid.calls, grid.full) == (16, 8 + ours.full)
+        assert {plain.pixels, ours.pixels} <= cells

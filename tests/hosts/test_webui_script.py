@@ -1,0 +1,336 @@
+"""The script: arguments, presets, infotext, passes, comparison, axes, UI; real U-Net, stand-ins of the host modules."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import webui_stand_in as stand_in
+from webui_modules import ROOT, Component, HostModules, Processing, installed
+from webui_stand_in import SamplerObject, WebUI, own_levels, segments
+
+from flexiffusion import codec
+from flexiffusion.facts import ModelInfo, Provenance, Sampling
+
+pytest.importorskip("ldm.modules.diffusionmodules.openaimodel", exc_type=ImportError)
+
+GOLDEN = ROOT / "tests" / "golden" / "webui_script.json"
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostModules]:
+    monkeypatch.setenv("FLEXIFFUSION_PRESETS", str(tmp_path / "user"))
+    folder = tmp_path / "models" / "flexiffusion"
+    folder.mkdir(parents=True)
+    codec.write(folder / "mixed.json", segments("FPP FPN FPNN"))
+    codec.write(folder / "turns.json", own_levels((14.6, "F"), (6.0, "P"), (3.0, "F"), (1.5, "P"), (0.7, "F")))
+    codec.write(folder / "other.json", segments("FP FP FP FP FP", model=ModelInfo("sdxl", 9)))
+    made = HostModules(WebUI(), tmp_path / "models")
+    with installed(made):
+        yield made
+
+
+def generate(host: HostModules, *arguments: Any, func: Any = stand_in.euler, **more: Any) -> Any:
+    p = Processing(functools.partial(SamplerObject, host.webui, func), list(arguments), **more)
+    before = len(host.latents)
+    processed = host.generate(p)
+    processed.p, processed.latents = p, host.latents[before:]
+    processed.text = ast.literal_eval(processed.infotexts[0])
+    return processed
+
+
+class TestPromises:
+    def test_arguments_and_keys_are_frozen(self, host: HostModules) -> None:
+        """Their order is what API users send; a new one comes last. UPDATE_GOLDEN=1 writes the file."""
+        from webui_extension import infotext, settings
+
+        controls = host.script.ui(False)
+        found = {
+            "title": host.script.title(),
+            "arguments": [
+                {"name": name, "default": getattr(settings.Settings(), name), "label": control.label}
+                for name, control in zip(settings.ARGUMENTS, controls, strict=True)
+            ],
+            "hires": [settings.SAME, settings.OFF],
+            "mappings": settings.MAPPINGS,
+            "infotext": {
+                name: getattr(infotext, name)
+                for name in ("SCHEDULE", "HIRES", "MAPPING", "COMPARE", "RUN", "HIRES_RUN")
+            },
+        }
+        if os.environ.get("UPDATE_GOLDEN"):
+            GOLDEN.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        assert found == json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+    def test_a_released_picture_restores_every_control(self, host: HostModules) -> None:
+        from webui_extension.settings import ARGUMENTS
+
+        host.script.ui(False)
+        released = {
+            "Flexi schedule": "mixed", "Flexi hires": "turns", "Flexi mapping": "by noise level",
+            "Flexi compare": "True", "Flexi run": "full 3, partial 4, null 3, misses 0",
+        }  # fmt: skip
+        read = {name: field[1](released) for name, field in zip(ARGUMENTS, host.script.infotext_fields, strict=True)}
+        assert read == {
+            "enabled": True, "schedule": "mixed", "hires": "turns", "mapping": "by noise level", "compare": True,
+        }  # fmt: skip
+        without = [field[1]({"Steps": "20"}) for field in host.script.infotext_fields]
+        assert without == [False, None, None, None, None]
+
+    def test_what_is_written_is_what_is_read(self, host: HostModules) -> None:
+        host.script.ui(False)
+        for arguments in (
+            [True, "mixed", "same", "by position", False],
+            [True, "mixed", "off", "by position", True],
+            [True, "mixed", "turns", "by noise level", False],
+        ):
+            text = generate(host, *arguments).text
+            assert [field[1](text) for field in host.script.infotext_fields] == arguments
+
+    def test_keys_are_such_that_the_host_can_read(self) -> None:
+        import re
+
+        for key in json.loads(GOLDEN.read_text(encoding="utf-8"))["infotext"].values():
+            assert re.fullmatch(r"\w[\w \-/]+", key)
+
+    def test_nothing_but_the_host_torch_and_the_standard_library_is_imported(self) -> None:
+        allowed = {"torch", "flexiffusion", "webui_extension", "modules", "gradio"} | set(sys.stdlib_module_names)
+        for path in [*(ROOT / "webui_extension").glob("*.py"), ROOT / "scripts" / "flexiffusion_webui.py"]:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and node.level == 0:
+                    names = [str(node.module)]
+                assert {name.partition(".")[0] for name in names} <= allowed, path.name
+                assert not any(name.startswith(("backend", "ldm_patched")) for name in names)
+
+    def test_nothing_is_imported_after_loading(self) -> None:
+        """AUTOMATIC1111 has the extension on its path only while it loads."""
+        for path in (ROOT / "webui_extension").glob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            inside = [
+                node
+                for function in ast.walk(tree)
+                if isinstance(function, ast.FunctionDef)
+                for node in ast.walk(function)
+                if isinstance(node, (ast.Import, ast.ImportFrom))
+            ]
+            assert inside == [], path.name
+
+
+class TestGeneration:
+    def test_off_is_untouched(self, host: HostModules) -> None:
+        plain, _ = host.webui.run(None, steps=10, x=host.webui.noise(seed=3))
+        for arguments in ([], [False], [False, "mixed"], [None, "mixed"]):
+            processed = generate(host, *arguments)
+            assert torch.equal(processed.latents[0], plain)
+            assert processed.text == {} and processed.comments == ""
+
+    def test_a_preset_by_name_by_marked_choice_and_by_text(
+        self, host: HostModules, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        fresh = WebUI()  # without the script
+        expected, _ = fresh.run(segments("FPP FPN FPNN"), steps=10, x=fresh.noise(seed=3))
+        text = codec.dumps(segments("FPP FPN FPNN")).decode()
+        for choice in ("mixed", " mixed ", "mixed [sd15]", text):
+            processed = generate(host, True, choice)
+            assert torch.equal(processed.latents[0], expected)
+            assert processed.text["Flexi run"] == "full 3, partial 4, null 3, misses 0"
+            again = generate(host, True, processed.text["Flexi schedule"])
+            assert torch.equal(again.latents[0], expected)
+        assert "[Flexiffusion] drawn: full 3, partial 4, null 3, misses 0" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        "arguments, message",
+        [
+            ([True, "nowhere"], "there is no schedule 'nowhere'"),
+            ([True, ""], "no schedule is chosen"),
+            ([True, "{"], "not JSON"),
+            ([True, 5], "argument 1 (schedule): 5 is no str"),
+            (["yes", "mixed"], "argument 0 (enabled)"),
+            ([True, "mixed", "same", "backwards"], "argument 3 (mapping)"),
+            ([True, "other"], "made for sdxl"),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_run_is_said_under_the_picture(
+        self, host: HostModules, arguments: list[Any], message: str
+    ) -> None:
+        plain = generate(host)
+        processed = generate(host, *arguments)
+        assert torch.equal(processed.latents[0], plain.latents[0])
+        assert message in processed.comments
+        assert "Flexi run" not in processed.text
+
+    def test_hires(self, host: HostModules) -> None:
+        same = generate(host, True, "mixed", enable_hr=True).text
+        assert {"Flexi run", "Flexi hires run"} <= same.keys() and "Flexi hires" not in same
+        off = generate(host, True, "mixed", "off", enable_hr=True)
+        assert "Flexi hires run" not in off.text and off.text["Flexi hires"] == "off"
+        own = generate(host, True, "mixed", "turns", enable_hr=True).text
+        assert own["Flexi hires"] == "turns" and own["Flexi hires run"] != same["Flexi hires run"]
+        unknown = generate(host, True, "mixed", "nowhere", enable_hr=True)
+        assert "there is no schedule 'nowhere'" in unknown.comments
+        assert "Flexi run" in generate(host, True, "mixed", "nowhere").text  # no hires pass: not needed
+
+    def test_every_batch_has_its_own_run(self, host: HostModules) -> None:
+        processed = generate(host, True, "mixed", n_iter=3)
+        assert len(processed.latents) == 3
+        assert len(set(processed.infotexts)) == 1
+        assert torch.equal(processed.latents[0], processed.latents[2])
+
+    def test_an_inner_generation_keeps_the_outer_one_whole(self, host: HostModules) -> None:
+        """ADetailer makes pictures inside of a picture, with scripts of its own choice."""
+        alone = generate(host, True, "mixed", enable_hr=True)
+
+        class Outer(SamplerObject):
+            def sample(self, *arguments: Any, **more: Any) -> Any:
+                if not host.nested:  # type: ignore[attr-defined]
+                    host.nested = True  # type: ignore[attr-defined]
+                    generate(host, True, "turns", _ad_inner=True)
+                return super().sample(*arguments, **more)
+
+        host.nested = False  # type: ignore[attr-defined]
+        p = Processing(functools.partial(Outer, host.webui, stand_in.euler), [True, "mixed"], enable_hr=True)
+        processed = host.generate(p)
+        assert ast.literal_eval(processed.infotexts[0]) == alone.text
+        assert torch.equal(host.latents[-1], alone.latents[-1])
+
+    def test_used_outside_of_what_it_was_searched_for(self, host: HostModules, tmp_path: Path) -> None:
+        searched = segments(
+            "FPP FPN FPNN",
+            sampling=Sampling("heun", "karras", 10, 7.5, (512, 512), None),
+            provenance=Provenance("searched"),
+        )
+        comments = generate(host, True, codec.dumps(searched).decode(), func=stand_in.euler).comments
+        for words in ("heun", "sampler euler", "cfg 7", "64 x 64 pixels", "not measured there"):
+            assert words in comments
+        fitting = generate(
+            host, True, codec.dumps(searched).decode(), func=stand_in.heun, cfg_scale=7.5, width=512, height=512
+        )
+        assert fitting.comments == ""
+
+    def test_compare(self, host: HostModules) -> None:
+        plain, ours = generate(host, seed=77), generate(host, True, "mixed", seed=77)
+        both = generate(host, True, "mixed", "same", "by position", True, seed=-1)
+        assert torch.equal(both.latents[0], plain.latents[0]) and torch.equal(both.latents[1], ours.latents[0])
+        assert len(both.images) == 3 and both.images[1].size == (16, 8)
+        assert "plain, " in both.comments and "drawn, " in both.comments
+        assert both.text["Flexi compare"] == "True" and both.infotexts[2] == plain.infotexts[0]
+        inner = generate(host, True, "mixed", "same", "by position", True, _ad_inner=True)
+        assert len(inner.images) == 1
+
+    def test_axes(self, host: HostModules) -> None:
+        for _ in range(2):  # the UI may be built again
+            host.before_ui[0]()
+        options = {option.label: option for option in host.xyz.axis_options}
+        assert list(options) == ["Nothing", "[Flexiffusion] Schedule", "[Flexiffusion] Hires schedule"]
+        axis = options["[Flexiffusion] Schedule"]
+        assert axis.choices()[0] == "none" and "mixed" in axis.choices()
+        latents = []
+        for value in ("none", "mixed"):
+            cell = Processing(functools.partial(SamplerObject, host.webui, stand_in.euler), [False])
+            axis.apply(cell, value, [])
+            options["[Flexiffusion] Hires schedule"].apply(cell, "off", [])
+            host.generate(cell)
+            latents.append(host.latents[-1])
+        assert torch.equal(latents[0], generate(host).latents[0])
+        assert torch.equal(latents[1], generate(host, True, "mixed").latents[0])
+
+    def test_the_refiner_callback_is_registered(self, host: HostModules) -> None:
+        (callback,) = host.denoiser_callbacks
+        callback(object())  # another extension's denoiser parameters, without a denoiser
+
+    def test_a_generation_without_a_model(self, host: HostModules) -> None:
+        plain = generate(host)
+        host.webui.sd_model.model = None
+        processed = generate(host, True, "mixed")
+        assert "no model is loaded" in processed.comments
+        assert torch.equal(processed.latents[0], plain.latents[0])
+
+
+class TestUi:
+    def test_it_can_be_built_again_and_again(self, host: HostModules) -> None:
+        first = [(type(c).__name__, c.label) for c in host.script.ui(False)]
+        assert [(type(c).__name__, c.label) for c in host.script.ui(False)] == first
+
+    def test_presets_that_do_not_fit_are_marked_and_last(self, host: HostModules, monkeypatch: Any) -> None:
+        from webui_extension import host as of_host
+
+        monkeypatch.setattr(of_host, "family", lambda: "sd15")
+        choices = host.script.ui(False)[1].choices
+        marked = [choice for choice in choices if choice.endswith("]")]
+        assert choices[-len(marked) :] == marked and "other [sdxl]" in marked
+        assert "mixed" in choices and "sd15-deepcache-3" in choices and "mixed [sd15]" not in choices
+        monkeypatch.setattr(of_host, "family", lambda: None)
+        assert "other" in host.script.ui(False)[1].choices
+
+    def test_refresh_finds_new_files_and_leaves_broken_ones_out(
+        self, host: HostModules, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        schedule = host.script.ui(False)[1]
+        button = next(c for c in Component.made if str(c.arguments.get("elem_id")).endswith("refresh"))
+        folder = tmp_path / "models" / "flexiffusion"
+        codec.write(folder / "new.json", segments("F P P P P"[:1] + "PPPP"))
+        (folder / "broken.json").write_text("{}", encoding="utf-8")
+        (_, refresh, inputs, outputs) = button.events[0]
+        changes = refresh("new")
+        assert inputs == [schedule] and outputs[0] is schedule
+        assert "new" in changes[0]["choices"] and "new" in changes[1]["choices"]
+        assert not any("broken" in choice for choice in changes[0]["choices"])
+        assert "broken.json" in caplog.text
+
+    def test_the_preview_escapes_what_strangers_wrote(self, host: HostModules) -> None:
+        from webui_extension import ui
+
+        evil = segments("FPP FPN FPNN", description="<script>alert(1)</script>", provenance=Provenance("searched"))
+        shown = ui.show(codec.dumps(evil).decode())
+        assert "<script>" not in shown and "&lt;script&gt;" in shown
+        assert "3 full, 4 partial, 3 null" in shown
+        assert shown.count("title=") == 10
+        assert "there is no schedule" in ui.show("<b>nowhere</b>") and "<b>nowhere" not in ui.show("<b>nowhere</b>")
+        assert "not measured" in ui.show("sd15-deepcache-3")
+        assert "images" in ui.show("tiny-fashion-dpmpp_2m-30-2x")
+
+    def test_the_button_uses_what_the_preset_was_made_with(self, host: HostModules) -> None:
+        controls = host.script.ui(False)
+        steps, sampler = Component(20), Component("Euler a", choices=["Euler a", "DPM++ 2M", "UniPC"])
+        scheduler = Component("Automatic", choices=["Automatic", "Karras", "Align Your Steps"])
+        for name, component in (("steps", steps), ("sampling", sampler), ("scheduler", scheduler)):
+            host.script.after_component(component, elem_id=f"txt2img_{name}")
+            host.script.after_component(component, elem_id=f"img2img_{name}")
+        button = next(c for c in Component.made if str(c.arguments.get("elem_id")).endswith("use"))
+        ((_, used, inputs, outputs),) = button.events
+        assert inputs == [controls[1]] and outputs == [steps, sampler, scheduler]
+        made = segments("FPP FPN FPNN", sampling=Sampling("dpmpp_2m", "karras", 10, 7.5, None, None))
+        assert used(codec.dumps(made).decode()) == ({"value": 10}, {"value": "DPM++ 2M"}, {"value": "Karras"})
+        assert used("mixed") == ({"value": 10}, {}, {})
+        assert used("nowhere") == ({}, {}, {})
+
+
+@pytest.mark.parametrize(
+    "label, name",
+    [
+        ("DPM++ 2M", "dpmpp_2m"), ("DPM++ 2S a", "dpmpp_2s_ancestral"), ("DPM2 a", "dpm_2_ancestral"),
+        ("DPM2", "dpm_2"), ("Euler a", "euler_ancestral"), ("Euler", "euler"), ("UniPC", "uni_pc"), ("DDIM", "ddim"),
+        ("DPM++ 3M SDE", "dpmpp_3m_sde"), ("SGM Uniform", "sgm_uniform"), ("Karras", "karras"), ("PLMS", "plms"),
+    ],
+)  # fmt: skip
+def test_labels_of_the_host_as_schedule_files_write_them(label: str, name: str, host: HostModules) -> None:
+    from webui_extension.generation import plain_name
+
+    assert plain_name(label) == name
+
+
+def test_metadata_is_what_the_host_reads() -> None:
+    import configparser
+
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "metadata.ini")
+    assert parser["Extension"]["Name"] == "flexiffusion"

@@ -1,0 +1,159 @@
+"""The planner: exact for its sum, within the budget, and its tables are what sampling really does."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from search_fixtures import TABLE
+
+from flexiffusion.cost import CostTable
+from flexiffusion.schedule import FULL, Action
+from flexsearch.models.load import load_model
+from flexsearch.sampling.noise import initial_noise
+from flexsearch.sampling.references import ImageSet
+from flexsearch.sampling.trajectory import Recipe, sample
+from flexsearch.search import macro_steps
+from flexsearch.search.candidate import make_candidate
+from flexsearch.search.macro_steps import KINDS, REACH, Kind, Measurer, Tables, known_or_measured
+from flexsearch.search.planner import BINS, Planner, plans
+
+GRID = (999, 800, 600, 400, 200, 50)
+
+
+def tables(seed: int) -> Tables:
+    stream = np.random.default_rng(seed)
+    count = len(GRID)
+    errors = np.full((len(KINDS), count, REACH, REACH), np.inf, np.float32)
+    for number, kind in enumerate(KINDS):
+        for i, gap, hop in itertools.product(range(count), range(REACH), range(REACH)):
+            possible = (gap == 0 if i == 0 else gap < i) and i + hop + 1 <= count
+            if possible and kind.places(i, i + hop + 1) is not None:
+                errors[number, i, gap, hop] = (hop + 1) ** 2 / (1 + kind.partials) * stream.uniform(0.5, 2)
+    return Tables(GRID, errors, stream.uniform(0.5, 2, count + 1).astype(np.float32), 0)
+
+
+def chains(table: Tables, kinds: tuple[int, ...], i: int = 0, gap: int = 0) -> Iterator[tuple[int, float]]:
+    """(cost in bins, error) of every chain from level i to the end."""
+    if i == len(GRID):
+        yield 0, 0.0
+        return
+    for number, hop in itertools.product(kinds, range(len(GRID) - i)):
+        error = float(table.errors[number, i, gap, hop]) * float(table.gains[i + hop + 1])
+        if math.isfinite(error):
+            share = TABLE.partial[KINDS[number].branch] / TABLE.full if KINDS[number].partials else 0.0
+            cost = math.ceil(BINS * (1 + KINDS[number].partials * share) - 1e-6)
+            for rest, more in chains(table, kinds, i + hop + 1, hop):
+                yield cost + rest, error + more
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_chain_is_better(seed: int) -> None:
+    table, kinds = tables(seed), (0, 2, 4)  # all seven kinds have too many chains to try
+    planner = Planner(table, TABLE, 6.5, [KINDS[number] for number in kinds])
+    every = list(chains(table, kinds))
+    for budget in (1.0, 1.5, 2.05, 3.0, 4.4, 6.0):
+        affordable = [error for cost, error in every if cost <= budget * BINS]
+        planned = planner.plan(budget)
+        assert planned is not None
+        assert planned.error == pytest.approx(min(affordable))
+        assert planned.candidate.cost(TABLE) <= budget + 1e-9
+
+
+def test_what_is_too_cheap_has_no_plan() -> None:
+    assert Planner(tables(0), TABLE, 3.0).plan(0.9) is None
+
+
+def test_another_device_another_plan() -> None:
+    """The same tables, and partial steps that cost nearly as much as full ones."""
+    dear = CostTable("ms", 100.0, dict.fromkeys(TABLE.partial, 99.0))
+    cheap, costly = (Planner(tables(0), table, 4.0).plan(4.0) for table in (TABLE, dear))
+    assert cheap is not None and costly is not None
+    assert cheap.candidate.key != costly.candidate.key
+    assert costly.error > cheap.error
+
+
+def test_plans_hold_the_plain_ones_too() -> None:
+    found = plans(tables(0), TABLE, (3.0, 5.0))
+    assert len({item.candidate.key for item in found}) == len(found)
+    assert {len(item.candidate.timesteps) for item in found if item.candidate.plain} == {3, 5}
+    assert any(not item.candidate.plain for item in found)
+
+
+@pytest.mark.parametrize(
+    ("partials", "span", "places"), [(0, 1, ()), (1, 1, None), (1, 2, (5,)), (2, 3, (5, 6)), (3, 8, (6, 8, 10))]
+)
+def test_partial_steps_lie_evenly(partials: int, span: int, places: tuple[int, ...] | None) -> None:
+    assert Kind(partials, 0).places(4, 4 + span) == places
+
+
+@pytest.fixture(scope="module")
+def measurer() -> Measurer:
+    model = load_model("tiny", "cpu", "float32")
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(macro_steps, "LEVELS", 7)
+        told = model.encode(list(model.prompts[:2]))
+        return Measurer(model, Recipe("dpmpp_2m", 2.0), initial_noise(0, range(2), model.latent_shape), told, (-1, 0))
+
+
+def test_a_short_plain_step_stays_on_the_trajectory(measurer: Measurer) -> None:
+    with torch.inference_mode():
+        for i in range(7):
+            arrived = measurer.arrival(None if i == 0 else i - 1, i, i + 1, KINDS[0])
+            assert arrived is not None
+            torch.testing.assert_close(arrived, measurer.truth(i + 1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("branch", [-1, 0])
+def test_a_macro_step_is_what_sampling_does(measurer: Measurer, branch: int) -> None:
+    """Two full steps on the trajectory, then a partial one: there sampling and table see the same states."""
+    model, grid = measurer.model, measurer.grid
+    chain = make_candidate(
+        [grid[0], grid[1], grid[2], grid[4], grid[5]],
+        [FULL, FULL, FULL, Action("partial", branch, "linear"), FULL],
+    )
+    states = sample(
+        model,
+        measurer.recipe,
+        initial_noise(0, range(2), model.latent_shape),
+        measurer.conditioning,
+        chain.timesteps,
+        chain.actions,
+        keep_states=True,
+    ).states
+    assert states is not None
+    with torch.inference_mode():
+        torch.testing.assert_close(states[2], measurer.samples[2], rtol=1e-4, atol=1e-4)
+        # the table's partial step is evaluated at the trajectory's sample, sampling's at where it came to
+        arrived = measurer.arrival(1, 2, 4, KINDS[0])
+        assert arrived is not None
+        torch.testing.assert_close(states[3], arrived, rtol=1e-4, atol=1e-4)
+        landed = measurer.arrival(1, 2, 5, Kind(1, branch))
+        assert landed is not None
+        plain = measurer.arrival(1, 2, 5, KINDS[0])
+        assert plain is not None
+        truth = measurer.truth(5)
+        assert (landed - truth).square().mean() < (plain - truth).square().mean()
+
+
+def test_tables_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(macro_steps, "LEVELS", 4)
+    model = load_model("tiny", "cpu", "float32")
+    images = ImageSet(0, 0, 2, model.prompts)
+    levels: list[None] = []
+    first = known_or_measured(model, Recipe("euler", 2.0), images, tmp_path, 1, lambda: levels.append(None))
+    assert len(levels) == 2 * 4  # two batches
+    again = known_or_measured(model, Recipe("euler", 2.0), images, tmp_path, 1, lambda: levels.append(None))
+    assert len(levels) == 8
+    assert again.grid == first.grid and again.calls == first.calls
+    np.testing.assert_array_equal(again.errors, first.errors)
+    np.testing.assert_array_equal(again.gains, first.gains)
+    assert np.isfinite(first.errors[0, 0, 0, :4]).all() and np.isinf(first.errors[0, 0, 1]).all()
+    (kept,) = tmp_path.glob("tables-*.safetensors")
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert known_or_measured(model, Recipe("euler", 2.0), images, tmp_path, 1).calls == first.calls

@@ -1,0 +1,20 @@
+"""What the host is asked to call. It forgets all of it when the UI is reloaded, so the door registers each time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import script_callbacks
+
+from . import sampling, xyz
+
+
+def register() -> None:
+    """Registers with the host."""
+    script_callbacks.on_before_ui(xyz.add_axes)
+    # the moment when a refiner has been loaded and no network call has been made yet
+    script_callbacks.on_cfg_denoiser(_before_evaluation)
+
+
+def _before_evaluation(params: Any) -> None:
+    sampling.begin_evaluation(getattr(params, "denoiser", None))

@@ -1,0 +1,69 @@
+"""The plain picture beside the scheduled one: the whole generation again without the schedule, on the same seeds."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+from modules import images, processing, shared
+
+from .generation import ATTRIBUTE
+
+_PLAIN = f"{ATTRIBUTE}_plain"
+
+
+def make_plain(p: Any, without: list[Any]) -> None:
+    """Before a generation: makes the same one with the script arguments `without`, and keeps it on `p`.
+
+    It runs on a copy, as the host's own X/Y/Z plot does, with the seed fixed for both.
+    """
+    p.seed, p.subseed = processing.get_fixed_seed(p.seed), processing.get_fixed_seed(p.subseed)
+    plain = copy.copy(p)
+    plain.script_args = without
+    setattr(plain, f"{ATTRIBUTE}_axis", {"enabled": False})
+    plain.extra_generation_params = dict(p.extra_generation_params)
+    plain.override_settings = dict(p.override_settings)
+    plain.comments = {}
+    plain.do_not_save_grid = True
+    if shared.state.job_count == -1:
+        shared.state.job_count = 2 * p.n_iter
+    started = time.perf_counter()
+    made = processing.process_images(plain)
+    setattr(p, _PLAIN, (made, time.perf_counter() - started))
+    setattr(p, f"{_PLAIN}_started", time.perf_counter())
+
+
+def add_plain(p: Any, processed: Any, name: str) -> None:
+    """After the generation: adds one sheet with both and the seconds of each, then the plain pictures."""
+    kept = getattr(p, _PLAIN, None)
+    if kept is None:
+        return
+    delattr(p, _PLAIN)
+    plain, seconds = kept
+    own = time.perf_counter() - getattr(p, f"{_PLAIN}_started")
+    pairs = list(zip(_pictures(plain), _pictures(processed), strict=False))
+    if not pairs:
+        return
+    first = pairs[0][0][0]
+    sheet = images.image_grid([picture for pair in pairs for picture, _ in pair], rows=len(pairs))
+    titles = [f"plain, {seconds:.1f} s", f"{name}, {own:.1f} s ({seconds / own:.2f}x)"]
+    sheet = images.draw_grid_annotations(
+        sheet,
+        first.width,
+        first.height,
+        [[images.GridAnnotation(title)] for title in titles],
+        [[images.GridAnnotation()] for _ in pairs],
+    )
+    processed.images.append(sheet)
+    processed.infotexts.append(f"{processed.infotexts[processed.index_of_first_image]}\nAbove: {'; '.join(titles)}")
+    for (picture, text), _ in pairs:
+        processed.images.append(picture)
+        processed.infotexts.append(text)
+    processed.comments += f"Flexiffusion: {'; '.join(titles)} (whole generation)\n"
+
+
+def _pictures(processed: Any) -> list[tuple[Any, str]]:
+    """The single pictures with their texts, without the grid."""
+    first = processed.index_of_first_image
+    return list(zip(processed.images[first:], processed.infotexts[first:], strict=False))

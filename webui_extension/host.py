@@ -1,0 +1,31 @@
+"""What is asked of the host's globals: the loaded model, the folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modules import paths, sd_models, shared
+
+from flexiffusion import presets
+
+from .library import Library
+from .network import Network, network_of
+
+
+def network() -> Network | None:
+    """The network that is loaded. While a picture is made this is what it is made with, refiner and all."""
+    return network_of(shared.sd_model)
+
+
+def family() -> str | None:
+    """The loaded model's family; None: not known, or nothing is loaded yet. Loads nothing, unlike `shared.sd_model`."""
+    loaded = network_of(getattr(getattr(sd_models, "model_data", None), "sd_model", None))
+    return loaded.family if loaded is not None else None
+
+
+def own_folder() -> Path:
+    """Where the WebUI's user keeps schedules; it follows --data-dir and --models-dir, and is never created."""
+    return Path(paths.models_path) / "flexiffusion"
+
+
+library = Library((*presets.default_folders(), own_folder()))

@@ -1,0 +1,68 @@
+"""The schedules that a user can pick: bundled ones, the user's own, and those beside the host's models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from flexiffusion import codec, presets
+from flexiffusion.checks import shown
+from flexiffusion.errors import FlexiffusionError, ScheduleError
+from flexiffusion.presets import Preset
+from flexiffusion.schedule import Schedule
+
+_log = logging.getLogger("flexiffusion")
+
+
+class Library:
+    """Presets by name, which is the file's name without `.json`; in equal names the later folder wins.
+
+    folders: to search; ones that do not exist are left out.
+    """
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._folders = tuple(folders)
+        self.errors: tuple[ScheduleError, ...] = ()
+        self._presets: dict[str, Preset] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads all files again. A broken one is logged and left out."""
+        found, self.errors = presets.find(folder for folder in self._folders if folder.is_dir())
+        self._presets = {preset.path.stem: preset for preset in found}
+        for error in self.errors:
+            _log.warning("%s", error)
+
+    @property
+    def presets(self) -> tuple[Preset, ...]:
+        """Every preset, by folder and name."""
+        return tuple(self._presets.values())
+
+    def choices(self, family: str | None) -> list[str]:
+        """What a dropdown lists: presets of this family, then the others with theirs in brackets; None: all alike."""
+        names = {name: preset.schedule.model.family for name, preset in self._presets.items()}
+        if family is None:
+            return list(names)
+        others = [f"{name} [{made_for}]" for name, made_for in names.items() if made_for != family]
+        return [name for name, made_for in names.items() if made_for == family] + others
+
+    def name_of(self, choice: str) -> str:
+        """The preset's name that a dropdown's choice stands for: without the mark of one that does not fit."""
+        return choice if choice.startswith("{") else choice.partition(" [")[0].strip()
+
+    def schedule(self, choice: str) -> Schedule:
+        """The schedule of a choice, a preset's name, or the text of a schedule file.
+
+        Raises ScheduleError for a text that is no schedule, FlexiffusionError for an unknown name.
+        """
+        if choice.startswith("{"):
+            return codec.loads(choice.encode("utf-8", "surrogatepass"), "the schedule given as text")
+        name = self.name_of(choice)
+        if name in self._presets:
+            return self._presets[name].schedule
+        if not name:
+            raise FlexiffusionError("Flexiffusion: no schedule is chosen. Choose one in the dropdown")
+        raise FlexiffusionError(
+            f"Flexiffusion: there is no schedule {shown(name)}. Known: {', '.join(self._presets) or 'none'}"
+        )

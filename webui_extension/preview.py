@@ -1,0 +1,78 @@
+"""A schedule as HTML: its strip of full, partial and null steps, what it was made with, what was measured.
+
+Schedules come from strangers: every text of one is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from flexiffusion.fit import made_for
+from flexiffusion.schedule import Action, Metric, Schedule, StepsPlan
+
+# readable on light and dark ground
+_COLOURS = {"full": "#4f8fea", "partial": "#e8710a", "null": "transparent"}
+
+
+def html(schedule: Schedule, family: str | None) -> str:
+    """The preview of one schedule. family: of the loaded model, None if not known."""
+    actions = schedule.plan.actions()
+    lines = [_strip(actions), f"<b>{escape(schedule.name)}</b>: {_counts(actions)}", f"Made with {_text(schedule)}"]
+    if family is not None and family != schedule.model.family:
+        lines.insert(0, f"<b>Does not fit: made for {escape(schedule.model.family)}, loaded is {escape(family)}.</b>")
+    if isinstance(schedule.plan, StepsPlan):
+        lines.append("Brings its own noise levels: the host's scheduler decides the first one only.")
+    lines += [_measured(metric) for metric in schedule.metrics]
+    if schedule.cost is not None and schedule.cost.speedup_macs is not None:
+        lines.append(f"{schedule.cost.speedup_macs:.2f}x fewer multiply-adds")
+    if schedule.cost is not None:
+        lines += [f"{ms:.0f} ms on {escape(device)}" for device, ms in schedule.cost.ms.items()]
+    if schedule.provenance.kind == "heuristic":
+        lines.append("Its quality was not measured.")
+    if schedule.description:
+        lines.append(f'<span style="opacity:.75">{escape(schedule.description)}</span>')
+    return f'<div class="flexiffusion-preview">{"<br>".join(lines)}</div>'
+
+
+def problem(message: str) -> str:
+    """The preview of a choice that is no schedule."""
+    return f'<div class="flexiffusion-preview">{escape(message)}</div>'
+
+
+def _text(schedule: Schedule) -> str:
+    return escape(f"{made_for(schedule)}; for {schedule.model.family}")
+
+
+def _strip(actions: Sequence[Action]) -> str:
+    cells = "".join(
+        f'<span title="{i + 1}: {_said(action)}" style="flex:1;min-width:2px;height:{_height(action)}px;'
+        f'background:{_COLOURS[action.kind]};border:1px solid #8888"></span>'
+        for i, action in enumerate(actions)
+    )
+    strip = f'<div style="display:flex;align-items:flex-end;gap:1px;height:24px;margin:4px 0">{cells}</div>'
+    legend = " ".join(
+        f'<span style="display:inline-block;width:.8em;height:.8em;background:{colour};border:1px solid #8888"></span> '
+        f"{kind}"
+        for kind, colour in _COLOURS.items()
+    )
+    return strip + f'<small style="opacity:.75">{legend}</small>'
+
+
+def _said(action: Action) -> str:
+    return f"partial, branch {action.branch}, {action.predictor}" if action.kind == "partial" else action.kind
+
+
+def _height(action: Action) -> int:
+    return {"full": 22, "partial": 12, "null": 4}[action.kind]
+
+
+def _counts(actions: Sequence[Action]) -> str:
+    counts = [(kind, sum(action.kind == kind for action in actions)) for kind in ("full", "partial", "null")]
+    return ", ".join(f"{count} {kind}" for kind, count in counts if count)
+
+
+def _measured(metric: Metric) -> str:
+    interval = f" [{metric.interval[0]:.3g}, {metric.interval[1]:.3g}]" if metric.interval else ""
+    reference = f", against {escape(metric.reference)}" if metric.reference else ""
+    return f"{escape(metric.name)} {metric.value:.3g}{interval} over {metric.n} images{reference}"

@@ -1,0 +1,350 @@
+"""One call of a host's sampler under a schedule. Whatever it changes is an attribute of an object, put back at the end.
+
+Changed while the sampler runs: `forward` of the CFG denoiser (which noise level is asked for, and which step of the
+prompt schedule it is) and of the U-Net (one network call: full or partial, by the core's Run). Nothing is
+re-implemented, so ControlNet, FreeU, HyperTile and whoever else wraps the same attributes before or after us still run.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from flexiffusion.errors import FlexiffusionError, ModelMismatch
+from flexiffusion.fit import FAMILIES, require_fit
+from flexiffusion.layout import find_layout
+from flexiffusion.plan import Plan
+from flexiffusion.presets import Preset
+from flexiffusion.run import Report, Run
+from flexiffusion.schedule import FULL, Schedule
+
+from .levels import Levels, levels_of, positions
+from .network import Network
+from .settings import Placement
+
+MARK = "flexiffusion"  # the attribute by which the denoiser callback and a second attachment find a sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was really run: the reports of all networks together, and the length of the host's own list."""
+
+    schedule: str
+    report: Report
+    steps: int
+
+    @property
+    def counts(self) -> str:
+        """For infotext and log: "full 12, partial 8, null 10, misses 0"."""
+        report = self.report
+        return f"full {report.full}, partial {report.partial}, null {report.null}, misses {report.misses}"
+
+    @property
+    def line(self) -> str:
+        """One line for the log, with the estimated speed-up where there is one."""
+        speedup = self.report.speedup(self.steps)
+        return f"{self.schedule}: {self.report}" + (f", about {speedup:.2f}x" if speedup else "")
+
+
+class Sampling:
+    """Lays a schedule over the next call of one sampler object.
+
+    Args:
+        sampler: the host's, with `func`, `config`, `model_wrap_cfg` and `get_sigmas` or `get_timesteps`.
+        network: the network that is loaded right now; asked again at every evaluation, since a refiner may change it.
+        presets: what else there is, for the refusal of a schedule that does not fit.
+        warn: is told what the user should know, in one sentence.
+        finish: is told what was run, also after an interrupt or an exception; never when the plain way was taken.
+    """
+
+    def __init__(
+        self,
+        sampler: Any,
+        schedule: Schedule,
+        mapping: Placement,
+        network: Callable[[], Network | None],
+        presets: tuple[Preset, ...],
+        warn: Callable[[str], None],
+        finish: Callable[[Outcome], None],
+    ) -> None:
+        self._sampler = sampler
+        self._schedule = schedule
+        self._mapping = mapping
+        self._find_network = network
+        self._presets = presets
+        self._warn = warn
+        self._finish = finish
+        self._whole: Tensor | None = None
+        self._retired = False
+        self._attached = _Attributes()
+        self._denoiser = _Attributes()
+        self._unet = _Attributes()
+        self._network: Network | None = None
+        self._run: Run | None = None
+        self._reports: list[Report] = []
+        self._sigma = math.nan
+        self._rows = 1
+        self._offset = 0
+
+    def attach(self) -> None:
+        """Takes the place of the sampler's function for its next call. Attaching again replaces, never nests."""
+        earlier = getattr(self._sampler.func, MARK, None)
+        if isinstance(earlier, Sampling):
+            earlier.detach()
+            earlier._retired = True  # it stays in the chain when somebody has wrapped it since
+        original = self._sampler.func
+
+        # hosts look at the function's signature, which `wraps` lets them see through to the original
+        @functools.wraps(original)
+        def func(model: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            self.detach()
+            if self._retired:
+                return original(model, x, *args, **kwargs)
+            return self._sample(original, model, x, args, kwargs)
+
+        setattr(func, MARK, self)
+        self._attached.put(self._sampler, "func", func)
+        for name in ("get_sigmas", "get_timesteps"):
+            if hasattr(self._sampler, name):
+                self._attached.put(self._sampler, name, self._noting(getattr(self._sampler, name)))
+
+    def detach(self) -> None:
+        """Gives the sampler back what it had."""
+        self._attached.undo()
+
+    def begin_evaluation(self) -> None:
+        """The denoiser is about to call the network; a refiner, if any, has been loaded by now."""
+        network = self._find_network()
+        if network is None:
+            self._leave_network()
+            return
+        if not network.is_same(self._network):
+            self._enter_network(network)
+        if self._run is not None:
+            self._run.evaluate(self._sigma)
+            self._offset = 0
+
+    def _noting(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @functools.wraps(original)
+        def noting(*args: Any, **kwargs: Any) -> Tensor:
+            self._whole = result = original(*args, **kwargs)
+            return result
+
+        return noting
+
+    def _sample(
+        self, original: Callable[..., Tensor], model: Any, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
+        denoiser = self._sampler.model_wrap_cfg
+        config = self._sampler.config
+        try:
+            levels = levels_of(config.name, original, kwargs, self._whole, denoiser)
+            self._plan, replaced = levels.plan(self._schedule, self._mapping)
+            self._require_fit()
+        except FlexiffusionError as error:
+            self._warn(str(error))
+            return original(model, x, *args, **kwargs)
+        if self._plan.warning:
+            self._warn(self._plan.warning)
+        kwargs = kwargs | replaced
+        step = None
+        if replaced:
+            second_order = bool(config.options.get("second_order", False))
+            step = _Steps(denoiser, positions(levels, self._plan), second_order, kwargs.get("callback"))
+            kwargs["callback"] = step.callback
+        try:
+            self._watch(denoiser, levels, step)
+            result = original(model, x, *args, **kwargs)
+        finally:
+            self._denoiser.undo()
+            self._leave_network()
+            report = _total(self._reports, self._plan.nulls)
+            self._finish(Outcome(self._schedule.name, report, len(levels.run)))
+        if not report.partial and any(action.kind == "partial" for action in self._plan.actions):
+            self._warn(f"{self._schedule.name}: not one step could run in part; the log says why")
+        return result
+
+    def _require_fit(self) -> None:
+        network = self._find_network()
+        if network is None:
+            raise FlexiffusionError("Flexiffusion: no model is loaded; it runs the plain way")
+        try:
+            require_fit(self._schedule, network.unet, self._presets)
+        except ModelMismatch:
+            if _is_unet(network) or self._schedule.model.family in FAMILIES.values():
+                raise
+            self._plan = _without_partial(self._plan)
+            self._warn(f"{self._schedule.name}: the model is no U-Net that can be cut, so only null steps act")
+        made_for = self._schedule.model.sha256
+        if made_for and network.sha256 and made_for != network.sha256:
+            self._warn(
+                f"{self._schedule.name} was made for another checkpoint of this family "
+                f"({made_for[:10]}, loaded is {network.sha256[:10]}); its quality was not measured there"
+            )
+
+    def _watch(self, denoiser: Any, levels: Levels, step: _Steps | None) -> None:
+        original = denoiser.forward
+
+        def forward(x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Any:
+            # one value is read from the device for each evaluation, as samplers do themselves
+            self._sigma = self._usable(levels.sigma(float(sigma.flatten()[0])))
+            self._rows = x.shape[0]
+            if step is not None:
+                step.set()
+            return original(x, sigma, *args, **kwargs)
+
+        self._denoiser.put(denoiser, "forward", forward)
+        self._denoiser.put(denoiser, MARK, self)
+
+    def _usable(self, sigma: float) -> float:
+        """The level itself; a host's slip (0, not a number) is taken for the nearest level of the plan."""
+        if 0 < sigma < math.inf:
+            return sigma
+        return self._plan.levels[-1] if sigma <= 0 else self._plan.levels[0]
+
+    def _enter_network(self, network: Network) -> None:
+        first = self._network is None
+        self._leave_network()
+        self._network = network
+        plan = self._plan
+        if not first:
+            try:
+                require_fit(self._schedule, network.unet, self._presets)
+            except FlexiffusionError as error:
+                plan = _without_partial(plan)
+                self._warn(f"{error}. It runs in full from here on")
+        self._run = run = Run(network.unet, plan)
+        original = network.unet.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            sample = args[0] if args else kwargs.get("x")
+            # a wrapper that was put around ours and outlives it ends up here: then ours is no more
+            if self._run is not run or not isinstance(sample, Tensor):
+                return original(*args, **kwargs)
+            return run(lambda: original(*args, **kwargs), sample, self._chunks(sample, kwargs))
+
+        self._unet.put(network.unet, "forward", forward)
+
+    def _leave_network(self) -> None:
+        self._unet.undo()
+        if self._run is not None:
+            self._run.close()
+            self._reports.append(self._run.report)
+            self._run = None
+
+    def _chunks(self, sample: Tensor, arguments: dict[str, Any]) -> tuple[Hashable, ...]:
+        """The conditioning of each equal slice of a network call's batch.
+
+        Forge says it. AUTOMATIC1111 gives its rows in one order, the conds first and the unconds last, be they joined,
+        split or with the unconds left out: there the place of a row in the evaluation tells its conditioning.
+        """
+        said = (arguments.get("transformer_options") or {}).get("cond_or_uncond")
+        if said:
+            return tuple(said)
+        rows = sample.shape[0]
+        size = self._rows if rows % self._rows == 0 and self._offset % self._rows == 0 else 1
+        chunks = tuple((size, (self._offset + row) // size) for row in range(0, rows, size))
+        self._offset += rows
+        return chunks
+
+
+def begin_evaluation(denoiser: Any) -> None:
+    """For the host's callback before every evaluation: nothing, unless this denoiser samples under a schedule."""
+    sampling = vars(denoiser).get(MARK) if denoiser is not None else None
+    if isinstance(sampling, Sampling):
+        sampling.begin_evaluation()
+
+
+class _Steps:
+    """Keeps the host's count of steps where it would be, had no level been taken out.
+
+    Prompt editing, AND schedules and the switch to a refiner by steps read `denoiser.step`, progress reads the
+    callback's `i`.
+
+    places: of every evaluated level in the host's own list
+    """
+
+    def __init__(
+        self, denoiser: Any, places: tuple[int, ...], second_order: bool, callback: Callable[..., Any] | None
+    ) -> None:
+        self._denoiser = denoiser
+        self._places = places
+        self._second_order = second_order
+        self._callback = callback
+        self._done = 0  # steps whose callback was called: between the two evaluations of a second-order step
+        self._is_second = False
+
+    def set(self) -> None:
+        """Before an evaluation."""
+        if self._is_second:
+            self._denoiser.step = 2 * self._place(self._done - 1) + 1
+        else:
+            self._denoiser.step = self._place(self._done) * (2 if self._second_order else 1)
+        self._is_second = False
+
+    def callback(self, state: dict[str, Any]) -> Any:
+        """The sampler's callback: a step's first evaluation is done."""
+        place = self._place(self._done)
+        self._done += 1
+        self._is_second = self._second_order
+        return self._callback(state | {"i": place}) if self._callback is not None else None
+
+    def _place(self, step: int) -> int:
+        return self._places[min(step, len(self._places) - 1)]
+
+
+class _Attributes:
+    """Instance attributes that were set, and what stood there before."""
+
+    _ABSENT = object()
+
+    def __init__(self) -> None:
+        self._saved: list[tuple[Any, str, Any, Any]] = []
+
+    def put(self, target: Any, name: str, value: Any) -> None:
+        # the dictionary and not setattr: a compiled module hands attributes on to the one that it wraps
+        self._saved.append((target, name, value, vars(target).get(name, self._ABSENT)))
+        vars(target)[name] = value
+
+    def undo(self) -> None:
+        while self._saved:
+            target, name, value, before = self._saved.pop()
+            if vars(target).get(name) is not value:
+                continue  # somebody has put a wrapper around ours since: it is theirs to take away
+            if before is self._ABSENT:
+                del vars(target)[name]
+            else:
+                vars(target)[name] = before
+
+
+def _is_unet(network: Network) -> bool:
+    try:
+        find_layout(network.unet)
+    except ModelMismatch:
+        return False
+    return True
+
+
+def _without_partial(plan: Plan) -> Plan:
+    return replace(plan, actions=tuple(FULL if action.kind == "partial" else action for action in plan.actions))
+
+
+def _total(reports: list[Report], nulls: int) -> Report:
+    """What several networks ran one after the other."""
+    full_seconds = [report.full_seconds for report in reports if report.full_seconds is not None]
+    return Report(
+        full=sum(report.full for report in reports),
+        partial=sum(report.partial for report in reports),
+        null=nulls,
+        misses=sum(report.misses for report in reports),
+        seconds=sum(report.seconds for report in reports),
+        cache_bytes=max((report.cache_bytes for report in reports), default=0),
+        evaluations=sum(report.evaluations for report in reports),
+        levels=max((report.levels for report in reports), default=0),
+        full_seconds=max(full_seconds, default=None),
+    )

@@ -1,0 +1,98 @@
+"""The always visible script: the host's callbacks, each a few lines."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from modules import scripts
+
+from flexiffusion.errors import FlexiffusionError
+
+from . import compare, host, infotext, ui
+from .generation import ATTRIBUTE, Generation, override, say
+from .settings import ARGUMENTS, Settings, settings_of
+
+
+class FlexiffusionScript(scripts.Script):
+    """One instance for each tab. What belongs to a generation is kept on `p`, never here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._controls: ui.Controls | None = None
+        self._hosts: dict[str, Any] = {}
+
+    def title(self) -> str:
+        return ui.TITLE
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        self._controls = controls = ui.build(self.elem_id)
+        self.infotext_fields = [
+            (component, functools.partial(infotext.read, field=field))
+            for component, field in zip(controls.arguments, ARGUMENTS, strict=True)
+        ]
+        self.paste_field_names = [infotext.SCHEDULE, infotext.HIRES, infotext.MAPPING, infotext.COMPARE]
+        self._connect()
+        return controls.arguments
+
+    def after_component(self, component: Any, **kwargs: Any) -> None:
+        """Notes the host's own controls as they are made, in whatever order the user has put the sections."""
+        tab = "img2img" if self.is_img2img else "txt2img"
+        for name in ("steps", "sampling", "scheduler"):
+            if kwargs.get("elem_id") == f"{tab}_{name}":
+                self._hosts[name] = component
+                self._connect()
+
+    def before_process(self, p: Any, *arguments: Any) -> None:
+        settings = self._settings(p, arguments)
+        # ADetailer's inner pictures are parts of one: nothing to compare
+        if settings is not None and settings.compare and not getattr(p, "_ad_inner", False):
+            compare.make_plain(p, self._without(p))
+
+    def process(self, p: Any, *arguments: Any) -> None:
+        setattr(p, ATTRIBUTE, None)
+        settings = self._settings(p, arguments)
+        if settings is None:
+            return
+        try:
+            generation = Generation(p, settings, host.library, host.network)
+        except FlexiffusionError as error:
+            say(p, str(error))
+            return
+        setattr(p, ATTRIBUTE, generation)
+        p.extra_generation_params.update(generation.infotext())
+
+    def process_before_every_sampling(self, p: Any, *arguments: Any, **kwargs: Any) -> None:
+        generation = getattr(p, ATTRIBUTE, None)
+        if generation is not None:
+            generation.attach()
+
+    def postprocess(self, p: Any, processed: Any, *arguments: Any) -> None:
+        generation = getattr(p, ATTRIBUTE, None)
+        if generation is not None:
+            compare.add_plain(p, processed, generation.name)
+
+    def _settings(self, p: Any, arguments: tuple[Any, ...]) -> Settings | None:
+        """The settings in force; None: the script is off, or was given arguments that it cannot read."""
+        try:
+            settings = override(settings_of(arguments), p)
+        except FlexiffusionError as error:
+            say(p, str(error))
+            return None
+        return settings if settings.enabled else None
+
+    def _without(self, p: Any) -> list[Any]:
+        """The script arguments of `p` with this script off."""
+        arguments = list(p.script_args)
+        arguments[self.args_from] = False
+        return arguments
+
+    def _connect(self) -> None:
+        if self._controls is not None and len(self._hosts) == 3:
+            hosts = self._hosts
+            ui.connect(
+                self._controls.use, self._controls.schedule, hosts["steps"], hosts["sampling"], hosts["scheduler"]
+            )

@@ -1,0 +1,67 @@
+"""The script's arguments: their order is a promise (API users send lists), new ones only ever come at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from flexiffusion.checks import shown
+from flexiffusion.errors import FlexiffusionError
+from flexiffusion.plan import Placement
+
+SAME, OFF = "same", "off"  # what `hires` can be besides a preset's name
+BY_POSITION, BY_LEVEL = "by position", "by noise level"
+MAPPINGS: dict[str, Placement] = {BY_POSITION: "position", BY_LEVEL: "level"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one generation is asked to do. The fields' order is the order of the script's arguments.
+
+    schedule: name of a preset, or the text of a schedule file
+    hires:    the same for the hires pass, or "same", or "off"
+    mapping:  "by position" or "by noise level", see `flexiffusion.plan.plan_for`
+    compare:  make the plain picture too and show both with seconds
+    """
+
+    enabled: bool = False
+    schedule: str = ""
+    hires: str = SAME
+    mapping: str = BY_POSITION
+    compare: bool = False
+
+    @property
+    def placement(self) -> Placement:
+        """The mapping's name in the core."""
+        return MAPPINGS[self.mapping]
+
+
+ARGUMENTS = tuple(field.name for field in fields(Settings))
+
+
+def settings_of(arguments: Sequence[Any]) -> Settings:
+    """The settings that a script argument list holds; what is missing has its default, what is too much is not read.
+
+    Raises FlexiffusionError for a value of the wrong type and for an unknown mapping.
+    """
+    values: dict[str, Any] = {}
+    for i, (field, value) in enumerate(zip(fields(Settings), arguments, strict=False)):
+        wanted = type(field.default)
+        if value is None:
+            continue
+        if not isinstance(value, wanted):
+            raise FlexiffusionError(
+                f"Flexiffusion argument {i} ({field.name}): {shown(value)} is no {wanted.__name__}. "
+                f"The arguments are {', '.join(ARGUMENTS)}"
+            )
+        values[field.name] = value.strip() if isinstance(value, str) else value
+    mapping = values.get("mapping") or BY_POSITION
+    values["mapping"] = next((name for name, core in MAPPINGS.items() if mapping.lower() in (name, core)), mapping)
+    if values["mapping"] not in MAPPINGS:
+        raise FlexiffusionError(
+            f"Flexiffusion argument 3 (mapping): {shown(mapping)} is not known. Use one of: {', '.join(MAPPINGS)}"
+        )
+    hires = values.get("hires") or SAME
+    values["hires"] = hires.lower() if hires.lower() in (SAME, OFF) else hires
+    return Settings(**values)
