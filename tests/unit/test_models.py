@@ -161,11 +161,6 @@ class TestRefusals:
         with pytest.raises(ModelError, match="there is no such file or folder"):
             load_model("/no/such/folder")
 
-    def test_a_single_file(self, tmp_path: Path) -> None:
-        (tmp_path / "sd15.safetensors").write_bytes(b"")
-        with pytest.raises(ModelError, match="Give a diffusers folder"):
-            load_model(str(tmp_path / "sd15.safetensors"))
-
     def test_an_unknown_dtype(self) -> None:
         with pytest.raises(ConfigError, match="'int4' is not known"):
             load_model("tiny", dtype="int4")
