@@ -32,7 +32,7 @@ from flexiffusion.schedule import FULL, Action
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 30
-PRESETS = {"2x": "sd15-turns-15", "3x": "sd15-turns-10", "5x": "sd15-turns-6", "DeepCache 2": "sd15-deepcache-2"}
+PRESETS = {"2x": "sd15-turns-15", "3x": "sd15-turns-10", "5x": "sd15-turns-6"}
 CHECKPOINT = "random-sd15.safetensors"
 
 

@@ -159,11 +159,10 @@ class TestCounts:
 
 class TestBatches:
     def test_batch_of_four_is_four_of_one(self, host: Any) -> None:
-        for used in (HALF, WITH_NULLS):
-            together = run(host, used, noise=noise_for(4, LARGE))[0]
-            for row in range(4):
-                alone = run(host, used, noise=noise_for(1, LARGE, row))[0]
-                torch.testing.assert_close(together[row : row + 1], alone, **CLOSE)
+        together = run(host, WITH_NULLS, noise=noise_for(4, LARGE))[0]
+        for row in range(4):
+            alone = run(host, WITH_NULLS, noise=noise_for(1, LARGE, row))[0]
+            torch.testing.assert_close(together[row : row + 1], alone, **CLOSE)
 
     def test_joint_split_or_mixed_calls_give_one_picture(self, host: Any) -> None:
         """Row 4: free memory decides at every call."""
@@ -259,6 +258,39 @@ class TestNeighbours:
             model = engine.apply(model, HALF)
         assert torch.equal(host.sample(model, LEVELS), expected)
         assert [ran.count(kind) for kind in kinds] == [1, T, T, T]
+
+    def test_patches_of_others_act_in_every_block_that_runs(self, host: Any) -> None:
+        """Row 10: in-place writers (FreeU) and attention patches (IP-Adapter, PAG) see what they see without us."""
+        if host.name != "comfyui":
+            pytest.skip("the host's own patches")
+        seen: list[list[Any]] = []
+
+        def attention(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Any:
+            seen[-1].append((*extra["block"], extra["block_index"]))
+            return q, k, v * 1.1
+
+        def in_place(h: Tensor, skip: Tensor, options: dict[str, Any]) -> Any:
+            h[:, : h.shape[1] // 2] *= 1.3
+            return h, skip
+
+        def begin(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append([])
+            return executor(*args, **kwargs)
+
+        model = host.model()
+        model.set_model_attn1_patch(attention)
+        model.set_model_output_block_patch(in_place)
+        model.add_wrapper_with_key("diffusion_model", "test", begin)
+        alone = host.sample(model, LEVELS)
+        whole = seen[0]
+        seen.clear()
+        assert torch.equal(run(host, segments(*[(1, 1)] * T), model)[0], alone)
+        seen.clear()
+        _, calls, outcome = run(host, HALF, model)
+        assert calls.deep == [True, False] * 4 and outcome.report.misses == 0
+        runs = {("input", 0), ("input", 1), ("output", 10), ("output", 11)}  # of branch 1
+        outer = [block for block in whole if block[:2] in runs]
+        assert outer and seen == [whole, outer] * 4
 
     def test_a_cache_on_the_same_model_is_named(self, host: Any) -> None:
         class EasyCacheHolder:
