@@ -181,14 +181,15 @@ class _Applied:
             notes.append(plan.warning)
         if len(levels) < FEWEST_STEPS:
             notes.append(f"no gain is to be expected of {len(levels)} steps: they are sampled as ever")
-        else:
-            notes += _notes(self._schedule, guider, noise, sampler, levels if self._mapping == "position" else None)
-        if (
-            isinstance(schedule.plan, SegmentsPlan)
-            and plan.nulls == 0
-            and all(action == FULL for action in plan.actions)
-        ):
-            notes.append(f"{schedule.name} has no effect here: every step runs in full")
+            return wanted, plan, notes
+        notes += _notes(self._schedule, guider, noise, sampler, levels if self._mapping == "position" else None)
+        fulls = sum(action == FULL for action in plan.actions)
+        if fulls >= len(levels):
+            notes.append(
+                f"{schedule.name} has no effect here: every step runs in full"
+                if fulls == len(plan.actions) and wanted == given
+                else f"{schedule.name} runs {fulls} full steps, the sampler alone {len(levels)}: nothing is gained here"
+            )
         return wanted, plan, notes
 
 

@@ -351,6 +351,11 @@ class TestWhatIsSaid:
         assert torch.equal(result, host.sample(host.model(), few)) and calls.partial == 0
         assert any("no gain is to be expected of 4 steps" in note for note in outcome.notes)
 
+    def test_more_full_steps_than_the_sampler_alone_would_run(self, host: Any) -> None:
+        own = steps(*[(14.0 * 0.75**i, "FP"[i % 2]) for i in range(18)])
+        outcome = run(host, own)[2]
+        assert any("runs 10 full steps, the sampler alone 8: nothing is gained" in note for note in outcome.notes)
+
     def test_rising_levels(self, host: Any) -> None:
         rising = [0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 14.0]
         result, calls, outcome = run(host, HALF, sigmas=rising)
