@@ -168,8 +168,7 @@ class _Applied:
         unet, notes = model.diffusion_model, []
         cuttable = _can_be_cut(unet)
         if not cuttable and isinstance(schedule.plan, StepsPlan):
-            note = f"{schedule.name}: {type(unet).__name__} is not a U-Net, and noise levels made for one mean "
-            "nothing to it"
+            note = f"{schedule.name}: {type(unet).__name__} is not a U-Net and has no use for a U-Net's noise levels"
             return given, everything, [f"{note}; every step runs in full"]
         if self._mapping == "level" and schedule.levels is None and isinstance(schedule.plan, SegmentsPlan):
             schedule = replace(schedule, levels=_even_levels(model.model_sampling, schedule.plan.total_steps))
@@ -182,27 +181,27 @@ class _Applied:
             notes.append(plan.warning)
         if len(levels) < FEWEST_STEPS:
             notes.append(f"no gain is to be expected of {len(levels)} steps: they are sampled as ever")
-        else:
-            notes += _notes(schedule, guider, model, noise, sampler, levels)
-        if (
-            isinstance(schedule.plan, SegmentsPlan)
-            and plan.nulls == 0
-            and all(action == FULL for action in plan.actions)
-        ):
-            notes.append(f"{schedule.name} has no effect here: every step runs in full")
+            return wanted, plan, notes
+        notes += _notes(self._schedule, guider, noise, sampler, levels if self._mapping == "position" else None)
+        fulls = sum(action == FULL for action in plan.actions)
+        if fulls >= len(levels):
+            notes.append(
+                f"{schedule.name} has no effect here: every step runs in full"
+                if fulls == len(plan.actions) and wanted == given
+                else f"{schedule.name} runs {fulls} full steps, the sampler alone {len(levels)}: nothing is gained here"
+            )
         return wanted, plan, notes
 
 
-def _notes(
-    schedule: Schedule, guider: Any, model: Any, noise: Tensor, sampler: Any, levels: Sequence[float]
-) -> list[str]:
+def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels: Sequence[float] | None) -> list[str]:
+    """What the user should know before sampling. levels: where they should be those that segments were made on."""
     size = (noise.shape[-1] * PIXELS, noise.shape[-2] * PIXELS) if noise.ndim == 4 else None
     differs = misfit(
         schedule,
         sampler=name_of(sampler),
         cfg=getattr(guider, "cfg", None),
         size=size,
-        prediction=_prediction(model),
+        prediction=_prediction(guider.model_patcher.model),
         levels=levels if isinstance(schedule.plan, SegmentsPlan) else None,
     )
     checkpoint = schedule.model.sha256 and (
@@ -210,10 +209,10 @@ def _notes(
         "this host does not tell which one is loaded. On another one its quality was not measured"
     )
     options = guider.model_options.get("transformer_options", {})
+    name = type(options.get("easycache")).__name__.removesuffix("Holder")  # LazyCache uses the same key
     cache = "easycache" in options and (
-        f"{type(options['easycache']).__name__.removesuffix('Holder')} is on the same model: it leaves out network "
-        "calls "
-        "that the schedule counts on, so partial steps fall back to full ones. Use one of both"
+        f"{name} is on the same model: it leaves out network calls that the schedule counts on, so partial steps "
+        "fall back to full ones. Use one of both"
     )
     return [note for note in (differs, checkpoint, count_note(sampler), cache) if note]
 

@@ -114,13 +114,26 @@ function addStrip(node) {
   changed();
 }
 
-// The report of the last run, as text under the node; it is not saved with the workflow.
+// The first line of the last run's report under the node, the rest in its tooltip; not saved with the workflow.
 function showReport(node, text) {
   let shown = node.widgets?.find((widget) => widget.name === "last report");
   if (!shown) {
-    shown = node.addWidget("text", "last report", "", () => {}, { serialize: false });
-    shown.serialize = false;
-    shown.disabled = true;
+    shown = node.addCustomWidget({
+      name: "last report",
+      type: "flexiffusion_report",
+      value: "",
+      serialize: false,
+      options: { serialize: false },
+      computeSize: (width) => [width ?? 240, 20],
+      draw(ctx, _node, width, y) {
+        ctx.save();
+        ctx.font = "11px sans-serif";
+        ctx.textAlign = "left";
+        ctx.fillStyle = ink();
+        words(ctx, this.value, MARGIN, y + 14, width - 2 * MARGIN);
+        ctx.restore();
+      },
+    });
   }
   shown.value = text.split("\n")[0];
   shown.tooltip = text;

@@ -159,11 +159,10 @@ class TestCounts:
 
 class TestBatches:
     def test_batch_of_four_is_four_of_one(self, host: Any) -> None:
-        for used in (HALF, WITH_NULLS):
-            together = run(host, used, noise=noise_for(4, LARGE))[0]
-            for row in range(4):
-                alone = run(host, used, noise=noise_for(1, LARGE, row))[0]
-                torch.testing.assert_close(together[row : row + 1], alone, **CLOSE)
+        together = run(host, WITH_NULLS, noise=noise_for(4, LARGE))[0]
+        for row in range(4):
+            alone = run(host, WITH_NULLS, noise=noise_for(1, LARGE, row))[0]
+            torch.testing.assert_close(together[row : row + 1], alone, **CLOSE)
 
     def test_joint_split_or_mixed_calls_give_one_picture(self, host: Any) -> None:
         """Row 4: free memory decides at every call."""
@@ -260,6 +259,39 @@ class TestNeighbours:
         assert torch.equal(host.sample(model, LEVELS), expected)
         assert [ran.count(kind) for kind in kinds] == [1, T, T, T]
 
+    def test_patches_of_others_act_in_every_block_that_runs(self, host: Any) -> None:
+        """Row 10: in-place writers (FreeU) and attention patches (IP-Adapter, PAG) see what they see without us."""
+        if host.name != "comfyui":
+            pytest.skip("the host's own patches")
+        seen: list[list[Any]] = []
+
+        def attention(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Any:
+            seen[-1].append((*extra["block"], extra["block_index"]))
+            return q, k, v * 1.1
+
+        def in_place(h: Tensor, skip: Tensor, options: dict[str, Any]) -> Any:
+            h[:, : h.shape[1] // 2] *= 1.3
+            return h, skip
+
+        def begin(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            seen.append([])
+            return executor(*args, **kwargs)
+
+        model = host.model()
+        model.set_model_attn1_patch(attention)
+        model.set_model_output_block_patch(in_place)
+        model.add_wrapper_with_key("diffusion_model", "test", begin)
+        alone = host.sample(model, LEVELS)
+        whole = seen[0]
+        seen.clear()
+        assert torch.equal(run(host, segments(*[(1, 1)] * T), model)[0], alone)
+        seen.clear()
+        _, calls, outcome = run(host, HALF, model)
+        assert calls.deep == [True, False] * 4 and outcome.report.misses == 0
+        runs = {("input", 0), ("input", 1), ("output", 10), ("output", 11)}  # of branch 1
+        outer = [block for block in whole if block[:2] in runs]
+        assert outer and seen == [whole, outer] * 4
+
     def test_a_cache_on_the_same_model_is_named(self, host: Any) -> None:
         class EasyCacheHolder:
             pass
@@ -318,6 +350,11 @@ class TestWhatIsSaid:
         result, calls, outcome = run(host, HALF, sigmas=few)
         assert torch.equal(result, host.sample(host.model(), few)) and calls.partial == 0
         assert any("no gain is to be expected of 4 steps" in note for note in outcome.notes)
+
+    def test_more_full_steps_than_the_sampler_alone_would_run(self, host: Any) -> None:
+        own = steps(*[(14.0 * 0.75**i, "FP"[i % 2]) for i in range(18)])
+        outcome = run(host, own)[2]
+        assert any("runs 10 full steps, the sampler alone 8: nothing is gained" in note for note in outcome.notes)
 
     def test_rising_levels(self, host: Any) -> None:
         rising = [0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 14.0]
@@ -404,8 +441,9 @@ class TestParts:
         levels = karras(12)
         used = segments((4, 4), (3, 3), (5, 5), levels=tuple(levels[:-1]))
         _, whole, _ = run(host, used, sigmas=levels)
-        _, first, _ = run(host, used, sigmas=levels[:7], mapping="level")
+        _, first, said = run(host, used, sigmas=levels[:7], mapping="level")
         _, second, _ = run(host, used, sigmas=levels[6:], mapping="level")
+        assert not any("other noise levels" in note for note in said.notes), "a slice is never the whole list"
         assert whole.deep[:6] == first.deep
         assert second.deep[0] and whole.deep[7:] == second.deep[1:]
 

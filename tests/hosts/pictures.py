@@ -1,7 +1,8 @@
 """Makes example_workflows/ and docs/images/comfyui-*.png with the host's real front end in a headless Chromium.
 
-    COMFYUI_PATH=DIR python tests/hosts/pictures.py    # in the host's Python, with `pip install playwright`
+    COMFYUI_PATH=DIR python tests/hosts/pictures.py [--images]    # in the host's Python, with `pip install playwright`
 
+--images: leaves the example workflows as they are.
 The graphs are written here as API prompts, laid out in the browser, saved by the front end itself and photographed.
 Chromium is Debian's; the checkpoint is one of random weights, so pictures in previews are noise.
 """
@@ -144,7 +145,7 @@ def main() -> None:
         page.wait_for_function(loaded, timeout=120_000)
         page.wait_for_timeout(4000)
         page.keyboard.press("Escape")
-        for make in (faster_text_to_image, compare, any_sampler):
+        for make in () if "--images" in sys.argv else (faster_text_to_image, compare, any_sampler):
             places: dict[str, Place] = {}
             graph = make(places)
             page.evaluate(LAY_OUT, [graph.prompt, places])
@@ -153,8 +154,8 @@ def main() -> None:
             text = json.dumps(saved, indent=1, ensure_ascii=False)
             (examples / f"{make.__name__}.json").write_text(text + "\n", encoding="utf-8")
             photograph(page, examples / f"{make.__name__}.jpg")
-        if "--quick" not in sys.argv:
-            schedules(page, images)
+        schedules(page, images)
+        report(page, images)
         browser.close()
 
 
@@ -181,6 +182,22 @@ def schedules(page: Page, images: Path) -> None:
         page.wait_for_timeout(1500)
         photograph(page, images / f"comfyui-strip-{theme}.png")
     page.evaluate("() => window.app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+
+
+def report(page: Page, images: Path) -> None:
+    """Compare after a run: both pictures and the report."""
+    places: dict[str, Place] = {}
+    prompt = compare(places).prompt
+    for node in prompt.values():
+        node["inputs"] |= {"ckpt_name": "tiny-sd1.safetensors"} if "ckpt_name" in node["inputs"] else {}
+        node["inputs"] |= {"width": 64, "height": 64} if "width" in node["inputs"] else {}
+        node["inputs"] |= {"steps": 6} if "steps" in node["inputs"] else {}
+    page.evaluate(LAY_OUT, [prompt, places])
+    page.evaluate("() => window.app.queuePrompt(0)")
+    shown = "() => window.app.graph._nodes.some((n) => n.widgets?.some((w) => w.name === 'last report' && w.value))"
+    page.wait_for_function(shown, timeout=300_000)
+    page.wait_for_timeout(2000)
+    photograph(page, images / "comfyui-compare.png")
 
 
 if __name__ == "__main__":

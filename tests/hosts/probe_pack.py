@@ -77,7 +77,8 @@ def diffusion_model(executor, x, *args, **kwargs):
     finally:
         with open(os.path.join(folder_paths.get_output_directory(), "probe.calls"), "a") as file:
             file.write("x")
-        CALLS.append({"sigma": float(options["sigmas"][0]), "deep": bool(DEEP), "rows": x.shape[0]})
+        call = {"sigma": float(options["sigmas"][0]), "deep": bool(DEEP), "rows": x.shape[0]}
+        CALLS.append({**call, "control": args[3] is not None})
 
 
 def dictionaries(unet):

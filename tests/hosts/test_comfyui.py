@@ -281,6 +281,10 @@ class TestOtherNodes:
             workflow.positive, workflow.negative = both[0], both[1]
 
         self.check(comfyui, with_control, orders=("after",))
+        workflow = applied(WITH_NULLS)
+        with_control(workflow)
+        _, (probed,) = sampled(comfyui, workflow, workflow.ksampler())
+        assert [call["control"] for call in probed["calls"]] == [True] * 5, "never for a null step"
 
     def test_lora(self, comfyui: Server) -> None:
         """Row 11: on or off, and another strength, change the picture."""
