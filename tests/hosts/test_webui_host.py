@@ -188,10 +188,10 @@ class TestPasses:
         assert counts(same.key("Flexi hires run"))["partial"] > 0
         first_only = self.hires(server, [True, MIXED, "off"])
         assert first_only.key("Flexi hires run") is None and counts(first_only.key("Flexi run"))["null"] == 2
-        own = self.hires(server, [True, ALL_FULL, "sd15-deepcache-2"])
+        own = self.hires(server, [True, ALL_FULL, "sd15-deepcache-5"])
         assert counts(own.key("Flexi run"))["partial"] == 0
         assert counts(own.key("Flexi hires run"))["partial"] > 0
-        assert own.key("Flexi hires") == "sd15-deepcache-2"
+        assert own.key("Flexi hires") == "sd15-deepcache-5"
 
     @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "DDIM"])
     def test_img2img_takes_the_tail(self, server: Server, sampler: str) -> None:
