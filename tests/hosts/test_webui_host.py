@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(1500)]
 
 PLAIN_SAMPLERS = {"DPM fast", "DPM adaptive", "Restart"}
 OWN_LEVELS = {"UniPC"}
+UP_AGAIN = {"HeunPP2"}  # looks two levels ahead and goes back: what it went past is forgotten, and runs in full again
 TIMESTEPS = {"DDIM", "DDIM CFG++", "PLMS"}
 
 
@@ -155,7 +156,7 @@ class TestSamplers:
                 continue
             said = counts(ours.key("Flexi run"))
             assert (said["full"] + said["partial"], said["full"]) == (ours.calls, ours.full), name
-            assert said["misses"] == 0 and said["partial"] > 0, name
+            assert (said["misses"] == 0 or name in UP_AGAIN) and said["partial"] > 0, name
             assert ours.pixels != off.pixels, name
             if name in OWN_LEVELS:
                 assert said["null"] == 0 and ours.values == off.values, name
