@@ -167,6 +167,8 @@ class Sampling:
             self._finish(Outcome(self._schedule.name, report, len(levels.run)))
         if not report.partial and any(action.kind == "partial" for action in self._plan.actions):
             self._warn(f"{self._schedule.name}: not one step could run in part; the log says why")
+        elif not (report.partial or report.null or _is_all_full(self._schedule)):
+            self._warn(f"{self._schedule.name}: nothing was saved, over {len(levels.run)} steps all of it is full")
         return result
 
     def _require_fit(self) -> None:
@@ -320,6 +322,10 @@ class _Attributes:
                 del vars(target)[name]
             else:
                 vars(target)[name] = before
+
+
+def _is_all_full(schedule: Schedule) -> bool:
+    return all(action.kind == "full" for action in schedule.plan.actions())
 
 
 def _is_unet(network: Network) -> bool:

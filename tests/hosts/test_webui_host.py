@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(1500)]
 
 PLAIN_SAMPLERS = {"DPM fast", "DPM adaptive", "Restart"}
 OWN_LEVELS = {"UniPC"}
+UP_AGAIN = {"HeunPP2"}  # looks two levels ahead and goes back: what it went past is forgotten, and runs in full again
 TIMESTEPS = {"DDIM", "DDIM CFG++", "PLMS"}
 
 
@@ -155,7 +156,7 @@ class TestSamplers:
                 continue
             said = counts(ours.key("Flexi run"))
             assert (said["full"] + said["partial"], said["full"]) == (ours.calls, ours.full), name
-            assert said["misses"] == 0 and said["partial"] > 0, name
+            assert (said["misses"] == 0 or name in UP_AGAIN) and said["partial"] > 0, name
             assert ours.pixels != off.pixels, name
             if name in OWN_LEVELS:
                 assert said["null"] == 0 and ours.values == off.values, name
@@ -188,10 +189,10 @@ class TestPasses:
         assert counts(same.key("Flexi hires run"))["partial"] > 0
         first_only = self.hires(server, [True, MIXED, "off"])
         assert first_only.key("Flexi hires run") is None and counts(first_only.key("Flexi run"))["null"] == 2
-        own = self.hires(server, [True, ALL_FULL, "sd15-deepcache-2"])
+        own = self.hires(server, [True, ALL_FULL, "sd15-deepcache-5"])
         assert counts(own.key("Flexi run"))["partial"] == 0
         assert counts(own.key("Flexi hires run"))["partial"] > 0
-        assert own.key("Flexi hires") == "sd15-deepcache-2"
+        assert own.key("Flexi hires") == "sd15-deepcache-5"
 
     @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "DDIM"])
     def test_img2img_takes_the_tail(self, server: Server, sampler: str) -> None:

@@ -501,6 +501,14 @@ class TestWords:
         assert any("not one step could run in part" in warning for warning in host.warnings)
         assert "never called" in caplog.text
 
+    def test_a_schedule_that_has_shrunk_to_full_steps_is_a_warning(self, host: WebUI) -> None:
+        host.run(segments("FP " * 10), steps=10)
+        assert host.outcomes[0].counts == "full 10, partial 0, null 0, misses 0"
+        assert "nothing was saved" in host.warnings[-1]
+        del host.warnings[:]
+        host.run(segments("F " * 10), steps=10)
+        assert host.warnings == []
+
     def test_a_network_without_blocks_runs_null_steps_only(self) -> None:
         host = WebUI()
 
