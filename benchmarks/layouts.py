@@ -30,9 +30,12 @@ def random_unet(family: FamilyName, device: torch.device, dtype: torch.dtype, ti
     return unet.to(device, dtype).eval().requires_grad_(False)
 
 
-def add_device_options(parser: argparse.ArgumentParser) -> None:
+def add_device_options(parser: argparse.ArgumentParser, wall_only: bool = False) -> None:
+    """`wall_only`: of a benchmark that times other processes, or in the tool's own words."""
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--cpu-time", action="store_true", help="CPU seconds, not wall: on a CPU that others use")
+    parser.set_defaults(cpu_time=False)
+    if not wall_only:
+        parser.add_argument("--cpu-time", action="store_true", help="CPU seconds, not wall: on a CPU that others use")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="[float16 on a GPU, else float32]")
 
 

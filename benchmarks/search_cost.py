@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20])
     parser.add_argument("--images", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--evaluations", type=int, default=12)
-    add_device_options(parser)
+    add_device_options(parser, wall_only=True)
     options = parser.parse_args()
     device, dtype = device_of(options)
     name = str(dtype).removeprefix("torch.")

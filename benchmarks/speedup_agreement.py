@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--evaluations", default="45")
     parser.add_argument("--images", default="4")
     parser.add_argument("--held-out", default="8")
-    add_device_options(parser)
+    add_device_options(parser, wall_only=True)
     options = parser.parse_args()
     model = ["--model", options.model, "--device", options.device, *(["--size", options.size] if options.size else [])]
     run = called("run", *model, "--evaluations", options.evaluations, "--images", options.images,
