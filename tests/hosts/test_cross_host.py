@@ -1,7 +1,8 @@
 """One schedule, one set of weights, one noise: the same latent in diffusers and in whichever hosts are given.
 
 The reference is diffusers' U-Net with the core's Run in a loop of Euler steps that is written out here. Each host that
-COMFYUI_PATH, WEBUI_PATH or FORGE_PATH names is asked for the same through its HTTP API and compared with it.
+COMFYUI_PATH, WEBUI_PATH or FORGE_PATH names is asked for the same through its HTTP API and compared with it. ComfyUI is
+started with COMFYUI_PYTHON, or else the Python of the tests.
 """
 
 from __future__ import annotations
@@ -156,7 +157,10 @@ def comfyui(checkpoint: Path, folder: Path) -> Iterator[Callable[[str], Tensor]]
         pytest.skip("no checkout of ComfyUI is given")
     (folder / "models" / "checkpoints").mkdir(parents=True)
     (folder / "models" / "checkpoints" / "cross.safetensors").symlink_to(checkpoint)
-    with Server(Path(path).resolve(), folder / "base", folder / "models") as server:
+    server = Server(Path(path).resolve(), folder / "base", folder / "models")
+    # this process needs a diffusers that imports; the host may need another Python than that
+    server._command[0] = os.environ.get("COMFYUI_PYTHON", server._command[0])
+    with server:
 
         def latent(text: str) -> Tensor:
             workflow = TextToImage(size=SIDE, checkpoint="cross.safetensors")

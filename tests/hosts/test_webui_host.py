@@ -213,7 +213,8 @@ class TestPasses:
             "denoising_strength": 0.9, "inpainting_fill": 1,
         }  # fmt: skip
         off = server.generate(**request)
-        assert server.generate([True, schedule("F " * 12)], **request).pixels == off.pixels
+        if server.kind == "a1111":  # Forge draws the noise under the mask from no seed: it does not repeat itself
+            assert server.generate([True, schedule("F " * 12)], **request).pixels == off.pixels
         ours = server.generate([True, schedule("FP " * 6)], **request)
         assert counts(ours.key("Flexi run"))["partial"] >= 4 and ours.pixels != off.pixels
 
