@@ -155,7 +155,6 @@ def main() -> None:
             (examples / f"{make.__name__}.json").write_text(text + "\n", encoding="utf-8")
             photograph(page, examples / f"{make.__name__}.jpg")
         schedules(page, images)
-        report(page, images)
         browser.close()
 
 
@@ -182,22 +181,6 @@ def schedules(page: Page, images: Path) -> None:
         page.wait_for_timeout(1500)
         photograph(page, images / f"comfyui-strip-{theme}.png")
     page.evaluate("() => window.app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
-
-
-def report(page: Page, images: Path) -> None:
-    """Compare after a run: both pictures and the report."""
-    places: dict[str, Place] = {}
-    prompt = compare(places).prompt
-    for node in prompt.values():
-        node["inputs"] |= {"ckpt_name": "tiny-sd1.safetensors"} if "ckpt_name" in node["inputs"] else {}
-        node["inputs"] |= {"width": 64, "height": 64} if "width" in node["inputs"] else {}
-        node["inputs"] |= {"steps": 6} if "steps" in node["inputs"] else {}
-    page.evaluate(LAY_OUT, [prompt, places])
-    page.evaluate("() => window.app.queuePrompt(0)")
-    shown = "() => window.app.graph._nodes.some((n) => n.widgets?.some((w) => w.name === 'last report' && w.value))"
-    page.wait_for_function(shown, timeout=300_000)
-    page.wait_for_timeout(2000)
-    photograph(page, images / "comfyui-compare.png")
 
 
 if __name__ == "__main__":
