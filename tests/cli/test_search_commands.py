@@ -166,7 +166,7 @@ class TestSingleFile:
         folder = tmp_path_factory.mktemp("runs") / "single"
         made = document(
             call("run", "--model", str(checkpoint), "--size", "64", "--steps", "6", "--speedup", "2", "--images", "2",
-                 "--held-out", "2", "--evaluations", "3", "--out", str(folder), "--json")
+                 "--held-out", "2", "--evaluations", "3", "--no-planner", "--out", str(folder), "--json")
         )  # fmt: skip
         assert made["peak_memory"] > 2**26
         return folder
@@ -321,7 +321,8 @@ class TestPlan:
     def small_tables(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(macro_steps, "LEVELS", 6)
 
-    def test_plans_and_writes_files_that_can_be_run(self, tmp_path: Path) -> None:
+    def test_plans_and_writes_files_that_can_be_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         arguments = ("plan", "--steps", "12", "--speedup", "3", "--speedup", "6", "--out", str(tmp_path), "--json")
         plans = document(call(*arguments))["plans"]
         assert [plan["asked"] for plan in plans] == [3.0, 6.0]
@@ -362,5 +363,5 @@ class TestPlan:
 
     def test_run_begins_with_plans(self, tmp_path: Path) -> None:
         settings = [argument for argument in SMALL if argument != "--no-planner"]
-        assert call("run", *settings, "40", "--out", str(tmp_path / "run"), "--json").exit_code == 0
+        assert call("run", *settings, "10", "--out", str(tmp_path / "run"), "--json").exit_code == 0
         assert list((tmp_path / "run" / "references").glob("tables-*"))
