@@ -30,7 +30,8 @@ def test_full_size_sd15_at_64_pixels(tmp_path: Path) -> None:
     """About ten minutes on one core and 7 GB of memory; the checkpoint takes 2.1 GB of disk."""
     checkpoint = write(tmp_path / "sd15.safetensors", "sd15", tiny=False)
     arguments = ["run", "--model", str(checkpoint), "--size", "64", "--steps", "6", "--speedup", "2", "--images", "2",
-                 "--held-out", "2", "--evaluations", "4", "--no-planner", "--out", str(tmp_path / "run"), "--json"]  # fmt: skip
+                 "--held-out", "2", "--evaluations", "4", "--no-planner", "--out", str(tmp_path / "run"),
+                 "--json"]  # fmt: skip
     alone = ["unshare", "--net", "--map-root-user"] if can_unshare() else []
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     made = subprocess.run(
