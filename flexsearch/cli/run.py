@@ -39,8 +39,8 @@ from flexsearch.cli.options import IMAGES, MODEL, with_options
     show_default=True,
     help="What errors are measured to: teacher, or converged (what every solver tends to).",
 )
-@click.option("--evaluations", type=int, default=150, show_default=True, help="Schedules to evaluate, seeds included.")
-@click.option("--images", type=int, default=24, show_default=True, help="Images a schedule is searched on.")
+@click.option("--evaluations", type=int, default=130, show_default=True, help="Schedules to evaluate, seeds included.")
+@click.option("--images", type=int, default=16, show_default=True, help="Images a schedule is searched on.")
 @click.option("--held-out", type=int, default=32, show_default=True, help="Other images for the final table.")
 @click.option(
     "--planner/--no-planner",

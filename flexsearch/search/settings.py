@@ -27,8 +27,8 @@ class Settings:
     guidance: float | None = None
     speedups: tuple[float, ...] = (2.0, 3.0, 5.0)
     reference: ReferenceName = "teacher"
-    evaluations: int = 150
-    images: int = 24
+    evaluations: int = 130
+    images: int = 16
     held_out: int = 32
     batch: int | None = None
     seed: int = 0
