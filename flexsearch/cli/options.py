@@ -10,7 +10,6 @@ import click
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-
 class PictureSize(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """`512`, or width x height: `768x512`."""
 
@@ -37,6 +36,14 @@ MODEL = (
     click.option("--batch", type=int,
                  help="Images sampled together; halved where memory runs out. [default: by memory; profile: 1]"),
     click.option("--compile", "compiled", is_flag=True, help="Hand the network to torch.compile."),
+)  # fmt: skip
+SOLVER = (
+    click.option("--solver", default="dpmpp_2m", show_default=True, help="ddim, plms, dpmpp_2m, euler or uni_pc."),
+    click.option("--steps", type=int, default=30, show_default=True, help="Steps of the teacher."),
+)
+SPEEDUP = (
+    click.option("--speedup", "speedups", type=float, multiple=True, default=(2.0, 3.0, 5.0), show_default=True,
+                 help="Asked speed-up in multiply-adds; give it several times."),
 )  # fmt: skip
 IMAGES = (
     click.option("--features", default="bundled", show_default=True, metavar="MODULE",

@@ -8,24 +8,17 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
-from flexsearch.cli.options import IMAGES, MODEL, with_options
+from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
 
 
 @click.command(cls=Command)
 @with_options(MODEL)
-@click.option("--solver", default="dpmpp_2m", show_default=True, help="ddim, plms, dpmpp_2m, euler or uni_pc.")
-@click.option("--steps", type=int, default=30, show_default=True, help="Steps of the teacher.")
+@with_options(SOLVER, SPEEDUP)
 @click.option(
-    "--speedup",
-    "speedups",
-    type=float,
-    multiple=True,
-    default=(2.0, 3.0, 5.0),
-    show_default=True,
-    help="Asked speed-up; give it several times.",
-)
-@click.option(
-    "--profile", "profile_file", metavar="FILE", help="Milliseconds of another device, by `flexsearch profile --out`."
+    "--profile",
+    "profile_file",
+    metavar="FILE",
+    help="Plan for the milliseconds of another device, by `flexsearch profile --out`.",
 )
 @with_options(IMAGES)
 @click.option("--out", metavar="FOLDER", help="Write the schedule files there.")

@@ -18,7 +18,7 @@ from flexsearch.errors import ConfigError
 from flexsearch.models.identity import cache_folder
 from flexsearch.sampling.prompts import given_prompts
 from flexsearch.search import macro_steps
-from flexsearch.search.export import schedule_file, steps_plan
+from flexsearch.search.export import schedule_file
 from flexsearch.search.planner import Planned, Planner
 from flexsearch.search.session import Session
 from flexsearch.search.settings import Settings
@@ -64,7 +64,7 @@ def _write(session: Session, folder: Path, plans: list[tuple[float, Planned]]) -
     for speedup, planned in plans:
         name = f"{session.model.family}-{settings.solver}-{settings.steps}-{speedup:g}x-planned"
         text = f"{described(planned.candidate)}; planned for {speedup:g}x, not measured"
-        plan = steps_plan(session, planned.candidate)
+        plan = planned.candidate.steps_plan(session.model.schedule)
         path = folder / f"{name}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
-from flexsearch.cli.options import IMAGES, MODEL, with_options
+from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
 
 
 @click.command(cls=Command)
@@ -21,18 +21,9 @@ from flexsearch.cli.options import IMAGES, MODEL, with_options
     show_default=True,
     help="placement: levels, kinds, branches and predictors; flexiffusion: the paper's segments.",
 )
-@click.option("--solver", default="dpmpp_2m", show_default=True, help="ddim, plms, dpmpp_2m, euler or uni_pc.")
-@click.option("--steps", type=int, default=30, show_default=True, help="Steps of the teacher.")
+@with_options(SOLVER)
 @click.option("--spacing", default="uniform", show_default=True, help="The teacher's: uniform, karras or logsnr.")
-@click.option(
-    "--speedup",
-    "speedups",
-    type=float,
-    multiple=True,
-    default=(2.0, 3.0, 5.0),
-    show_default=True,
-    help="Asked speed-up in multiply-adds; give it several times.",
-)
+@with_options(SPEEDUP)
 @click.option(
     "--reference",
     default="teacher",

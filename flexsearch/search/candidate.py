@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from flexiffusion.cost import CostTable
-from flexiffusion.schedule import FULL, Action, canonical_actions, canonical_key
+from flexiffusion.schedule import FULL, Action, Step, StepsPlan, canonical_actions, canonical_key
+from flexsearch.sampling.levels import NoiseSchedule
 
 LETTERS = {"reuse": "r", "linear": "l", "quadratic": "q"}
 
@@ -34,6 +35,11 @@ class Candidate:
     def text(self) -> str:
         """Readable form, such as `999F 874p0l 731F`."""
         return " ".join(f"{t}{short(a)}" for t, a in zip(self.timesteps, self.actions, strict=True))
+
+    def steps_plan(self, schedule: NoiseSchedule) -> StepsPlan:
+        """The steps at their noise levels, for a schedule file."""
+        sigmas = schedule.sigmas(self.timesteps)
+        return StepsPlan(tuple(Step(*step) for step in zip(sigmas, self.actions, strict=True)))
 
     def cost(self, table: CostTable) -> float:
         """Cost in full steps."""

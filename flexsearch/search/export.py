@@ -13,7 +13,6 @@ from flexiffusion.schedule import (
     Sampling,
     Schedule,
     SegmentsPlan,
-    Step,
     StepsPlan,
 )
 from flexsearch.engines.local import LocalEngine, Outcome
@@ -52,12 +51,6 @@ def to_schedule(session: Session, engine: LocalEngine, choice: Choice, outcome: 
         evaluations,
         metrics,
     )
-
-
-def steps_plan(session: Session, candidate: Candidate) -> StepsPlan:
-    """The candidate's steps at their noise levels."""
-    sigmas = session.model.schedule.sigmas(candidate.timesteps)
-    return StepsPlan(tuple(Step(*step) for step in zip(sigmas, candidate.actions, strict=True)))
 
 
 def schedule_file(

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from optuna.distributions import IntDistribution
 
-from flexiffusion.schedule import Step, StepsPlan
+from flexiffusion.schedule import StepsPlan
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.front import best_first
 from flexsearch.search.method import Evaluated, Fitness, Genes, Method, Stream
@@ -42,9 +42,7 @@ class PlacementMethod(Method):
         return self.variation.space.decode(genes)
 
     def plan(self, genes: Genes) -> StepsPlan:
-        candidate = self.candidate(genes)
-        sigmas = self.variation.schedule.sigmas(candidate.timesteps)
-        return StepsPlan(tuple(Step(*step) for step in zip(sigmas, candidate.actions, strict=True)))
+        return self.candidate(genes).steps_plan(self.variation.schedule)
 
     def propose(self, number: int, evaluated: Sequence[Evaluated], stream: Stream) -> dict[str, int] | None:
         if number < len(self.seeds):
