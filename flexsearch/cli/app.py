@@ -30,6 +30,7 @@ COMMANDS: dict[str, Entry] = {
     "profile": Entry("flexsearch.cli.profile:profile", "Cost of every kind of step on this device."),
     "show": Entry("flexsearch.cli.show:show", "Show what a schedule file does."),
     "validate": Entry("flexsearch.cli.validate:validate", "Check schedule files."),
+    "presets": Entry("flexsearch.cli.presets:presets", "List, add, remove, share and update presets."),
 }
 
 
