@@ -122,8 +122,8 @@ def _readme(
     source = f"hf:{repo}" if repo else "FOLDER-OR-ADDRESS"
     lines += ["## Use", "", "```sh", f"flexsearch presets add {source}", "```", ""]
     lines += [
-        "Or put a file into ComfyUI's or the WebUI's `models/flexiffusion/`, or paste its text. Then measure it on your",
-        "own checkpoint: `flexsearch verify NAME --model FILE`.",
+        "Or put a file into ComfyUI's or the WebUI's `models/flexiffusion/`, or paste its text. Then measure it on",
+        "your own checkpoint: `flexsearch verify NAME --model FILE`.",
         "",
     ]
     if FRONT in pictures:
