@@ -33,6 +33,8 @@ COMMANDS: dict[str, Entry] = {
     "show": Entry("flexsearch.cli.show:show", "Show what a schedule file does."),
     "validate": Entry("flexsearch.cli.validate:validate", "Check schedule files."),
     "presets": Entry("flexsearch.cli.presets:presets", "List, add, remove, share and update presets."),
+    "doctor": Entry("flexsearch.cli.doctor:doctor", "Look at the installation, and say what to fix."),
+    "completion": Entry("flexsearch.cli.completion:completion", "Print a shell's completion script."),
 }
 
 
