@@ -1,6 +1,6 @@
 """Writes docs/cli/: a page for every command, from the commands themselves; tests/docs keeps them current.
 
-    python -m tools.make_cli_docs
+python -m tools.make_cli_docs
 """
 
 from __future__ import annotations
