@@ -23,6 +23,8 @@ from flexsearch.search.verdict import Choice
 from flexsearch.search.verification import Finding, Word, findings, overall, plain_ratios
 from flexsearch.sharing import shelf
 
+FEWEST, MOST = 16, 256  # images, where the user does not say
+
 _STYLES: dict[Word | None, str] = {"confirmed": "green", "weaker": "yellow", "refuted": "red", None: "dim"}
 
 
@@ -32,13 +34,14 @@ def conduct(
     """Measure and show; the findings."""
     schedule = shelf.find(preset).schedule
     if images is None:
-        images = min(max([metric.n for metric in schedule.metrics] or [64]), 256)
+        claimed = max((metric.n for metric in schedule.metrics), default=64)
+        images = min(max(claimed, FEWEST), MOST)
     if seed is None:
         # The claim's own noise would only be counted again.
         seed = (schedule.provenance.seed or 0) % (2**31 - 1) + 1
     prompts, held_out = given_prompts(prompts_file)
     asked = Settings(
-        **options, prompts=prompts, held_out_prompts=held_out, images=choose_on, held_out=max(images, 16), seed=seed
+        **options, prompts=prompts, held_out_prompts=held_out, images=choose_on, held_out=images, seed=seed
     )
     session = Session(settings_of(schedule, asked), cache_folder() / "references")
     output.say(f"model: {session.described()}")

@@ -47,6 +47,21 @@ class Front:
     speedups: tuple[tuple[float, str], ...]
 
 
+# Each kind's sign around (0, 0), so that colour is not all that tells them apart.
+_SIGNS: dict[RowKind, str] = {
+    "teacher": "M0-9 2.4-3 8.6-2.8 3.8 1.2 5.3 7.3 0 3.9-5.3 7.3-3.8 1.2-8.6-2.8-2.4-3Z",
+    "found": "M-6 0A6 6 0 1 1 6 0A6 6 0 1 1-6 0Z",
+    "plain": "M-5.5-5.5H5.5V5.5H-5.5Z",
+    "plain_searched": "M0-7.5 7.5 0 0 7.5-7.5 0Z",
+    "deepcache": "M0-7 7 5.5H-7Z",
+}
+
+
+def sign(kind: RowKind) -> str:
+    """The path of a kind's mark, about 12 wide."""
+    return _SIGNS[kind]
+
+
 def colour(kind: RowKind) -> str:
     return KIND_LOOKS[kind][0]
 
