@@ -96,7 +96,7 @@ def _show(name: str, same: bool, found: tuple[Finding, ...], rows: tuple[Row, ..
     for item in found:
         judged = item.word or "not judged"
         table.add_row(
-            output.printable(item.claim),
+            Text(output.printable(item.claim)),  # never as markup: it is a stranger's
             _value(item, item.claimed, item.claimed_interval),
             "–" if item.measured != item.measured else _value(item, item.measured, item.interval),
             Text(f"{judged}: {output.printable(item.why)}", style=_STYLES[item.word]),

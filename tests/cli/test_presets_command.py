@@ -26,6 +26,7 @@ from flexsearch.cli import exit_codes
 from flexsearch.cli.app import main
 from flexsearch.sharing import download, png
 from flexsearch.sharing.shelf import Shelf, stem_of
+from webui_extension.library import Library
 
 ROOT = Path(__file__).parents[2]
 SCHEDULE = Schedule(
@@ -74,6 +75,14 @@ class TestLocal:
         assert SCHEDULE in [preset.schedule for preset in presets.find()[0]]
         assert Shelf().notes()["sd15-mine-2x"].origin == str(file)
         assert "there already" in call("add", file).stdout
+
+    def test_a_webui_that_was_there_before_has_it_by_its_name(self, shelf: Path, tmp_path: Path) -> None:
+        library = Library((presets.bundled_folder(), *presets.own_folders()))
+        assert "sd15-mine-2x" not in library.choices(None)
+        (tmp_path / "a.json").write_bytes(GOOD)
+        call("add", tmp_path / "a.json")
+        assert library.schedule("sd15-mine-2x") == SCHEDULE, "an API call has no button to press"
+        assert "sd15-mine-2x" in library.choices("sd15")
 
     def test_show_tells_who_on_what_with_which_evidence_and_from_where(self, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_bytes(GOOD)
