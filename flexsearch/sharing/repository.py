@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flexiffusion import codec
 from flexiffusion.schedule import Metric, Schedule
@@ -130,11 +131,18 @@ def _readme(
         lines += [f"![Error against cost]({FRONT})", ""]
     for run in runs:
         document = json.loads((run / "result.json").read_text(encoding="utf-8"))
-        settings = {key: value for key, value in document["settings"].items() if value not in (None, [], "")}
-        settings.pop("storage", None)  # may hold a password
-        lines += ["## How they were found", "", "```json", json.dumps(settings), "```", ""]
+        lines += ["## How they were found", "", "```json", json.dumps(_told(document["settings"])), "```", ""]
         lines += [markdown(rows_from(document["rows"])), ""]
     return "\n".join(lines)
+
+
+def _told(settings: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings for everybody: without a database's password, paths of this machine, or the prompts' words."""
+    told = {key: value for key, value in settings.items() if value not in (None, [], "") and key != "storage"}
+    for key in ("prompts", "held_out_prompts"):
+        if key in told:
+            told[key] = len(told[key])
+    return {**told, "model": Path(str(told.get("model", ""))).name}
 
 
 def _model(schedule: Schedule) -> str:

@@ -482,3 +482,26 @@ class TestShare:
         assert done.exit_code == 0 and "uploaded to https://huggingface.co/me/fast" in done.stdout
         assert asked["repo_id"] == "me/fast" and asked["folder_path"] == tmp_path / "o"
         assert "schedules/*.json" in asked["allow_patterns"]
+
+
+def test_settings_of_a_group_lie_in_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def families(*arguments: str) -> set[str]:
+        done = call("list", "--json", *arguments)
+        assert done.exit_code == 0, done.stderr
+        return {preset["family"] for preset in json.loads(done.stdout)["presets"]}
+
+    Path("flexsearch.toml").write_text('[presets.list]\nfamily = "sd15"\n')
+    assert families() == {"sd15"}
+    monkeypatch.setenv("FLEXSEARCH_PRESETS_LIST_FAMILY", "sdxl")
+    assert families() == {"sdxl"}
+    assert families("--family", "sd21") == {"sd21"}
+    for text, words in (
+        ('[presets.list]\nfamly = "sd15"\n', "[presets.list] famly"),
+        ("[presets.lst]\n", "presets.lst"),
+        ("[presets]\nfamily = 3\n", "presets.family"),
+    ):
+        Path("flexsearch.toml").write_text(text)
+        done = call("list")
+        assert done.exit_code == exit_codes.USAGE and words in done.stderr

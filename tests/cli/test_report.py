@@ -59,9 +59,16 @@ def run(tmp_path: Path) -> Path:
         images = np.random.default_rng(int(asked)).random((4, 32, 32, 3))
         pictures.write(folder / "pictures" / name, images)
     pictures.write(folder / "pictures" / "teacher", np.random.default_rng(0).random((4, 32, 32, 3)))
-    settings = {"solver": "dpmpp_2m", "steps": 20, "reference": "teacher", "method": "placement",
-                "speedups": [2.0, 4.0], "storage": "postgresql://user:secret@db/x",
-                "prompts": ["a cat"] * 500}  # fmt: skip
+    settings = {
+        "model": "/home/somebody/a.safetensors",
+        "method": "placement",
+        "solver": "dpmpp_2m",
+        "steps": 20,
+        "reference": "teacher",
+        "speedups": [2.0, 4.0],
+        "storage": "postgresql://user:secret@db/x",
+        "prompts": ["a cat"] * 500,
+    }
     result = {
         "settings": settings,
         "evaluations": 24,
@@ -113,6 +120,15 @@ def test_the_page_loads_nothing_and_runs_nothing_of_a_strangers(run: Path) -> No
     assert not [tag for tag, _ in elements if tag in ("link", "iframe", "object", "base")]
     assert "&lt;script&gt;alert" in page, "the label is there, as a text"
     assert "secret" not in page and page.count("a cat") == 0
+
+
+def test_what_is_shared_of_a_run_tells_how_but_nothing_private(run: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["presets", "share", str(run), "--out", str(tmp_path / "out"), "--author", "Me"])
+    assert done.exit_code == 0, done.output
+    readme = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert '"prompts": 500' in readme and '"solver": "dpmpp_2m"' in readme and "a cat" not in readme
+    assert "secret" not in readme and "/home/somebody" not in readme
+    assert "| 2x |" in readme, "the final table"
 
 
 def test_its_figures_are_written_as_png_too(run: Path) -> None:
