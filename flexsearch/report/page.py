@@ -12,6 +12,7 @@ from typing import Any
 
 from flexiffusion import __version__, codec
 from flexiffusion.cost import CostTable
+from flexiffusion.errors import ScheduleError
 from flexiffusion.schedule import Schedule
 from flexsearch.errors import RunFolderError
 from flexsearch.report import palette, pictures, plot
@@ -108,7 +109,9 @@ def render(run: Path) -> str:
     shown = {item.name: _uris(run, item.name) for item in found}
     teacher = _uris(run, pictures.TEACHER)
     searched = [(point["cost"], point["error"]) for point in result.get("front", ())]
-    latent = settings.get("method") == "placement"
+    # The search's own errors stand in the plot where they are what the plot shows.
+    alike = settings.get("error") in (None, "latent") and settings.get("cost", "macs") == "macs"
+    alike = alike and settings.get("method") == "placement"
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,  # every text of the run's files: also those of a stranger
@@ -128,7 +131,7 @@ def render(run: Path) -> str:
         pairs={name: list(zip(teacher, uris, strict=False)) for name, uris in shown.items()},
         small=_small(run),
         compared=_compared(comparisons(rows)),
-        front=plot.front(rows, searched if latent else (), f"latent/{settings['reference']}", float(settings["steps"])),
+        front=plot.front(rows, searched if alike else (), f"latent/{settings['reference']}", float(settings["steps"])),
         plot=plot,
         kinds=plot.kinds(rows),
         kind_words=KIND_WORDS,
@@ -167,6 +170,8 @@ def _told(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     for key, value in settings.items():
         if key == "storage" or value is None or value == []:
             continue
+        if isinstance(value, dict):
+            value = "given"
         text = (
             ", ".join(f"{entry:g}" if isinstance(entry, float) else str(entry) for entry in value)
             if (isinstance(value, list))
@@ -180,11 +185,12 @@ def _compared(found: Sequence[Comparison]) -> dict[tuple[float, str, str], Compa
     return {(item.speedup_asked, item.error, item.rival): item for item in found}
 
 
-def _costs(run: Path) -> list[tuple[str, float, float]]:
-    """Kinds of steps: name, multiply-adds, share of a full one; [] where the run has no table."""
+def _costs(run: Path) -> tuple[str, list[tuple[str, float, float]]] | None:
+    """The unit in words, and of every kind of step its name, cost and share of a full one; None without a table."""
     try:
         table = CostTable.from_dict(json.loads((run / "costs.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    except (OSError, ValueError, KeyError, TypeError, ScheduleError):
+        return None
     steps = [("full", table.full, 1.0)]
-    return steps + [(f"partial, branch {b}", cost, cost / table.full) for b, cost in sorted(table.partial.items())]
+    steps += [(f"partial, branch {b}", cost, cost / table.full) for b, cost in sorted(table.partial.items())]
+    return "multiply-adds" if table.unit == "macs" else "milliseconds", steps

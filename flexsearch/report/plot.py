@@ -59,7 +59,7 @@ _SIGNS: dict[RowKind, str] = {
 
 def sign(kind: RowKind) -> str:
     """The path of a kind's mark, about 12 wide."""
-    return _SIGNS[kind]
+    return _SIGNS.get(kind, _SIGNS["found"])
 
 
 def colour(kind: RowKind) -> str:

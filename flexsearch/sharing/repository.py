@@ -137,8 +137,12 @@ def _readme(
 
 
 def _told(settings: dict[str, Any]) -> dict[str, Any]:
-    """A run's settings for everybody: without a database's password, paths of this machine, or the prompts' words."""
-    told = {key: value for key, value in settings.items() if value not in (None, [], "") and key != "storage"}
+    """A run's settings for everybody: without a database's password, a whole table, paths or prompts."""
+    told = {
+        key: value
+        for key, value in settings.items()
+        if value not in (None, [], "") and key not in ("storage", "profile")
+    }
     for key in ("prompts", "held_out_prompts"):
         if key in told:
             told[key] = len(told[key])
