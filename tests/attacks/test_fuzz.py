@@ -34,20 +34,20 @@ PLACES = [path for path in places(GOOD) if path]
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300, deadline=1000)
+@settings(max_examples=120, deadline=None)
 def test_any_bytes(data: bytes) -> None:
     fuzz.check_codec(data)
     fuzz.check_png(data)
 
 
 @given(VALUES)
-@settings(max_examples=300, deadline=1000)
+@settings(max_examples=120, deadline=None)
 def test_any_document(value: Any) -> None:
     fuzz.check_codec(json.dumps(value).encode())
 
 
 @given(st.lists(st.tuples(st.sampled_from(PLACES), VALUES | st.just(...)), min_size=1, max_size=3))
-@settings(max_examples=600, deadline=1000)
+@settings(max_examples=250, deadline=None)
 def test_any_value_in_any_place_of_a_good_file(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
     document = json.loads(json.dumps(GOOD))
     for path, value in changes:
@@ -84,4 +84,4 @@ def test_the_mutator_sees_a_fault() -> None:
 def test_mutations_keep_some_files_good_and_break_others() -> None:
     stream, corpus = random.Random(0), fuzz.seeds("codec")
     outcomes = [fuzz.check_codec(fuzz.mutated(stream.choice(corpus), stream, corpus)) for _ in range(500)]
-    assert 10 < sum(outcomes) < 490
+    assert 15 < sum(outcomes) < 485
