@@ -65,7 +65,7 @@ def _keep_pictures(folder: Path, found: list[Found]) -> None:
     from flexsearch.search.run_folder import RunFolder
     from flexsearch.search.session import Session
 
-    output.say("no pictures in the run's folder: sampling ten images of each schedule")
+    output.say("no pictures in the run's folder: sampling them again")
     opened, settings = RunFolder.open(folder)
     with opened.locked():
         session = Session(settings, opened.references)
