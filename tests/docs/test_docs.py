@@ -138,7 +138,7 @@ def test_the_engineers_tutorial_from_its_first_to_its_last_command(
     small = {"EVALUATIONS": "6", "IMAGES": "2", "HELD_OUT": "2", "PLANNER": "false", "SPEEDUP": "2 3"}
     for key, value in small.items():
         monkeypatch.setenv(f"FLEXSEARCH_RUN_{key}", value)
-    monkeypatch.setenv("FLEXSEARCH_VERIFY_IMAGES", "16")
+    monkeypatch.setenv("FLEXSEARCH_VERIFY_IMAGES", "4")
     monkeypatch.setenv("FLEXSEARCH_VERIFY_CHOOSE_ON", "2")
     monkeypatch.setattr("flexsearch.search.verdict.MOST_TURNS", 1)
     monkeypatch.setattr("flexsearch.search.verdict.TIMED_IMAGES", 1)
