@@ -30,7 +30,7 @@ from flexsearch.cli.presets import complete_name
 @click.option("--seed", type=int, help="Of the noise. [default: one that the search did not use]")
 @output.json_option
 @click.pass_context
-def verify(ctx: click.Context, preset: str, **options: Any) -> None:
+def verify(ctx: click.Context, /, preset: str, **options: Any) -> None:
     """Measure what PRESET claims on your checkpoint, with fresh noise: confirmed, weaker or refuted, with figures.
 
     PRESET is a name of `flexsearch presets list`, or a file. Weaker: the error is clearly larger than claimed, yet

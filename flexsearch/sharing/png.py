@@ -43,7 +43,7 @@ def _texts(data: bytes, place: str) -> dict[str, str]:
         raise ScheduleError(place, f"the picture has more than {MAX_BYTES >> 20} MiB", _REMEDY)
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            return {key: str(value) for key, value in picture.info.items() if isinstance(value, str)}
+            return {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
     except Exception as error:  # a hostile picture makes Pillow raise a dozen kinds
         raise ScheduleError(place, f"the picture cannot be read ({type(error).__name__})", _REMEDY) from None
 

@@ -71,9 +71,11 @@ def _schedules(sources: Sequence[str], runs: Sequence[Path]) -> list[Schedule]:
 
 
 def _by(author: str | None, schedule: Schedule) -> Schedule:
-    if not schedule.author and not author:
+    if schedule.author:
+        return schedule
+    if not author:
         raise ConfigError(schedule.name, "it does not say who made it", "Give --author")
-    return schedule if schedule.author else dataclasses.replace(schedule, author=author)
+    return dataclasses.replace(schedule, author=author)
 
 
 def _pictures(runs: Sequence[Path], given: Path | None) -> dict[str, bytes]:
