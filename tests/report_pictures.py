@@ -13,7 +13,7 @@ import chromium
 
 def photograph(report: Path, folder: Path) -> None:
     with chromium.page() as page:
-        page.open(report, 1000, 1500)
+        page.open(report, 1000, 1660)
         page.run("document.querySelector('.mark[data-kind=found]').dispatchEvent(new Event('focus'))")
         page.picture(folder / "report.png")
         page.open(report, 390, 844, mobile=True)
