@@ -122,13 +122,12 @@ def _hosts(given: tuple[Path, ...]) -> Iterator[Line]:
     found = hosts.find(given)
     if not found:
         yield Line("host", "none found; name one with --host DIR")
-    checkout = Path(__file__).resolve().parents[2]
-    installer = "clone the repository in"
-    if (checkout / "install.py").is_file():
-        installer = f"python {checkout / 'install.py'}"
+    installer = Path(__file__).resolve().parents[2] / "install.py"
     for host in found:
         name = f"{host.kind} in {host.folder}"
-        link = f"{installer} --{host.kind} {host.folder}"
+        link = f"python {installer} --{host.kind} {host.folder}"
+        if not installer.is_file():  # installed from a wheel, which has no files for hosts
+            link = f"clone the repository into {host.folder / hosts.HOSTS[host.kind][0]}"
         if not host.copies:
             yield Line("host", f"{name}: not installed", link)
         for copy in host.copies[1:]:
