@@ -129,7 +129,7 @@ def _hosts(given: tuple[Path, ...]) -> Iterator[Line]:
         if not installer.is_file():  # installed from a wheel, which has no files for hosts
             link = f"clone the repository into {host.folder / hosts.HOSTS[host.kind][0]}"
         if not host.copies:
-            yield Line("host", f"{name}: not installed", link)
+            yield Line("host", f"{name}: not installed", link if host.named else None)
         for copy in host.copies[1:]:
             yield Line("host", f"{name}: installed twice, also as {copy.place}", f"Remove one of them: {copy.place}")
         for copy in host.copies[:1]:

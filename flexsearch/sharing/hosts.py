@@ -29,11 +29,15 @@ class Copy:
 
 @dataclass(frozen=True)
 class Host:
-    """A host's folder. `copies` is empty where the pack is not installed; two are one too many."""
+    """A host's folder. `copies` is empty where the pack is not installed; two are one too many.
+
+    named: by the user, not only found in a usual place
+    """
 
     kind: str
     folder: Path
     copies: tuple[Copy, ...]
+    named: bool
 
     @property
     def presets(self) -> Path:
@@ -53,13 +57,13 @@ def find(given: Iterable[Path] = (), environment: Mapping[str, str] | None = Non
     """The hosts in the folders given, those that the environment names, around this checkout, in the usual places."""
     variables = os.environ if environment is None else environment
     checkout = Path(__file__).resolve().parents[2]
-    places = [*given, *(Path(variables[name]) for name in ENVIRONMENT if variables.get(name))]
-    places += [*checkout.parents[1:2], *(Path.home() / name for name in _USUAL)]  # parents[1:2]: of custom_nodes/pack
+    named = [*given, *(Path(variables[name]) for name in ENVIRONMENT if variables.get(name))]
+    usual = [*checkout.parents[1:2], *(Path.home() / name for name in _USUAL)]  # parents[1:2]: of custom_nodes/pack
     hosts: dict[Path, Host] = {}
-    for place in places:
+    for place in (*named, *usual):
         kind, real = kind_of(place), place.resolve()
         if kind is not None and real not in hosts:
-            hosts[real] = Host(kind, real, tuple(_copies(real / HOSTS[kind][0])))
+            hosts[real] = Host(kind, real, tuple(_copies(real / HOSTS[kind][0])), place in named)
     return tuple(hosts.values())
 
 

@@ -68,6 +68,12 @@ def test_hosts_are_linked_as_it_says(alone: Path, kind: str) -> None:
     del os.environ[f"{kind.upper()}_PATH"]
 
 
+def test_a_host_that_nobody_named_need_not_have_it(alone: Path) -> None:
+    host(alone / "home" / "ComfyUI", "comfyui")
+    assert to_fix() == []
+    assert any("not installed" in line["what"] for line in lines()[1])
+
+
 def test_what_is_wrong_in_a_host(alone: Path) -> None:
     folder = host(alone / "c", "comfyui")
     nodes = folder / "custom_nodes"
