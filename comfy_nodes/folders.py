@@ -10,7 +10,7 @@ import folder_paths
 
 from ..flexiffusion.codec import read
 from ..flexiffusion.errors import ScheduleError
-from ..flexiffusion.presets import OVERRIDE, Preset, default_folders, user_folder
+from ..flexiffusion.presets import Preset, bundled_folder, own_folders
 from ..flexiffusion.schedule import Schedule
 
 FOLDER = "flexiffusion"
@@ -23,9 +23,8 @@ def register() -> None:
     if hasattr(extensions, "add"):
         extensions.add(".json")
     folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER), is_default=True)
-    # the user's own folder also where it is not there yet
-    own = () if os.environ.get(OVERRIDE) else (user_folder(),)
-    for folder in dict.fromkeys((*default_folders(), *own)):
+    # the user's own folders also where they are not there yet: `flexsearch presets add` may make them while we run
+    for folder in dict.fromkeys((bundled_folder(), *own_folders())):
         folder_paths.add_model_folder_path(FOLDER, str(folder))
 
 

@@ -46,14 +46,21 @@ def user_folder(environment: Mapping[str, str] | None = None, platform: str = sy
     return base / "flexiffusion" / "schedules"
 
 
+def own_folders(environment: Mapping[str, str] | None = None) -> tuple[Path, ...]:
+    """Where this user's schedules belong, the first being where new ones are put; they need not be there yet.
+
+    The folders of FLEXIFFUSION_PRESETS, or else `user_folder()`.
+    """
+    variables = os.environ if environment is None else environment
+    stated = tuple(Path(folder) for folder in variables.get(OVERRIDE, "").split(os.pathsep) if folder)
+    return stated or (user_folder(variables),)
+
+
 def default_folders(environment: Mapping[str, str] | None = None) -> tuple[Path, ...]:
     """The bundled folder, then those of FLEXIFFUSION_PRESETS, or else the user's own if it exists."""
     variables = os.environ if environment is None else environment
-    stated = [Path(folder) for folder in variables.get(OVERRIDE, "").split(os.pathsep) if folder]
-    if not stated:
-        own = user_folder(variables)
-        stated = [own] if own.is_dir() else []
-    return (bundled_folder(), *stated)
+    own = own_folders(variables)
+    return (bundled_folder(), *(folder for folder in own if folder.is_dir() or variables.get(OVERRIDE)))
 
 
 def find(

@@ -33,3 +33,7 @@ class ModelError(FlexsearchError):
 
 class RunFolderError(FlexsearchError):
     """A run folder that is missing, damaged, in use, or belongs to other settings."""
+
+
+class SourceError(FlexsearchError):
+    """A place that presets come from or go to: it cannot be reached, or gives what is not taken."""

@@ -28,4 +28,5 @@ def own_folder() -> Path:
     return Path(paths.models_path) / "flexiffusion"
 
 
-library = Library((*presets.default_folders(), own_folder()))
+# The user's own folders also where they are not there yet: `flexsearch presets add` may make them while we run.
+library = Library((presets.bundled_folder(), *presets.own_folders(), own_folder()))

@@ -59,6 +59,8 @@ class Library:
         if choice.startswith("{"):
             return codec.loads(choice.encode("utf-8", "surrogatepass"), "the schedule given as text")
         name = self.name_of(choice)
+        if name and name not in self._presets:
+            self.refresh()  # it may have been added since: an API call has no button for that
         if name in self._presets:
             return self._presets[name].schedule
         if not name:

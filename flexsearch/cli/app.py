@@ -28,8 +28,13 @@ COMMANDS: dict[str, Entry] = {
     "evaluate": Entry("flexsearch.cli.evaluate:evaluate", "Measure one schedule against its teacher."),
     "compare": Entry("flexsearch.cli.compare:compare", "Measure schedules beside their rivals."),
     "profile": Entry("flexsearch.cli.profile:profile", "Cost of every kind of step on this device."),
+    "report": Entry("flexsearch.cli.report:report", "Write a run as one page for the browser."),
+    "verify": Entry("flexsearch.cli.verify:verify", "Measure a preset's claims on your checkpoint."),
     "show": Entry("flexsearch.cli.show:show", "Show what a schedule file does."),
     "validate": Entry("flexsearch.cli.validate:validate", "Check schedule files."),
+    "presets": Entry("flexsearch.cli.presets:presets", "List, add, remove, share and update presets."),
+    "doctor": Entry("flexsearch.cli.doctor:doctor", "Look at the installation, and say what to fix."),
+    "completion": Entry("flexsearch.cli.completion:completion", "Print a shell's completion script."),
 }
 
 

@@ -47,13 +47,17 @@ debug_option = click.option(
 
 
 class Command(click.Command):
-    """Use as `@click.command(cls=Command)`: adds --config, --debug, and FLEXSEARCH_<COMMAND>_<OPTION> for each."""
+    """Use as `@click.command(cls=Command)`: adds --config, --debug, and FLEXSEARCH_<COMMAND>_<OPTION> for each.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    group: the name of the group that the command is in, if not in `flexsearch` itself: FLEXSEARCH_<GROUP>_<COMMAND>_...
+    """
+
+    def __init__(self, *args: Any, group: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        names = [settings.ENVIRONMENT, *([group] if group else []), str(self.name)]
         for add in (config_option, debug_option):
             add(self)  # click's decorators extend `params` of a finished command
         for option in self.params:
             if isinstance(option, click.Option) and option.envvar is None:
                 # click would name it after the parameter; the flag is the only name that a user sees.
-                option.envvar = f"{settings.ENVIRONMENT}_{self.name}_{settings.key_of(option)}".upper()
+                option.envvar = "_".join([*names, settings.key_of(option)]).upper()

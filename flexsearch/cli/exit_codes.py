@@ -7,7 +7,7 @@ import sys
 import click
 
 from flexiffusion.errors import ModelMismatch, ScheduleError
-from flexsearch.errors import ConfigError, ModelError, RunFolderError
+from flexsearch.errors import ConfigError, ModelError, RunFolderError, SourceError
 
 OK = 0
 INTERNAL = 1
@@ -15,6 +15,8 @@ USAGE = 2
 SCHEDULE = 3
 MODEL = 4
 RUN_FOLDER = 5
+SOURCE = 6
+REFUTED = 7
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 MEANING = {
@@ -24,6 +26,8 @@ MEANING = {
     SCHEDULE: "a schedule file was refused",
     MODEL: "the model could not be loaded, or does not fit the device",
     RUN_FOLDER: "the run folder cannot be used",
+    SOURCE: "a source of presets was refused, or could not be reached",
+    REFUTED: "verify: a claim of the schedule was refuted",
     INTERRUPTED: "interrupted",
 }
 
@@ -32,6 +36,7 @@ _BY_TYPE: tuple[tuple[type[BaseException], int], ...] = (
     (ModelMismatch, MODEL),
     (ModelError, MODEL),
     (RunFolderError, RUN_FOLDER),
+    (SourceError, SOURCE),
     (ConfigError, USAGE),
     (click.UsageError, USAGE),
     (click.FileError, USAGE),

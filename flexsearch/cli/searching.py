@@ -10,7 +10,7 @@ from flexsearch.cli import output
 from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
 from flexsearch.models.memory import in_words, peak_memory
-from flexsearch.report import figures
+from flexsearch.report import figures, pictures
 from flexsearch.report.rows import Row, comparisons
 from flexsearch.report.table import FinalTable
 from flexsearch.search import verdict
@@ -122,6 +122,9 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
         ],
         title="same noise and prompts in each column",
     )
+    for choice, outcome in shown:
+        name = pictures.TEACHER if choice.speedup is None else schedule_name(session, choice)
+        pictures.write(folder.pictures / name, outcome.pictures)
     return rows
 
 

@@ -52,8 +52,8 @@ def read_defaults(path: Path, ctx: click.Context) -> dict[str, Any]:
     Raises ConfigError for a file that cannot be read, an unknown table or key, and a value of a wrong type.
     """
     commands = _commands(ctx)
-    document = _read(path)
-    for name, table in document.items():
+    tables = _tables(_read(path), {name.rpartition(".")[0] for name in commands})
+    for name, table in tables.items():
         if name not in commands:
             raise ConfigError(f"{path}: {name}", "not a command", _remedy("table", name, commands))
         if not isinstance(table, dict):
@@ -64,11 +64,12 @@ def read_defaults(path: Path, ctx: click.Context) -> dict[str, Any]:
                 raise ConfigError(f"{path}: [{name}] {key}", "unknown key", _remedy("key", key, allowed))
     own = options_by_key(ctx.command)
     defaults: dict[str, Any] = {}
-    for key, value in document.get(str(ctx.info_name), {}).items():
+    called = _called(ctx)
+    for key, value in tables.get(called, {}).items():
         option = own[key.replace("-", "_")]
         if option.name in defaults:
-            raise ConfigError(f"{path}: [{ctx.info_name}] {key}", "given twice, with - and with _", "Keep one")
-        defaults[str(option.name)] = _checked(f"{path}: [{ctx.info_name}] {key}", option, value, ctx)
+            raise ConfigError(f"{path}: [{called}] {key}", "given twice, with - and with _", "Keep one")
+        defaults[str(option.name)] = _checked(f"{path}: [{called}] {key}", option, value, ctx)
     return defaults
 
 
@@ -92,11 +93,38 @@ def effective(ctx: click.Context) -> dict[str, dict[str, Any]]:
 
 
 def _commands(ctx: click.Context) -> Mapping[str, click.Command]:
+    """Every command by the name of its table: `run`; `presets.add` for one of a group."""
     group = ctx.find_root().command
-    if not isinstance(group, click.Group):
-        return {str(ctx.info_name): ctx.command}
-    found = {name: group.get_command(ctx, name) for name in group.list_commands(ctx)}
-    return {name: command for name, command in found.items() if command is not None}
+    return _below(group, ctx) if isinstance(group, click.Group) else {str(ctx.info_name): ctx.command}
+
+
+def _below(group: click.Group, ctx: click.Context) -> dict[str, click.Command]:
+    found: dict[str, click.Command] = {}
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        if isinstance(command, click.Group):
+            found |= {f"{name}.{inner}": entry for inner, entry in _below(command, ctx).items()}
+        elif command is not None:
+            found[name] = command
+    return found
+
+
+def _called(ctx: click.Context) -> str:
+    """The table of the command that `ctx` runs."""
+    parent = ctx.parent
+    outer = _called(parent) if parent is not None and parent.parent is not None else ""
+    return f"{outer}.{ctx.info_name}" if outer else str(ctx.info_name)
+
+
+def _tables(document: Mapping[str, Any], groups: set[str]) -> dict[str, Any]:
+    """The document's tables by their command's name; those of a group's commands lie inside the group's."""
+    tables: dict[str, Any] = {}
+    for name, table in document.items():
+        if name in groups and isinstance(table, dict):
+            tables |= {f"{name}.{inner}": entry for inner, entry in table.items()}
+        else:
+            tables[name] = table
+    return tables
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,20 +33,19 @@ def show(file: str, png: Path | None) -> None:
     """
     schedule = read_schedule(file)
     if png is not None:
-        from flexsearch.report.figures import strip
+        from flexsearch.report.figures import schedule_strip
 
-        title = f"{schedule.name} ({_counts_text(schedule.plan.actions())})"
         try:
-            strip(png, schedule.plan.actions(), title=output.printable(title))
+            schedule_strip(png, schedule)
         except OSError as error:
             hint = f"{png} cannot be written ({error.strerror})"
             raise click.BadParameter(hint, param_hint="'--png'") from error
     if output.wants_json():
-        output.emit(_document(file, schedule))
+        output.emit(document(file, schedule))
     else:
         from rich.console import Console
 
-        _print(Console(highlight=False), schedule)
+        print_sheet(Console(highlight=False), schedule)
 
 
 def _counts(actions: tuple[Action, ...]) -> dict[str, int]:
@@ -59,7 +58,7 @@ def _counts_text(actions: tuple[Action, ...]) -> str:
     return f"{counts['full']} full, {counts['partial']} partial{null}"
 
 
-def _document(file: str, schedule: Schedule) -> dict[str, object]:
+def document(file: str, schedule: Schedule) -> dict[str, object]:
     from flexiffusion import codec
     from flexsearch.report.palette import look
 
@@ -72,14 +71,15 @@ def _document(file: str, schedule: Schedule) -> dict[str, object]:
     }
 
 
-def _print(console: Console, schedule: Schedule) -> None:
+def print_sheet(console: Console, schedule: Schedule, more: Sequence[tuple[str, str]] = ()) -> None:
+    """Everything that a schedule says, as lines and as a strip; `more` are further lines: their names and texts."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in _facts(schedule):
+    for name, value in (*_facts(schedule), *more):
         table.add_row(name, Text(output.printable(value)))
     console.print(Text(output.printable(schedule.name), style="bold"))
     console.print(table)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, MaxNLocator
 from numpy.typing import NDArray
 
-from flexiffusion.schedule import Action
+from flexiffusion import codec
+from flexiffusion.schedule import Action, Schedule
 from flexsearch.report import palette
 from flexsearch.report.rows import KIND_WORDS, KINDS, RowKind
+from flexsearch.sharing import png
 
 _DPI = 150
 _STRIP_ROW = 50  # steps
@@ -107,10 +110,18 @@ def samples(path: Path, strips: Sequence[tuple[str, NDArray[Any]]], *, title: st
     _save(figure, path)
 
 
-def strip(path: Path, actions: Sequence[Action], *, title: str = "") -> None:
+def schedule_strip(path: Path, schedule: Schedule) -> None:
+    """The strip of a schedule, which the picture carries along: `flexsearch presets add PICTURE` takes it out again."""
+    actions = schedule.plan.actions()
+    parts = (f"{sum(action.kind == kind for action in actions)} {kind}" for kind in ("full", "partial", "null"))
+    counts = ", ".join(part for part in parts if part != "0 null")
+    strip(path, actions, title=f"{schedule.name} ({counts})", carried=codec.dumps(schedule).decode())
+
+
+def strip(path: Path, actions: Sequence[Action], *, title: str = "", carried: str | None = None) -> None:
     """The steps of a schedule as coloured boxes, from the first (most noise) to the last; fifty in a row.
 
-    A partial step shows the number of its branch, the others their letter.
+    A partial step shows the number of its branch, the others their letter. `carried` is a schedule file's text.
     """
     rows, columns = -(-len(actions) // _STRIP_ROW), min(_STRIP_ROW, len(actions))
     box = 0.27  # inches
@@ -133,7 +144,7 @@ def strip(path: Path, actions: Sequence[Action], *, title: str = "") -> None:
     figure.legend(handles, words, loc="outside lower left", ncols=3, frameon=False, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=9, x=0.01, ha="left", parse_math=False)
-    _save(figure, path)
+    _save(figure, path, {} if carried is None else {png.KEY: carried})
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -195,8 +206,8 @@ def _speedup_axis(axes: Axes, teacher_cost: float) -> None:
     upper.spines[["right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path, texts: Mapping[str, str] = MappingProxyType({})) -> None:
     """Written whole or not at all: a picture cut off by an interruption would look like a result."""
     unfinished = path.with_name(path.name + ".part")
-    figure.savefig(unfinished, format="png", metadata={"Software": None})
+    figure.savefig(unfinished, format="png", metadata={"Software": None, **texts})
     unfinished.replace(path)

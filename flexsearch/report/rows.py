@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -40,6 +40,12 @@ class Estimate:
             "worst_decile": self.worst_decile,
             "n": self.n,
         }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Estimate:
+        """The inverse of `to_dict`."""
+        low, high = document["interval"]
+        return cls(document["mean"], low, high, document["worst_decile"], document["n"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,12 @@ class Row:
             "relative_fid_n": self.relative_fid_n,
             "schedule_file": self.schedule_file,
         }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Row:
+        """The inverse of `to_dict`."""
+        errors = {key: Estimate.from_dict(value) for key, value in document["errors"].items()}
+        return cls(**{**document, "errors": errors})
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +169,8 @@ def comparisons(rows: tuple[Row, ...]) -> tuple[Comparison, ...]:
                         )
                     )
     return tuple(found_against)
+
+
+def rows_from(documents: Sequence[Mapping[str, Any]]) -> tuple[Row, ...]:
+    """The rows in a run's `result.json`."""
+    return tuple(Row.from_dict(document) for document in documents)

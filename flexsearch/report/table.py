@@ -102,6 +102,18 @@ def multiply_adds(value: float) -> str:
     return f"{value:.3g}"
 
 
+def error_text(mean: float, interval: tuple[float, float] | None) -> str:
+    """`4.72e-5 (4.25 to 5.43e-5)`, in the same power of ten."""
+    if mean == 0:
+        return "0"
+    mantissa, exponent = f"{mean:.2e}".split("e")
+    power = f"e{int(exponent)}"
+    if interval is None:
+        return mantissa + power
+    low, high = (end / 10.0 ** int(exponent) for end in interval)
+    return f"{mantissa}{power} ({low:.2f} to {high:.2f}{power})"
+
+
 def _headings(error_keys: Sequence[str]) -> list[str]:
     errors = [ERROR_TITLES.get(key, key) for key in error_keys]
     costs = ["cost in\nfull steps", "MACs/image\nspeed-up", "measured\nspeed-up"]
@@ -126,11 +138,8 @@ def _error(estimate: Estimate | None) -> str:
     """`4.72e-5` and below it `4.25 to 5.43e-5`, in the same power of ten."""
     if estimate is None:
         return _MISSING
-    if estimate.mean == 0:
-        return "0"
-    mantissa, exponent = f"{estimate.mean:.2e}".split("e")
-    scale, power = 10.0 ** int(exponent), f"e{int(exponent)}"
-    return f"{mantissa}{power}\n{estimate.low / scale:.2f} to {estimate.high / scale:.2f}{power}"
+    value, _, interval = error_text(estimate.mean, (estimate.low, estimate.high)).partition(" ")
+    return f"{value}\n{interval[1:-1]}" if interval else value
 
 
 def _verdict_headings() -> list[str]:

@@ -7,6 +7,7 @@ references/         teacher and converged trajectories (safetensors)
 costs.json          multiply-adds of every kind of step
 result.json         the final table and comparisons
 front.png samples.png
+pictures/           the pictures of samples.png, one file each: teacher/0.png, <schedule>/0.png
 schedules/*.json    the found schedules
 """
 
@@ -39,6 +40,7 @@ class RunFolder:
         self.schedules = path / "schedules"
         self.front = path / "front.png"
         self.samples = path / "samples.png"
+        self.pictures = path / "pictures"
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> RunFolder:

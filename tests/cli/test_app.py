@@ -17,7 +17,7 @@ from flexiffusion.errors import ModelMismatch, ScheduleError, VersionError
 from flexsearch.cli import exit_codes, output
 from flexsearch.cli.app import COMMANDS, Entry, main
 from flexsearch.cli.command import Command
-from flexsearch.errors import ConfigError, ModelError, RunFolderError
+from flexsearch.errors import ConfigError, ModelError, RunFolderError, SourceError
 
 HEAVY = {"torch", "rich", "optuna", "numpy", "matplotlib", "diffusers", "transformers", "scipy", "sqlalchemy"}
 
@@ -31,14 +31,16 @@ def run(*arguments: str, **options: Any) -> Result:
 
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_every_command_explains_itself(name: str) -> None:
-    command = main.get_command(click.Context(main), name)
-    assert isinstance(command, Command)  # else it has no settings file and no --debug
-    assert command.name == name
-    assert command.help
-    for option in command.params:
-        if isinstance(option, click.Option):
-            assert option.help, option.opts
-    assert run(name, "--help").exit_code == 0
+    entry = main.get_command(click.Context(main), name)
+    assert entry is not None and entry.name == name
+    commands = entry.commands if isinstance(entry, click.Group) else {"": entry}
+    for inner, command in commands.items():
+        assert isinstance(command, Command)  # else it has no settings file and no --debug
+        assert command.help
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert option.help, option.opts
+        assert run(name, *([inner] if inner else []), "--help").exit_code == 0
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
@@ -112,6 +114,7 @@ def boom_is_a_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (ModelError("m.safetensors", "is no model", "Give one"), 4),
         (ModelMismatch("Net has no blocks"), 4),
         (RunFolderError("runs/1", "is not a run", "Give one"), 5),
+        (SourceError("https://x", "it is gone", "Give another"), 6),
         (KeyboardInterrupt(), 130),
         (click.Abort(), 130),
     ],

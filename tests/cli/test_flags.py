@@ -34,11 +34,21 @@ def described(command: click.Command) -> dict[str, Any]:
     return parameters
 
 
+def below(group: click.Group) -> dict[str, click.Command]:
+    """Every command by what is typed, those of groups too."""
+    context, found = click.Context(group), {}
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        found[name] = command
+        if isinstance(command, click.Group):
+            found |= {f"{name} {inner}": entry for inner, entry in below(command).items()}
+    return found
+
+
 def test_flags_are_those_of_the_golden_file() -> None:
     """After a wanted change: `UPDATE_GOLDEN=1 pytest tests/cli/test_flags.py`, then read the diff as a flag's user."""
-    context = click.Context(main)
-    commands = {name: main.get_command(context, name) for name in main.list_commands(context)}
-    flags = {name: described(command) for name, command in {"": main, **commands}.items() if command is not None}
+    flags = {name: described(command) for name, command in {"": main, **below(main)}.items()}
     text = json.dumps(flags, indent=1, sort_keys=True) + "\n"
     if os.environ.get("UPDATE_GOLDEN") == "1":
         GOLDEN.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -14,9 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from model_folders import write_unconditional
+from PIL import Image
 
 from flexiffusion import codec
 from flexiffusion.cost import CostTable
@@ -68,6 +71,18 @@ class TestRun:
         assert (finished / "front.png").read_bytes().startswith(b"\x89PNG")
         assert list((finished / "references").glob("*.safetensors"))
         assert not list(finished.rglob("*.partial"))
+
+    def test_a_report_draws_the_pictures_that_an_old_run_did_not_keep(self, finished: Path, tmp_path: Path) -> None:
+        old = tmp_path / "old"
+        shutil.copytree(finished, old)
+        kept = {path.relative_to(old): path.read_bytes() for path in (old / "pictures").rglob("*.png")}
+        assert len(kept) == 2 * 3, "teacher and one schedule, three images"
+        shutil.rmtree(old / "pictures")
+        done = call("report", str(old))
+        assert done.exit_code == 0 and "sampling them again" in done.stderr
+        for name, before in kept.items():
+            images = [np.asarray(Image.open(source), float) for source in (old / name, io.BytesIO(before))]
+            assert np.abs(images[0] - images[1]).max() <= 1, name
 
     def test_exports_a_schedule_that_says_what_was_measured(self, finished: Path) -> None:
         (path,) = (finished / "schedules").glob("*.json")

@@ -144,6 +144,18 @@ class TestLoad:
         options = pack.schemas[2].inputs[0].facts["options"]
         assert options == sorted(path.name for path in (ROOT / "schedules").glob("*.json"))
 
+    def test_what_is_added_while_the_host_runs_is_there(
+        self, pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`flexsearch presets add` makes the user's folder when it is first needed: after the host has started."""
+        monkeypatch.setenv("FLEXIFFUSION_PRESETS", str(tmp_path / "later"))
+        part("comfy_nodes.folders").register()
+        (tmp_path / "later").mkdir()
+        bytes_of = (ROOT / "schedules" / "sd15-turns-6.json").read_bytes()
+        (tmp_path / "later" / "theirs.json").write_bytes(bytes_of)
+        assert "theirs.json" in part("comfy_nodes.folders").names()
+        assert self.node(pack).validate_inputs("theirs.json") is True
+
     def test_a_folder_of_extra_model_paths_stays(self, pack: Any, tmp_path: Path) -> None:
         import folder_paths
 

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from flexiffusion.codec import dumps, write
-from flexiffusion.presets import Preset, bundled_folder, default_folders, find, for_family, user_folder
+from flexiffusion.presets import Preset, bundled_folder, default_folders, find, for_family, own_folders, user_folder
 from flexiffusion.schedule import ModelInfo, Sampling, Schedule, Segment, SegmentsPlan
 from tools import make_heuristic_presets
 
@@ -77,6 +77,7 @@ class TestFolders:
         if user_folder(variables).parent.parent != tmp_path:
             pytest.skip("the rule of another platform")
         assert default_folders(variables) == (bundled_folder(),)
+        assert own_folders(variables) == (user_folder(variables),), "where new ones are put, there or not"
         own = tmp_path / "flexiffusion" / "schedules"
         own.mkdir(parents=True)
         assert default_folders(variables) == (bundled_folder(), own)

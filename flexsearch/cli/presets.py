@@ -1,0 +1,314 @@
+"""`flexsearch presets ...`: schedules that travel. Hosts read the same folder: what is added is there at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from flexsearch.cli import exit_codes, output
+from flexsearch.cli.command import Command
+
+if TYPE_CHECKING:
+    from flexiffusion.errors import FlexiffusionError
+    from flexiffusion.presets import Preset
+    from flexiffusion.schedule import Schedule
+    from flexsearch.sharing.shelf import Shelf
+
+_FOLDER = click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Instead of your own presets' folder: such as a host's models/flexiffusion.",
+)
+
+
+def complete_name(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Preset names for the shell."""
+    from flexsearch.sharing.shelf import names
+
+    return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
+
+
+@click.group("presets")
+def presets() -> None:
+    """List, show, add, remove, share and update presets.
+
+    What is added lies in one folder that ComfyUI, AUTOMATIC1111, Forge and flexsearch all read.
+    """
+
+
+@presets.command("list", cls=Command, group="presets")
+@click.option("--family", help="Only those for this model family, such as sd15.")
+@output.json_option
+def list_presets(family: str | None) -> None:
+    """All presets: the bundled ones, your own, and the files that are broken."""
+    from flexiffusion import presets as found
+
+    entries, errors = found.find()
+    notes = {path: note for folder in found.own_folders() for path, note in _notes(folder).items()}
+    shown = [entry for entry in entries if family in (None, entry.schedule.model.family)]
+    if output.wants_json():
+        output.emit(
+            {
+                "presets": [_entry(entry, notes.get(entry.path)) for entry in shown],
+                "errors": [str(error) for error in errors],
+                "folder": str(found.own_folders()[0]),
+            }
+        )
+        return
+    _print_list(shown, notes)
+    for error in errors:
+        output.say(f"broken  {error}")
+    click.echo(f"your own: {found.own_folders()[0]}")
+
+
+@presets.command("show", cls=Command, group="presets")
+@click.argument("preset", metavar="PRESET", shell_complete=complete_name)
+@output.json_option
+def show_preset(preset: str) -> None:
+    """What a preset does, who made it on what, with which evidence, and where you have it from."""
+    from flexsearch.cli.show import document, print_sheet
+    from flexsearch.sharing import shelf
+
+    found = shelf.find(preset)
+    note = _notes(found.path.parent).get(found.path)
+    if output.wants_json():
+        output.emit({**document(str(found.path), found.schedule), "source": note})
+        return
+    from rich.console import Console
+
+    more = [("file", str(found.path))]
+    if note is not None:
+        more += [("from", note["origin"]), ("added", note["added"])]
+    print_sheet(Console(highlight=False), found.schedule, more)
+
+
+@presets.command("add", cls=Command, group="presets")
+@click.argument("source", metavar="SOURCE")
+@click.option("--name", help="Add it under another name; for a source of one schedule.")
+@click.option("--replace", is_flag=True, help="Replace one of the same name.")
+@_FOLDER
+@output.json_option
+@click.pass_context
+def add(ctx: click.Context, source: str, name: str | None, replace: bool, folder: Path | None) -> None:
+    """Add what SOURCE holds: a file, a folder, an https address, a Hugging Face repository, or a PNG picture.
+
+    A repository is hf:OWNER/NAME or hf:OWNER/NAME@REVISION; the commit that it is at is kept with the preset. A picture
+    is one that flexsearch drew, or that ComfyUI or the WebUI made from a schedule's text. Files are data only: checked
+    strictly, never executed. Of several files the good ones are added, and the others told; exit code 3 then.
+    """
+    from flexsearch.errors import ConfigError
+    from flexsearch.sharing.shelf import Shelf
+    from flexsearch.sharing.sources import fetch
+
+    fetched = fetch(source)
+    found = fetched.found
+    if name is not None:
+        if len(found) != 1:
+            raise ConfigError("--name", f"the source holds {len(found)} schedules", "Give the address of one of them")
+        found = (dataclasses.replace(found[0], schedule=dataclasses.replace(found[0].schedule, name=name)),)
+    shelf = Shelf(folder)
+    kept = source if _is_remote(source) else str(Path(source).absolute())
+    done: list[dict[str, Any]] = []
+    refused: list[FlexiffusionError] = list(fetched.refused)
+    for item in found:
+        try:
+            outcome, path = shelf.add(item.schedule, item.origin, kept, replace)
+        except ConfigError as error:
+            if len(found) == 1 and not refused:
+                raise
+            refused.append(error)
+            continue
+        done.append({"outcome": outcome, "name": path.stem, "file": str(path), "origin": item.origin})
+        if not output.wants_json():
+            click.echo(output.printable(f"{outcome:13}  {path.stem}  ({_words(item.schedule)})"))
+    _end(ctx, shelf, done, refused)
+
+
+@presets.command("remove", cls=Command, group="presets")
+@click.argument("names", metavar="PRESET...", nargs=-1, required=True, shell_complete=complete_name)
+@_FOLDER
+@output.json_option
+def remove(names: tuple[str, ...], folder: Path | None) -> None:
+    """Delete presets of your own."""
+    from flexsearch.sharing.shelf import Shelf
+
+    paths = [str(path) for path in Shelf(folder).remove(tuple(dict.fromkeys(names)))]
+    if output.wants_json():
+        output.emit({"removed": paths})
+    else:
+        for path in paths:
+            click.echo(f"removed  {path}")
+
+
+@presets.command("pull", cls=Command, group="presets")
+@click.argument("names", metavar="[PRESET...]", nargs=-1, shell_complete=complete_name)
+@click.option("--replace", is_flag=True, help="Also those that you have edited since.")
+@_FOLDER
+@output.json_option
+@click.pass_context
+def pull(ctx: click.Context, names: tuple[str, ...], replace: bool, folder: Path | None) -> None:
+    """Fetch again what came from an address or a repository, and take what has changed there.
+
+    Without PRESET all of them. A repository that was added with @REVISION stays at it.
+    """
+    from flexiffusion.errors import FlexiffusionError
+    from flexsearch.errors import ConfigError, SourceError
+    from flexsearch.sharing.shelf import Shelf
+    from flexsearch.sharing.sources import Fetched, fetch
+
+    shelf = Shelf(folder)
+    notes = {name: note for name, note in shelf.notes().items() if _is_remote(note.source)}
+    for name in names:
+        if name not in notes:
+            raise ConfigError(name, "it did not come from an address or a repository", f"Those: {', '.join(notes)}")
+    done: list[dict[str, Any]] = []
+    refused: list[FlexiffusionError] = []
+    fetched: dict[str, Fetched] = {}
+    for name in names or tuple(notes):
+        note = notes[name]
+        try:
+            if shelf.changed_here(name) and not replace:
+                raise ConfigError(name, "you have edited it since it was added", "Give --replace to lose that")
+            if note.source not in fetched:
+                fetched[note.source] = fetch(note.source)
+                refused += fetched[note.source].refused
+            same = [item for item in fetched[note.source].found if _file_of(item.origin) == _file_of(note.origin)]
+            if not same:
+                raise SourceError(note.origin, "it is no longer there", f"Keep {name} as it is, or remove it")
+            schedule = dataclasses.replace(same[0].schedule, name=shelf.schedule(name).name)
+            outcome, path = shelf.add(schedule, same[0].origin, note.source, replace=True)
+        except FlexiffusionError as error:
+            refused.append(error)
+            continue
+        word = "unchanged" if outcome == "there already" else "updated"
+        done.append({"outcome": word, "name": name, "file": str(path), "origin": same[0].origin})
+        if not output.wants_json():
+            click.echo(output.printable(f"{word:13}  {name}  ({_words(schedule)})"))
+    _end(ctx, shelf, done, refused)
+
+
+@presets.command("share", cls=Command, group="presets")
+@click.argument("sources", metavar="PRESET|RUN...", nargs=-1, required=True, shell_complete=complete_name)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new folder to write.")
+@click.option("--author", help="Who made them; needed where a file does not say.")
+@click.option("--title", help="Of the README. [default: the first preset's name]")
+@click.option("--picture", type=click.Path(path_type=Path), help="A comparison picture, PNG. [default: a run's own]")
+@click.option("--repo", metavar="OWNER/NAME", help="Upload to this Hugging Face repository, with your token.")
+@output.json_option
+def share(
+    sources: tuple[str, ...],
+    out: Path,
+    author: str | None,
+    title: str | None,
+    picture: Path | None,
+    repo: str | None,
+) -> None:
+    """Write a repository folder of presets, or of a run's schedules: files, README, pictures; upload it if asked.
+
+    Others add it with `flexsearch presets add hf:OWNER/NAME`, or from the folder.
+    """
+    from flexsearch.sharing import hub, repository
+
+    if repo is not None:
+        hub.repository(f"hf:{repo}")  # a wrong name is told before anything is written
+    files = repository.write(out, sources, author, title, picture, repo)
+    address = hub.upload(out, repo) if repo is not None else None
+    if output.wants_json():
+        output.emit({"folder": str(out), "files": files, "uploaded": address})
+        return
+    for file in files:
+        click.echo(f"wrote  {out / file}")
+    click.echo(f"uploaded to {address}" if address else "Not uploaded: give --repo OWNER/NAME for that.")
+
+
+def _end(ctx: click.Context, shelf: Shelf, done: list[dict[str, Any]], refused: Sequence[FlexiffusionError]) -> None:
+    if output.wants_json():
+        problems = [str(error) for error in refused]
+        output.emit({"presets": done, "refused": problems, "folder": str(shelf.folder)})
+    for error in refused:
+        output.say(f"refused  {error}")
+    if done and not output.wants_json():
+        click.echo(f"in {shelf.folder}\nComfyUI: press R. AUTOMATIC1111, Forge: the button beside the list.")
+    if refused:
+        codes = [exit_codes.exit_code_of(error) for error in refused]
+        ctx.exit(exit_codes.SCHEDULE if exit_codes.SCHEDULE in codes else codes[0])
+
+
+def _is_remote(source: str) -> bool:
+    from flexsearch.sharing.sources import is_remote
+
+    return is_remote(source)
+
+
+def _file_of(origin: str) -> str:
+    """An origin without the commit, which is what may change."""
+    if not origin.startswith("hf:"):
+        return origin
+    name, _, rest = origin.partition("@")
+    return f"{name}:{rest.partition(':')[2]}"
+
+
+def _notes(folder: Path) -> dict[Path, dict[str, str]]:
+    from flexsearch.sharing.shelf import Shelf
+
+    notes = Shelf(folder).notes()
+    return {folder / f"{name}.json": dataclasses.asdict(note) for name, note in notes.items()}
+
+
+def _words(schedule: Schedule) -> str:
+    """Who, for what, with which evidence: what a stranger's preset is judged by."""
+    origin = schedule.provenance
+    words = [schedule.model.family, "searched" if origin.kind == "searched" else "a hand-made rule"]
+    words.append(f"by {schedule.author}" if schedule.author else "no author named")
+    if schedule.metrics:
+        words.append(f"measured on {max(metric.n for metric in schedule.metrics)} images")
+    else:
+        words.append("nothing measured")
+    return ", ".join(words)
+
+
+def _entry(preset: Preset, note: dict[str, str] | None) -> dict[str, Any]:
+    schedule = preset.schedule
+    return {
+        "name": preset.path.stem,
+        "file": str(preset.path),
+        "family": schedule.model.family,
+        "steps": schedule.sampling.steps,
+        "speedup_macs": schedule.cost.speedup_macs if schedule.cost else None,
+        "kind": schedule.provenance.kind,
+        "author": schedule.author,
+        "source": note,
+    }
+
+
+def _print_list(found: Sequence[Preset], notes: dict[Path, dict[str, str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from flexiffusion.presets import bundled_folder
+
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for heading in ("preset", "family", "steps", "speed-up", "kind", "from"):
+        numbers = heading in ("steps", "speed-up")
+        table.add_column(heading, justify="right" if numbers else "left", no_wrap=heading != "from", overflow="fold")
+    for preset in found:
+        schedule, note = preset.schedule, notes.get(preset.path)
+        speedup = schedule.cost.speedup_macs if schedule.cost else None
+        place = "bundled" if preset.path.parent == bundled_folder() else str(preset.path.parent)
+        cells = (
+            preset.path.stem,
+            schedule.model.family,
+            str(schedule.sampling.steps),
+            f"{speedup:.2f}x" if speedup else "–",
+            schedule.provenance.kind,
+            note["origin"] if note else place,
+        )
+        table.add_row(*(Text(output.printable(cell)) for cell in cells))
+    Console().print(table)

@@ -1,0 +1,75 @@
+"""`flexsearch report RUN`: a finished run as one page, and its figures as PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flexsearch.cli import output
+from flexsearch.cli.command import Command
+from flexsearch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flexsearch.report.page import Found
+
+
+@click.command(cls=Command)
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The page. [default: RUN/report.html]")
+@click.option("--open", "opened", is_flag=True, help="Show it in the browser.")
+@output.json_option
+def report(folder: Path, out: Path | None, opened: bool) -> None:
+    """Write a finished run as one HTML file that needs no network, and its figures as PNG.
+
+    It holds the front, the schedules with their pictures beside the teacher's, the final table, costs, settings, and
+    how to install each schedule. The pictures of a run made before flexsearch kept them are sampled once more.
+    """
+    from flexsearch.report import figures, page
+    from flexsearch.report.rows import rows_from
+
+    found = page.found_in(folder, rows_from(page.read_result(folder)["rows"]))
+    page_file = out or folder / "report.html"
+    files = [page_file, folder / "front.png", folder / "samples.png"]
+    try:
+        _keep_pictures(folder, found)
+        (folder / "strips").mkdir(exist_ok=True)
+        for item in found:
+            path = folder / "strips" / f"{item.name}.png"
+            figures.schedule_strip(path, item.schedule)
+            files.append(path)
+        page_file.write_text(page.render(folder), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(error.filename or page_file), f"it cannot be written ({error})", "Give --out") from error
+    if output.wants_json():
+        output.emit({"report": str(page_file), "files": [str(file) for file in files if file.is_file()]})
+    else:
+        for file in files:
+            if file.is_file():
+                click.echo(str(file))
+    if opened:
+        import webbrowser
+
+        webbrowser.open(page_file.absolute().as_uri())
+
+
+def _keep_pictures(folder: Path, found: list[Found]) -> None:
+    """Samples what the run's folder has no pictures of."""
+    from flexsearch.report import pictures
+
+    place = folder / "pictures"
+    if all(pictures.read(place / name) for name in (pictures.TEACHER, *(item.name for item in found))):
+        return
+    from flexsearch.search.redraw import pictures as drawn
+    from flexsearch.search.run_folder import RunFolder
+    from flexsearch.search.session import Session
+
+    output.say("no pictures in the run's folder: sampling them again")
+    opened, settings = RunFolder.open(folder)
+    with opened.locked():
+        session = Session(settings, opened.references)
+        opened.keep_model(session.model.family, session.model.sha256)
+        schedules = {item.name: item.schedule for item in found}
+        for name, images in drawn(session, schedules, pictures.TEACHER).items():
+            pictures.write(place / name, images)

@@ -1,0 +1,43 @@
+"""`flexsearch verify PRESET --model FILE`: are a preset's claims true of your checkpoint?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from flexsearch.cli import exit_codes, output
+from flexsearch.cli.command import Command
+from flexsearch.cli.options import MODEL, with_options
+from flexsearch.cli.presets import complete_name
+
+
+@click.command(cls=Command)
+@click.argument("preset", metavar="PRESET", shell_complete=complete_name)
+@with_options(MODEL)
+@click.option("--images", type=int, help="Images to measure on. [default: as many as the claim, 16 to 256]")
+@click.option(
+    "--choose-on",
+    type=int,
+    default=16,
+    show_default=True,
+    help="Other images, to choose the best hand-made rivals on.",
+)
+@click.option("--features", default="bundled", show_default=True, metavar="MODULE",
+              help="Feature module: bundled, inception:FILE or package.module:Class.")  # fmt: skip
+@click.option("--prompts", "prompts_file", metavar="FILE",
+              help="Prompts, one a line; those below a line --- are held out. [default: bundled ones]")  # fmt: skip
+@click.option("--seed", type=int, help="Of the noise. [default: one that the search did not use]")
+@output.json_option
+@click.pass_context
+def verify(ctx: click.Context, /, preset: str, **options: Any) -> None:
+    """Measure what PRESET claims on your checkpoint, with fresh noise: confirmed, weaker or refuted, with figures.
+
+    PRESET is a name of `flexsearch presets list`, or a file. Weaker: the error is clearly larger than claimed, yet
+    clearly smaller than that of fewer plain steps at the same cost. Refuted: not even that; exit code 7.
+    """
+    from flexsearch.cli.verifying import conduct
+    from flexsearch.search.verification import overall
+
+    found = conduct(preset, **options)
+    ctx.exit(exit_codes.REFUTED if overall(found) == "refuted" else exit_codes.OK)

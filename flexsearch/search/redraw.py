@@ -1,0 +1,43 @@
+"""The pictures of a finished run again, for a folder that does not hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flexiffusion.schedule import Schedule
+from flexsearch.sampling.references import HELD_OUT, ImageSet
+from flexsearch.sampling.trajectory import sample
+from flexsearch.search.candidate import plain
+from flexsearch.search.from_file import to_candidate
+from flexsearch.search.session import Session
+
+IMAGES = 10
+
+
+def pictures(session: Session, schedules: Mapping[str, Schedule], teacher: str) -> dict[str, NDArray[Any]]:
+    """The first held-out images of the teacher, under its name, and of each schedule.
+
+    Each (n, height, width, 3) in [0, 1].
+    """
+    settings, model = session.settings, session.model
+    images = ImageSet(settings.seed, HELD_OUT, min(IMAGES, settings.held_out), session.prompts[1])
+    candidates = {name: to_candidate(schedule, model) for name, schedule in schedules.items()}
+    drawn = {}
+    for name, candidate in {teacher: plain(session.teacher), **candidates}.items():
+        with torch.inference_mode():
+            made = sample(
+                model,
+                session.recipe,
+                images.noise(model),
+                images.conditioning(model),
+                candidate.timesteps,
+                candidate.actions,
+                batch=session.batch,
+            )
+        drawn[name] = np.asarray(model.decode(made.latents).permute(0, 2, 3, 1).numpy())
+    return drawn
