@@ -32,4 +32,8 @@ class ModelError(FlexsearchError):
 
 
 class RunFolderError(FlexsearchError):
-    """A run folder that is missing, damaged, in use, or belongs to other settings."""
+    """A run folder or a trial store that is missing, damaged, in use, full, or belongs to other settings."""
+
+
+class ClusterError(FlexsearchError):
+    """A cluster that cannot be reached, or whose workers cannot be started or were lost."""

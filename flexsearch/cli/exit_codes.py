@@ -7,7 +7,7 @@ import sys
 import click
 
 from flexiffusion.errors import ModelMismatch, ScheduleError
-from flexsearch.errors import ConfigError, ModelError, RunFolderError
+from flexsearch.errors import ClusterError, ConfigError, ModelError, RunFolderError
 
 OK = 0
 INTERNAL = 1
@@ -15,6 +15,7 @@ USAGE = 2
 SCHEDULE = 3
 MODEL = 4
 RUN_FOLDER = 5
+CLUSTER = 6
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 MEANING = {
@@ -23,7 +24,8 @@ MEANING = {
     USAGE: "wrong usage or configuration",
     SCHEDULE: "a schedule file was refused",
     MODEL: "the model could not be loaded, or does not fit the device",
-    RUN_FOLDER: "the run folder cannot be used",
+    RUN_FOLDER: "the run folder or the trial store cannot be used, or the disk is full",
+    CLUSTER: "the cluster cannot be reached, or its workers were lost",
     INTERRUPTED: "interrupted",
 }
 
@@ -32,6 +34,7 @@ _BY_TYPE: tuple[tuple[type[BaseException], int], ...] = (
     (ModelMismatch, MODEL),
     (ModelError, MODEL),
     (RunFolderError, RUN_FOLDER),
+    (ClusterError, CLUSTER),
     (ConfigError, USAGE),
     (click.UsageError, USAGE),
     (click.FileError, USAGE),

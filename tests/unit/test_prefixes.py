@@ -86,6 +86,17 @@ def test_memory_is_bounded_and_the_bound_costs_only_calls(model: DiffusionModel)
     assert tight.bytes == 0 == len(tight)
 
 
+def test_all_that_the_states_hold_on_to_is_counted(model: DiffusionModel) -> None:
+    """Also what lies behind a tensor that is a part of a larger one: `--memory` is what the process really keeps."""
+    prefixes = Prefixes(1 << 30)
+    for solver in SOLVERS:
+        prefixes.clear()
+        for candidate in CANDIDATES:
+            run(model, solver, candidate, prefixes)
+        held = [t.untyped_storage() for state in prefixes._states.values() for t in state.tensors()]
+        assert sum({storage.data_ptr(): storage.nbytes() for storage in held}.values()) <= prefixes.bytes
+
+
 def test_nothing_fits(model: DiffusionModel) -> None:
     none = Prefixes(1)
     run(model, "dpmpp_2m", CANDIDATES[0], none)
