@@ -95,6 +95,11 @@ class Pool:
         ready = sum(member.ready for member in self._members)
         return f"{ready} of {self.workers} worker{'s' if self.workers > 1 else ''}"
 
+    def wait_for_workers(self) -> None:
+        """Until each has started, or has been given up."""
+        while not all(member.ready for member in self._members):
+            self.step()
+
     @property
     def idle(self) -> bool:
         """Whether a worker has nothing to do."""

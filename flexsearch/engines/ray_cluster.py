@@ -24,6 +24,7 @@ from flexsearch.search.evaluator import Job
 
 OBJECT_STORE = 256 << 20  # bytes, on a machine where Ray runs for this search only; references may need more
 REACH_SECONDS = 10.0
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 def connect(address: str | None, workers: int | None, payload: int) -> bool:
@@ -35,31 +36,47 @@ def connect(address: str | None, workers: int | None, payload: int) -> bool:
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS")
-    # Ray waits half a minute for its own processes, which is not much on a machine that is busy; and reports home.
-    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports home
     try:
         if address is None:
-            ray.init(
-                address="local",
-                num_cpus=max(workers or 1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE + 2 * payload,
-                **quiet,
-            )
+            _start(workers or 1, payload)
         else:
             _reach(address)
-            ray.init(address=address, **quiet)
+            ray.init(address=address, **QUIET)
     except Exception as error:  # Ray has no type of its own for most of these
         ray.shutdown()
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        said = str(error).strip().splitlines()
+        reason = said[0].rstrip(".") if said else type(error).__name__
+        if address is None:
+            raise ClusterError(
+                "--engine ray", f"Ray cannot be started ({reason})", "Try again, or --engine local"
+            ) from error
         raise ClusterError(
-            f"--ray-address {address}" if address else "--engine ray",
-            f"Ray cannot be {'reached' if address else 'started'} ({reason})",
-            "Check the address, and that the Ray versions are the same" if address else "Try again, or --engine local",
+            f"--ray-address {address}",
+            f"Ray cannot be reached ({reason})",
+            "Check the address, and that the versions of Ray and Python are the same there",
         ) from error
     return True
+
+
+def _start(workers: int, payload: int) -> None:
+    """Start Ray on this machine. It gives its own processes half a minute, too little on a busy one: tried twice."""
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for again in (True, False):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(workers, cores),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE + 2 * payload,
+                **QUIET,
+            )
+            return
+        except Exception:
+            if not again:
+                raise
+            ray.shutdown()
 
 
 def _reach(address: str) -> None:

@@ -16,6 +16,7 @@ import errno
 import json
 import os
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import Study, StudyDirection
 from sqlalchemy.exc import SQLAlchemyError
@@ -138,7 +139,7 @@ class RunFolder:
             if getattr(error, "errno", None) in FULL or any(words in said.lower() for words in FULL_WORDS):
                 raise RunFolderError(str(self.path), f"the disk is full ({said})", f"Free some. {kept}") from error
             if isinstance(error, (StorageInternalError, SQLAlchemyError)):
-                place = shown(settings.storage or str(self.path / "study.db"))
+                place = shown(settings.storage) if settings.storage else str(self.path / "study.db")
                 raise RunFolderError(place, f"the trial store was lost ({said})", f"See to it. {kept}") from error
             if out_of_memory(error):
                 remedy = f"End other programs, or give a smaller --batch or less --memory to a new run. {kept}"
@@ -159,7 +160,9 @@ class RunFolder:
             sampler=sampler,
             load_if_exists=True,
         )
-        study.set_metric_names(["error", "cost in full steps"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(["error", "cost in full steps"])
         if settings.storage and study.user_attrs.get("run") != self._mark():
             if "run" in study.user_attrs:
                 raise RunFolderError(

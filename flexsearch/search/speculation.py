@@ -7,6 +7,7 @@ comes, a trial is really proposed, and an expectation that was right has its res
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,7 +35,8 @@ class Synchronous:
         self.expected = self.right = self.wasted = 0
         self._head: Job
         self._source: Job  # the job whose result is the head's: itself, or an expectation
-        self._ahead: dict[int, Job] = {}
+        self._ahead: dict[int, tuple[Job, Evaluated]] = {}  # expectations by number; what is known while it is judged
+        self._doubted: set[int] = set()  # of these, those to be asked for once more, after one that was wrong
         self._results: dict[Job, Judgement] = {}
 
     @property
@@ -42,13 +44,14 @@ class Synchronous:
         return self.pool.note
 
     def submit(self, job: Job) -> None:
-        guess = self._ahead.pop(job.number, None)
+        guess, _ = self._ahead.pop(job.number, (None, None))
         self._head = self._source = job
         if guess is not None and guess.candidate.key == job.candidate.key:
             self._source = guess
-        else:
-            self._forget(guess)
-            self.pool.submit(job, urgent=True)
+            return
+        self._forget(guess)
+        self._doubted = set(self._ahead)
+        self.pool.submit(job, urgent=True)
 
     def finished(self) -> tuple[Job, Judgement]:
         head = self._head
@@ -66,36 +69,42 @@ class Synchronous:
             done = self.pool.step()
             if done is not None:
                 job, judgement = done
-                if job is self._source or job is self._ahead.get(job.number):
+                if job is self._source or job in [guess for guess, _ in self._ahead.values()]:
                     self._results[job] = judgement
                 else:
                     self.wasted += judgement.calls
 
     def _look_ahead(self) -> None:
         """Give idle workers what is expected to come next."""
-        head, method = self._head, self.sampler.method
+        head = self._head
         known = [*head.before, unknown(head.number, {}, head.candidate, head.candidate.cost(self.costs))]
         for number in range(head.number + 1, min(head.number + DEPTH * self.pool.workers, self.evaluations - 1) + 1):
             if not self.pool.idle:
                 return
-            genes = self.sampler.propose(number, known)
-            if genes is None:
+            if (number not in self._ahead or number in self._doubted) and not self._expect(number, known):
                 return
-            candidate = method.candidate(genes)
+            job, item = self._ahead[number]
+            found = self._results.get(job)
+            known.append(item if found is None else replace(item, error=found.error, errors=found.errors))
+
+    def _expect(self, number: int, known: Sequence[Evaluated]) -> bool:
+        """Foresee a trial, and have it judged; False where the method knows of none."""
+        self._doubted.discard(number)
+        genes = self.sampler.propose(number, known)
+        if genes is None:
+            return False
+        method = self.sampler.method
+        candidate = method.candidate(genes)
+        before, _ = self._ahead.get(number, (None, None))
+        if before is None or before.candidate.key != candidate.key:
+            self._forget(before)
             cost = candidate.cost(self.costs)
-            guess = self._ahead.get(number)
-            if guess is None or guess.candidate.key != candidate.key:
-                self._forget(guess)
-                rival = rival_of(candidate, cost, known, self.count) if self.racing else None
-                guess = self._ahead[number] = Job(number, candidate, method.fitness, rival)
-                self.expected += 1
-                self.pool.submit(guess)
-            found = self._results.get(guess)
-            known.append(
-                unknown(number, genes, candidate, cost)
-                if found is None
-                else Evaluated(number, genes, candidate, found.error, cost, found.errors)
-            )
+            rival = rival_of(candidate, cost, known, self.count) if self.racing else None
+            job = Job(number, candidate, method.fitness, rival)
+            self._ahead[number] = job, unknown(number, genes, candidate, cost)
+            self.expected += 1
+            self.pool.submit(job)
+        return True
 
     def _forget(self, guess: Job | None) -> None:
         found = None if guess is None else self._results.pop(guess, None)

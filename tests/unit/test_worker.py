@@ -48,7 +48,7 @@ def test_relative_paths_begin_where_the_driver_is(
 
 
 def test_another_checkpoint_is_refused(order: Order) -> None:
-    with pytest.raises(ClusterError, match="has SHA-256 .* there, 0000000000 here"):
+    with pytest.raises(ClusterError, match=r"has SHA-256 .* there, 0000000000 here"):
         Worker().load(replace(order, sha256="0" * 64))
 
 
