@@ -57,16 +57,14 @@ class _Member:
     ready: bool = False
     failures: int = 0  # to start, in a row
     met: deque[Candidate] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-
-    def shares(self, candidate: Candidate) -> int:
-        """Leading steps that it has seen before, and may know the state after."""
-        return max((shared_steps(candidate, other) for other in self.met), default=0)
+    failed: set[int] = field(default_factory=set)  # numbers of jobs that did not fit into its memory
 
 
 @dataclass(eq=False)
 class _Waiting:
     job: Job
     passed: int = 0
+    known: dict[_Member, int] = field(default_factory=dict)  # leading steps that a worker has seen before
 
 
 class Pool:
@@ -107,7 +105,7 @@ class Pool:
 
     def submit(self, job: Job, urgent: bool = False) -> None:
         """Take a job; an urgent one goes to the first worker that is free."""
-        self._waiting.append(_Waiting(job, PATIENCE if urgent else 0))
+        self._waiting.append(self._queued(job, urgent))
         self._dispatch()
 
     def finished(self) -> tuple[Job, Judgement]:
@@ -143,7 +141,7 @@ class Pool:
         name = f"worker {member.number + 1}"
         if lost.gone:
             member.ready = False
-            member.met.clear()
+            self._forget(member)
             member.failures += job is None
             if member.failures >= STARTS:
                 self._members.remove(member)
@@ -158,40 +156,62 @@ class Pool:
                     f"its worker was lost {ATTEMPTS} times, the last time because {lost.reason}",
                     "What is finished is kept. `flexsearch resume`, with fewer --workers if memory is short, goes on",
                 ) from lost.cause
-            self._waiting.insert(0, _Waiting(job, PATIENCE))
+            if not lost.gone:
+                member.failed.add(job.number)
+            self._waiting.insert(0, self._queued(job, urgent=True))
             self._say(f"{name}: {lost.reason}; trial {job.number} goes to another")
         if not self._members:
             raise ClusterError(
                 "--engine ray", f"no worker is left: {lost.reason}", "`flexsearch resume` goes on when there is room"
             ) from lost.cause
 
+    def _queued(self, job: Job, urgent: bool) -> _Waiting:
+        known = {
+            member: max((shared_steps(job.candidate, other) for other in member.met), default=0)
+            for member in self._members
+        }
+        return _Waiting(job, PATIENCE if urgent else 0, known)
+
+    def _forget(self, member: _Member) -> None:
+        """What a lost worker knew, and where it failed, says nothing of the one that takes its place."""
+        member.met.clear()
+        member.failed.clear()
+        for waiting in self._waiting:
+            waiting.known[member] = 0
+
     def _dispatch(self) -> None:
-        while self._waiting:
-            free = [member for member in self._members if member.ready and member.job is None]
-            if not free:
-                return
-            member, chosen = self._match(free)
+        while (match := self._match()) is not None:
+            member, chosen = match
             self._waiting.remove(chosen)
+            candidate = chosen.job.candidate
             for other in self._waiting:
                 other.passed += 1
-            member.met.append(chosen.job.candidate)
+                other.known[member] = max(other.known[member], shared_steps(other.job.candidate, candidate))
+            member.met.append(candidate)
             member.job = chosen.job
             member.future = self.cluster.judge(member.number, chosen.job)
 
-    def _match(self, free: Sequence[_Member]) -> tuple[_Member, _Waiting]:
-        """The free worker and the candidate that it is best for, by how many more first steps it knows than any other:
-        a candidate whose first steps a busy worker knows is left to that one, unless it has waited long."""
-        late = [waiting for waiting in self._waiting if waiting.passed >= PATIENCE]
+    def _match(self) -> tuple[_Member, _Waiting] | None:
+        """A free worker, and the candidate that it is best for, by how many more first steps it knows than any other: a
+        candidate whose first steps a busy worker knows is left to that one, unless it has waited long. Where a worker
+        ran out of memory, another one tries, if there is one."""
+        pairs = [
+            (member, waiting)
+            for waiting in self._waiting
+            for member in self._members
+            if member.ready and member.job is None and self._may(member, waiting.job.number)
+        ]
+        late = [pair for pair in pairs if pair[1].passed >= PATIENCE]
         if late:
-            return max(free, key=lambda member: member.shares(late[0].job.candidate)), late[0]
-        best, highest = (free[0], self._waiting[0]), -float("inf")
-        for waiting in self._waiting:
-            shares = {member: member.shares(waiting.job.candidate) for member in self._members}
-            for member in free:
-                lead = shares[member] - max([shares[other] for other in shares if other is not member], default=0)
-                if lead > highest:
-                    best, highest = (member, waiting), lead
-        return best
+            return max((pair for pair in late if pair[1] is late[0][1]), key=lambda pair: pair[1].known[pair[0]])
+        return max(pairs, key=lambda pair: self._lead(*pair), default=None)
+
+    def _may(self, member: _Member, number: int) -> bool:
+        return number not in member.failed or all(number in other.failed for other in self._members)
+
+    def _lead(self, member: _Member, waiting: _Waiting) -> int:
+        others = [waiting.known[other] for other in self._members if other is not member]
+        return waiting.known[member] - max(others, default=0)
 
 
 def shared_steps(one: Candidate, other: Candidate) -> int:

@@ -5,6 +5,7 @@ An actor is never restarted by Ray: its candidate may be what killed it, so the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -131,8 +132,9 @@ class RayCluster:
         """End the workers; leave the cluster, or end it if it was started here."""
         if not ray.is_initialized():
             return
-        for actor in self._actors.values():
-            ray.kill(actor)
+        with contextlib.suppress(RayError, RuntimeError):  # a cluster that is gone needs no goodbye
+            for actor in self._actors.values():
+                ray.kill(actor)
         self._actors.clear()
         if self._connected:
             ray.shutdown()

@@ -81,9 +81,27 @@ def test_a_candidate_that_kills_every_worker_ends_the_search() -> None:
 def test_a_worker_out_of_memory_is_not_started_again() -> None:
     cause = ModelError("m", "not even one picture fits into the memory", "r")
     full = WorkerLost("it ran out of memory", gone=False, cause=cause)
-    pool = pool_of(2, lambda worker, job: full if job is not None and worker == 0 and job.number == 1 else None)
+    first: list[int] = []
+
+    def dies(worker: int, job: Job | None) -> WorkerLost | None:
+        if job is not None and job.number == 1:
+            first.append(worker)
+            return full if worker == first[0] else None
+        return None
+
+    pool = pool_of(2, dies)
     assert sorted(work_off(pool, [job(i) for i in range(10)])) == list(range(10))
     assert isinstance(pool.cluster, SimulatedCluster) and pool.cluster.starts == 2
+    assert first == [first[0], 1 - first[0]]  # tried once by each
+
+
+def test_a_candidate_that_fits_into_no_workers_memory() -> None:
+    cause = ModelError("m", "not even one picture fits into the memory", "r")
+    full = WorkerLost("it ran out of memory", gone=False, cause=cause)
+    pool = pool_of(2, lambda worker, job: full if job is not None and job.number == 1 else None)
+    with pytest.raises(ClusterError, match=r"trial 1, .*it ran out of memory") as caught:
+        work_off(pool, [job(i) for i in range(10)])
+    assert caught.value.__cause__ is cause
 
 
 def test_a_worker_that_never_starts_is_given_up_and_the_others_go_on() -> None:
