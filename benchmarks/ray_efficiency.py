@@ -99,7 +99,7 @@ def case(name: str, settings: Settings, work: Path, kill_every: float | None = N
             pool.wait_for_workers()
         started, cpu = time.perf_counter(), cpu_seconds()
         with killer(kill_every) as killed:
-            search(study, sampler, evaluator, session.table, settings.evaluations, settings.racing, lambda *_: None)
+            search(study, sampler, evaluator, session.costs, settings.evaluations, settings.racing, lambda *_: None)
         ended, spent = time.perf_counter(), cpu_seconds() - cpu
     trials = study.get_trials(deepcopy=False)
     evaluated = sampler.evaluated(trials)

@@ -47,7 +47,7 @@ def opened(session: Session, sampler: MethodSampler, say: Callable[[str], None])
         if not settings.synchronous:
             yield pool
             return
-        judge = Synchronous(pool, sampler, session.table, settings.evaluations, settings.racing)
+        judge = Synchronous(pool, sampler, session.costs, settings.evaluations, settings.racing)
         yield judge
         say(
             f"synchronous: {judge.right} of {judge.expected} trials were foreseen; {judge.wasted} network calls in vain"

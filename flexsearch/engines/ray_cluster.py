@@ -109,7 +109,7 @@ class RayCluster:
         return self._actors[worker].load.remote(self._order)
 
     def judge(self, worker: int, job: Job) -> Any:
-        return self._actors[worker].judge.remote(job.candidate, job.fitness, job.rival)
+        return self._actors[worker].judge.remote(job.candidate, job.objective, job.rival)
 
     def wait(self, futures: Sequence[Any], timeout: float | None) -> Any:
         done, _ = ray.wait(list(futures), num_returns=1, timeout=timeout)

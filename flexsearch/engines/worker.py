@@ -11,10 +11,10 @@ import torch
 
 from flexiffusion import __version__
 from flexsearch.errors import ClusterError
+from flexsearch.metrics.objective import Objective
 from flexsearch.metrics.paired import Errors
 from flexsearch.sampling.references import Reference
 from flexsearch.search.candidate import Candidate
-from flexsearch.search.method import Fitness
 from flexsearch.search.racing import Judgement
 from flexsearch.search.session import Session
 from flexsearch.search.settings import ReferenceName, Settings
@@ -60,6 +60,6 @@ class Worker:
         self.engine = session.engine_for_search(order.references)
         return here
 
-    def judge(self, candidate: Candidate, fitness: Fitness, rival: Errors | None) -> Judgement:
+    def judge(self, candidate: Candidate, objective: Objective, rival: Errors | None) -> Judgement:
         """See `LocalEngine.judge`."""
-        return self.engine.judge(candidate, fitness, rival)
+        return self.engine.judge(candidate, objective, rival)

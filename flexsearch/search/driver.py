@@ -52,9 +52,10 @@ def search(
             candidate = sampler.method.candidate(genes)
             cost = candidate.cost(costs)
             before = sampler.evaluated(t for t in trials if t.number < trial.number)
-            rival = rival_of(candidate, cost, before, engine.count) if racing else None
+            objective = sampler.method.objective
+            rival = rival_of(candidate, cost, before, engine.count) if racing and objective.races else None
             sampler.expect(trial.number, genes, candidate, cost)
-            engine.submit(Job(trial.number, candidate, sampler.method.fitness, rival, before))
+            engine.submit(Job(trial.number, candidate, objective, rival, before))
             under_way[trial.number] = trial, cost
         if not under_way:
             return

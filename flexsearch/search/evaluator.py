@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from flexsearch.metrics.objective import Objective
 from flexsearch.metrics.paired import Errors
 from flexsearch.search.candidate import Candidate
-from flexsearch.search.method import Evaluated, Fitness
+from flexsearch.search.method import Evaluated
 from flexsearch.search.racing import Judgement
 
 
@@ -19,7 +20,7 @@ class Job:
 
     number: int
     candidate: Candidate
-    fitness: Fitness
+    objective: Objective
     rival: Errors | None = None
     before: Sequence[Evaluated] = ()
 
@@ -51,11 +52,11 @@ class OneByOne(ABC):
     _job: Job
 
     @abstractmethod
-    def judge(self, candidate: Candidate, fitness: Fitness, rival: Errors | None = None) -> Judgement:
+    def judge(self, candidate: Candidate, objective: Objective, rival: Errors | None = None) -> Judgement:
         """What a search learns of a candidate."""
 
     def submit(self, job: Job) -> None:
         self._job = job
 
     def finished(self) -> tuple[Job, Judgement]:
-        return self._job, self.judge(self._job.candidate, self._job.fitness, self._job.rival)
+        return self._job, self.judge(self._job.candidate, self._job.objective, self._job.rival)

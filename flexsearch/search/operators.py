@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from flexiffusion.cost import CostTable
-from flexiffusion.schedule import FULL, PREDICTORS, Action
+from flexiffusion.schedule import FULL, Action
 from flexsearch.sampling.levels import NoiseSchedule, distinct
 from flexsearch.search.candidate import Candidate, make_candidate
 from flexsearch.search.method import Stream
-from flexsearch.search.space import PlacementSpace
+from flexsearch.search.space import DRAWN, PlacementSpace
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Variation:
     def _partial(self, stream: Stream) -> Action:
         """A random partial action; shallow branches are likelier, since most of the gain is there (METHOD.md 7)."""
         branch = min(int(stream.geometric(0.4)) - 2, self.space.branches - 1)
-        return Action("partial", branch, PREDICTORS[stream.integers(len(PREDICTORS))])
+        return Action("partial", branch, DRAWN[stream.integers(len(DRAWN))])
 
     def _logs(self, candidate: Candidate) -> list[float]:
         return [math.log(self.schedule.sigma(timestep)) for timestep in candidate.timesteps]

@@ -58,7 +58,7 @@ class Synchronous:
         while True:
             if self._source in self._results:
                 found = self._results.pop(self._source)
-                judgement = raced_again(found, self._source.rival, head.rival, self.count)
+                judgement = raced_again(found, self._source.rival, head, self.count)
                 if judgement is not None:
                     self.right += self._source is not head
                     return head, judgement
@@ -99,8 +99,8 @@ class Synchronous:
         if before is None or before.candidate.key != candidate.key:
             self._forget(before)
             cost = candidate.cost(self.costs)
-            rival = rival_of(candidate, cost, known, self.count) if self.racing else None
-            job = Job(number, candidate, method.fitness, rival)
+            rival = rival_of(candidate, cost, known, self.count) if self.racing and method.objective.races else None
+            job = Job(number, candidate, method.objective, rival)
             self._ahead[number] = job, unknown(number, genes, candidate, cost)
             self.expected += 1
             self.pool.submit(job)
@@ -111,9 +111,10 @@ class Synchronous:
         self.wasted += 0 if found is None else found.calls
 
 
-def raced_again(judgement: Judgement, met: Errors | None, rival: Errors | None, images: int) -> Judgement | None:
-    """What a candidate that raced against `met` would have been given against `rival`, from the errors that are known;
-    None where more images are needed, or images that were sampled in other batches."""
+def raced_again(judgement: Judgement, met: Errors | None, job: Job, images: int) -> Judgement | None:
+    """What a candidate that raced against `met` would have been given against its job's rival, from the errors that are
+    known; None where more images are needed, or images that were sampled in other batches."""
+    rival = job.rival
     if met is rival or (met is not None and rival is not None and np.array_equal(met, rival)):
         return judgement
     if met is None or rival is None or not len(judgement.errors):
@@ -125,6 +126,6 @@ def raced_again(judgement: Judgement, met: Errors | None, rival: Errors | None, 
         return judgement.errors[first:last]
 
     try:
-        return replace(race(known, images, rival), calls=judgement.calls)
+        return replace(race(known, images, rival, job.objective), calls=judgement.calls)
     except LookupError:
         return None

@@ -143,7 +143,7 @@ def start(kind: str, folder: Path, checkpoint: Path | None = None) -> Server | N
     log = folder / "log.txt"
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
-        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_ANALYTICS_ENABLED": "False", "FLEXIFFUSION_PROBE_WIDTH": str(width),
     }  # fmt: skip
     environment.pop("PYTHONPATH", None)
     flags = [*COMMON, *FLAGS[kind], "--port", str(port), "--data-dir", str(folder), "--ckpt", str(files[0])]
@@ -156,6 +156,10 @@ def start(kind: str, folder: Path, checkpoint: Path | None = None) -> Server | N
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise AssertionError(f"{kind} ended while it started:\n{server.logged()[-4000:]}")
+        if "Startup time" not in server.logged():
+            # not before: a request that comes between gradio's start and the WebUI's own ends AUTOMATIC1111
+            time.sleep(1)
+            continue
         try:
             server.samplers = [sampler["name"] for sampler in server.call("/sdapi/v1/samplers", timeout=20)]
             break

@@ -49,4 +49,4 @@ class SimulatedCluster:
         lost = self.dies(worker, job)
         if lost is not None:
             raise lost
-        return "here" if job is None else self.engine.judge(job.candidate, job.fitness, job.rival)
+        return "here" if job is None else self.engine.judge(job.candidate, job.objective, job.rival)

@@ -12,15 +12,17 @@ from search_fixtures import Engine
 
 from flexsearch.engines.pool import ATTEMPTS, PATIENCE, STARTS, Pool, WorkerLost, shared_steps
 from flexsearch.errors import ClusterError, ModelError
+from flexsearch.metrics.objective import Objective
 from flexsearch.search.candidate import Candidate, plain
 from flexsearch.search.evaluator import Job
 
 GONE = WorkerLost("its process died")
+LATENT = Objective("latent")
 Deaths = Callable[[int, Job | None], WorkerLost | None]
 
 
 def job(number: int, *timesteps: int) -> Job:
-    return Job(number, plain(timesteps or (999, 500 - number)), "latent")
+    return Job(number, plain(timesteps or (999, 500 - number)), LATENT)
 
 
 def pool_of(workers: int, dies: Deaths = lambda worker, job: None, said: list[str] | None = None) -> Pool:

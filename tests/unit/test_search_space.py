@@ -10,7 +10,7 @@ from flexiffusion.schedule import FULL, Action
 from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate, plain
 from flexsearch.search.operators import Variation
-from flexsearch.search.seeds import all_seeds, alternating, deepcache
+from flexsearch.search.seeds import all_seeds, alternating, deepcache, easycache, spectrum
 from flexsearch.search.space import PlacementSpace, slots_for
 
 SPACE = PlacementSpace(TEACHER[0], 24, BRANCHES)
@@ -109,7 +109,7 @@ class TestSeeds:
     def test_every_kind_is_there_at_every_asked_cost(self) -> None:
         for target in (5.0, 10.0):
             near = {s.kind for s in self.SEEDS if 0.8 * target <= s.candidate.cost(TABLE) <= target + 1e-9}
-            assert near == {"plain", "deepcache", "alternating"}
+            assert near == {"plain", "deepcache", "spectrum", "easycache", "alternating"}
 
     def test_plain_ones_cost_their_number_of_steps(self) -> None:
         plains = [seed for seed in self.SEEDS if seed.kind == "plain"]
@@ -123,6 +123,19 @@ class TestSeeds:
                 cost = candidate.cost(TABLE)
                 if any(0.8 * target <= cost <= target for target in (5.0, 10.0)):
                     assert candidate.key in have
+
+    def test_spectrum_s_windows_grow(self) -> None:
+        """Full steps at 0 to 2, then the last of windows of 2, 2, 3, 3, 4 steps."""
+        candidate = spectrum(TEACHER, 3, 0.5)
+        kinds = "".join(action.kind[0] for action in candidate.actions)
+        assert kinds == "fffpfpfppfppfpppfppp"
+        # the first two partial steps have two full ones to go by; none is lowered
+        assert {action.predictor for action in candidate.actions if action.kind == "partial"} == {"spectrum"}
+        assert {action.branch for action in candidate.actions if action.kind == "partial"} == {-1}
+
+    def test_easycache_protects_both_ends(self) -> None:
+        kinds = "".join(action.kind[0] for action in easycache(TEACHER, 4).actions)
+        assert kinds == "ffffpppfpppfpppfpppf"
 
     def test_deepcache_is_uniform(self) -> None:
         kinds = "".join(action.kind[0] for action in deepcache(TEACHER, 3, 1).actions)

@@ -11,14 +11,16 @@ from search_fixtures import TABLE, Engine
 from test_driver import METHODS, trials_of
 
 from flexsearch.engines.pool import Pool, WorkerLost
+from flexsearch.metrics.objective import Objective
 from flexsearch.metrics.paired import Errors
-from flexsearch.search.candidate import Candidate
+from flexsearch.search.candidate import Candidate, plain
 from flexsearch.search.driver import search
 from flexsearch.search.evaluator import Job
-from flexsearch.search.method import Fitness
 from flexsearch.search.racing import Judgement, race
 from flexsearch.search.sampler import MethodSampler
 from flexsearch.search.speculation import Synchronous, raced_again
+
+LATENT = Objective("latent")
 
 
 class Racing(Engine):
@@ -26,11 +28,11 @@ class Racing(Engine):
 
     count = 40
 
-    def judge(self, candidate: Candidate, fitness: Fitness, rival: Errors | None = None) -> Judgement:
-        error = super().judge(candidate, fitness).error
+    def judge(self, candidate: Candidate, objective: Objective, rival: Errors | None = None) -> Judgement:
+        error = super().judge(candidate, objective).error
         noise = np.random.default_rng(abs(hash(candidate.key)) % 2**32).normal(size=self.count)
         errors = (error * np.exp(0.3 * noise)) ** 2
-        return race(lambda first, last: errors[first:last], self.count, rival)
+        return race(lambda first, last: errors[first:last], self.count, rival, objective)
 
 
 def seconds(job: Job) -> float:
@@ -72,7 +74,7 @@ def test_trial_by_trial_the_search_of_one_worker(name: str) -> None:
 
 def test_it_is_sooner() -> None:
     _, cluster, _ = go("placement", 4)
-    one_by_one = sum(seconds(Job(number, cluster.given[0][1].candidate, "latent")) for number in range(40))
+    one_by_one = sum(seconds(Job(number, cluster.given[0][1].candidate, LATENT)) for number in range(40))
     assert cluster.clock < 0.6 * one_by_one
 
 
@@ -86,22 +88,26 @@ def test_killed_again_and_again_it_still_is() -> None:
     assert trials_of(study) == trials_of(alone)
 
 
+def against(rival: Errors | None) -> Job:
+    return Job(0, plain((999, 500)), LATENT, rival)
+
+
 class TestRacedAgain:
     ERRORS = np.random.default_rng(0).lognormal(size=40)
 
     def met(self, rival: Errors | None, scale: float = 1.0) -> Judgement:
-        return race(lambda first, last: scale * self.ERRORS[first:last], 40, rival)
+        return race(lambda first, last: scale * self.ERRORS[first:last], 40, rival, LATENT)
 
     def test_the_same_rival(self) -> None:
         judgement = self.met(self.ERRORS)
-        assert raced_again(judgement, self.ERRORS, self.ERRORS.copy(), 40) is judgement
+        assert raced_again(judgement, self.ERRORS, against(self.ERRORS.copy()), 40) is judgement
         alone = self.met(None)
-        assert raced_again(alone, None, None, 40) is alone
+        assert raced_again(alone, None, against(None), 40) is alone
 
     @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
     def test_another_rival_as_if_it_had_been_met_at_once(self, scale: float) -> None:
         weak, strong = 30 * self.ERRORS[::-1], 0.1 * self.ERRORS
-        again = raced_again(self.met(weak, scale), weak, strong, 40)
+        again = raced_again(self.met(weak, scale), weak, against(strong), 40)
         wanted = self.met(strong, scale)
         assert again is not None and again.error == wanted.error and np.array_equal(again.errors, wanted.errors)
 
@@ -109,8 +115,8 @@ class TestRacedAgain:
         strong = 0.1 * self.ERRORS
         left = self.met(strong)
         assert len(left.errors) < 40
-        assert raced_again(left, strong, 30 * self.ERRORS, 40) is None
+        assert raced_again(left, strong, against(30 * self.ERRORS), 40) is None
 
     def test_other_batches(self) -> None:
-        assert raced_again(self.met(None), None, self.ERRORS, 40) is None
-        assert raced_again(self.met(self.ERRORS), self.ERRORS, None, 40) is None
+        assert raced_again(self.met(None), None, against(self.ERRORS), 40) is None
+        assert raced_again(self.met(self.ERRORS), self.ERRORS, against(None), 40) is None

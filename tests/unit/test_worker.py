@@ -33,8 +33,8 @@ def test_bitwise_what_the_local_engine_says(session: Session, order: Order) -> N
     worker = Worker()
     worker.load(order)
     for seed in session.seeds[:4]:
-        ours = session.search_engine.judge(seed.candidate, "latent")
-        theirs = worker.judge(seed.candidate, "latent", None)
+        ours = session.search_engine.judge(seed.candidate, SETTINGS.objective)
+        theirs = worker.judge(seed.candidate, SETTINGS.objective, None)
         assert theirs.error == ours.error and np.array_equal(theirs.errors, ours.errors)
     assert worker.engine.prefixes is not None and worker.engine.prefixes.limit == SETTINGS.memory << 20
 
