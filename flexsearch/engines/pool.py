@@ -139,7 +139,7 @@ class Pool:
 
     def _lost(self, member: _Member, job: Job | None, lost: WorkerLost) -> None:
         name = f"worker {member.number + 1}"
-        if lost.gone:
+        if lost.gone or job is None:
             member.ready = False
             self._forget(member)
             member.failures += job is None

@@ -114,9 +114,10 @@ def test_a_worker_that_never_starts_is_given_up_and_the_others_go_on() -> None:
     assert f"worker 2 is given up, after {STARTS} starts: its process died" in said
 
 
-def test_no_worker_is_left() -> None:
-    pool = pool_of(2, lambda worker, job: GONE)
-    with pytest.raises(ClusterError, match="no worker is left: its process died"):
+@pytest.mark.parametrize("lost", [GONE, WorkerLost("it ran out of memory", gone=False)])
+def test_no_worker_is_left(lost: WorkerLost) -> None:
+    pool = pool_of(2, lambda worker, job: lost)
+    with pytest.raises(ClusterError, match=f"no worker is left: {lost.reason}"):
         work_off(pool, [job(0)])
 
 
