@@ -101,7 +101,7 @@ def test_asynchronous_evaluates_everything_once_whoever_dies(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--engine", "ray", "--ray-address", "127.0.0.1:1"], exit_codes.CLUSTER, "Ray cannot be reached"),
+        ([*RAY, "--ray-address", "127.0.0.1:1"], exit_codes.CLUSTER, "Ray cannot be reached"),
         (["--workers", "2"], exit_codes.USAGE, "Give --engine ray with it"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def order(session: Session) -> Order:
 
 def test_bitwise_what_the_local_engine_says(session: Session, order: Order) -> None:
     worker = Worker()
-    worker.load(order)
+    worker.load(pickle.loads(pickle.dumps(order)))  # as Ray hands it over
     for seed in session.seeds[:4]:
         ours = session.search_engine.judge(seed.candidate, SETTINGS.objective)
         theirs = worker.judge(seed.candidate, SETTINGS.objective, None)
