@@ -6,6 +6,7 @@ What a worker is, is a `Cluster`'s business; here nothing is known of Ray.
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from flexsearch.search.evaluator import Job
 from flexsearch.search.racing import Judgement
 
 ATTEMPTS = 4  # a candidate that was lost with this many workers is not given to another
-STARTS = 3  # a worker that could not be started this often in a row is given up
+PAUSES = (10.0, 30.0)  # seconds before a worker that could not be started is started again; then it is given up
 PATIENCE = 3  # a candidate that was passed over this often goes next, whoever knows its first steps
 REMEMBERED = 256  # candidates of a worker whose first steps it may still know
 START_SECONDS = 900.0  # to wait for the first worker; a large checkpoint on a slow disk takes minutes
@@ -75,12 +76,18 @@ class Pool:
     candidate was lost too often, and when no worker is left.
     """
 
-    def __init__(self, cluster: Cluster, count: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        count: int,
+        say: Callable[[str], None],
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.cluster = cluster
         self.count = count
         self.workers = cluster.workers
         self.slots = self.workers + self.workers // 2
-        self._say = say
+        self._say, self._pause = say, pause
         self._waiting: list[_Waiting] = []
         self._attempts: Counter[int] = Counter()
         self._members = [_Member(number) for number in range(self.workers)]
@@ -143,10 +150,13 @@ class Pool:
             member.ready = False
             self._forget(member)
             member.failures += job is None
-            if member.failures >= STARTS:
+            if member.failures > len(PAUSES):
                 self._members.remove(member)
-                self._say(f"{name} is given up, after {STARTS} starts: {lost.reason}")
+                self._say(f"{name} is given up, after {member.failures} starts: {lost.reason}")
             else:
+                if member.failures:
+                    self._say(f"{name}: {lost.reason}; it is started again")
+                    self._pause(PAUSES[member.failures - 1])  # memory or room may be short for a moment only
                 member.future = self.cluster.start(member.number)
         if job is not None:
             self._attempts[job.number] += 1

@@ -94,10 +94,12 @@ class Claim:
                 free = True
         elif url.get_backend_name() in ("postgresql", "mysql"):
             self._connection = storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-            if url.get_backend_name() == "postgresql":
-                asked, key = "SELECT pg_try_advisory_lock(:key)", int.from_bytes(bytes.fromhex(name[:16]), signed=True)
-            else:
-                asked, key = "SELECT GET_LOCK(:key, 0)", name[:60]
+            # PostgreSQL takes 64 bits with a sign, MySQL a text of at most 64 characters.
+            number = int.from_bytes(bytes.fromhex(name[:16]), "big", signed=True)
+            asked, key = {
+                "postgresql": ("SELECT pg_try_advisory_lock(:key)", number),
+                "mysql": ("SELECT GET_LOCK(:key, 0)", name[:60]),
+            }[url.get_backend_name()]
             free = bool(self._connection.execute(text(asked), {"key": key}).scalar())
         else:
             free = True

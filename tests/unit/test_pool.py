@@ -10,7 +10,7 @@ import pytest
 from pool_fixtures import SimulatedCluster
 from search_fixtures import Engine
 
-from flexsearch.engines.pool import ATTEMPTS, PATIENCE, STARTS, Pool, WorkerLost, shared_steps
+from flexsearch.engines.pool import ATTEMPTS, PATIENCE, PAUSES, Pool, WorkerLost, shared_steps
 from flexsearch.errors import ClusterError, ModelError
 from flexsearch.metrics.objective import Objective
 from flexsearch.search.candidate import Candidate, plain
@@ -27,7 +27,7 @@ def job(number: int, *timesteps: int) -> Job:
 
 def pool_of(workers: int, dies: Deaths = lambda worker, job: None, said: list[str] | None = None) -> Pool:
     cluster = SimulatedCluster(Engine(), workers, lambda job: 1 + np.sin(job.number) / 2, dies)
-    return Pool(cluster, 1, (said if said is not None else []).append)
+    return Pool(cluster, 1, (said if said is not None else []).append, pause=lambda seconds: None)
 
 
 def work_off(pool: Pool, jobs: list[Job]) -> list[int]:
@@ -111,7 +111,8 @@ def test_a_worker_that_never_starts_is_given_up_and_the_others_go_on() -> None:
     pool = pool_of(2, lambda worker, job: GONE if worker == 1 else None, said)
     assert sorted(work_off(pool, [job(i) for i in range(10)])) == list(range(10))
     assert pool.note == "1 of 2 workers"
-    assert f"worker 2 is given up, after {STARTS} starts: its process died" in said
+    assert said.count("worker 2: its process died; it is started again") == len(PAUSES)
+    assert "worker 2 is given up, after 3 starts: its process died" in said
 
 
 @pytest.mark.parametrize("lost", [GONE, WorkerLost("it ran out of memory", gone=False)])
