@@ -9,7 +9,7 @@ from flexiffusion import codec
 from flexsearch.cli import output
 from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
-from flexsearch.engines.choice import opened
+from flexsearch.engines.choice import opened, require
 from flexsearch.models.memory import in_words, peak_memory
 from flexsearch.report import figures
 from flexsearch.report.rows import Row, comparisons
@@ -27,6 +27,7 @@ from flexsearch.search.settings import Settings
 
 def conduct(folder: RunFolder, settings: Settings) -> None:
     """Search until the run's evaluations are done, then measure on held-out images and write everything."""
+    require(settings)
     with folder.locked(), folder.guarded(settings):
         session = Session(settings, folder.references)
         evaluated = _search(folder, session)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,14 @@ from flexsearch.errors import ConfigError
 from flexsearch.search.evaluator import Evaluator
 from flexsearch.search.sampler import MethodSampler
 from flexsearch.search.session import Session
+from flexsearch.search.settings import Settings
 from flexsearch.search.speculation import Synchronous
+
+
+def require(settings: Settings) -> None:
+    """Raises ConfigError where the asked engine is not installed; to be called before any work."""
+    if settings.engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise ConfigError("--engine ray", "Ray is not installed", "Run: pip install 'flexiffusion[cluster]'")
 
 
 @contextmanager
@@ -25,12 +33,8 @@ def opened(session: Session, sampler: MethodSampler, say: Callable[[str], None])
     if settings.engine == "local":
         yield engine
         return
-    try:
-        from flexsearch.engines.ray_cluster import RayCluster
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "ray":
-            raise
-        raise ConfigError("--engine ray", "Ray is not installed", "Run: pip install 'flexiffusion[cluster]'") from error
+    from flexsearch.engines.ray_cluster import RayCluster
+
     cuda = session.model.device.type == "cuda"
     order = Order(
         # A driver on the second GPU has workers that see one GPU each, whatever its number.

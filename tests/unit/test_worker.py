@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from flexsearch.engines.choice import require
 from flexsearch.engines.worker import Order, Worker
-from flexsearch.errors import ClusterError
+from flexsearch.errors import ClusterError, ConfigError
 from flexsearch.search.session import Session
 from flexsearch.search.settings import Settings
 
@@ -56,3 +57,10 @@ def test_another_checkpoint_is_refused(order: Order) -> None:
 def test_another_version_is_refused(order: Order) -> None:
     with pytest.raises(ClusterError, match=r"is installed there, 99\.0 here.*Install the same version"):
         Worker().load(replace(order, version="99.0"))
+
+
+def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    require(SETTINGS)
+    with pytest.raises(ConfigError, match=r"Ray is not installed\. Run: pip install 'flexiffusion\[cluster\]'"):
+        require(replace(SETTINGS, engine="ray"))
