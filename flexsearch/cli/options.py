@@ -54,6 +54,22 @@ IMAGES = (
 )  # fmt: skip
 
 
+def engine_options(resumed: bool) -> tuple[Callable[[Any], Any], ...]:
+    """Where candidates are evaluated. A resumed run goes on as it began, where nothing else is given."""
+    as_before = "as the run has it" if resumed else None
+    kept = f" [default: {as_before}]" if resumed else ""
+    return (
+        click.option("--engine", default=None if resumed else "local", show_default=not resumed,
+                     help=f"local: one after the other, here; ray: on many devices or machines.{kept}"),
+        click.option("--ray-address", metavar="ADDRESS",
+                     help=f"Of a Ray cluster: host:port, or auto. [default: {as_before or 'Ray on this machine'}]"),
+        click.option("--workers", type=int,
+                     help=f"Models at a time. [default: {as_before or 'one for each GPU, or else machine'}]"),
+        click.option("--synchronous/--asynchronous", default=None if resumed else False, show_default=not resumed,
+                     help=f"Keep the order of trials, so that the search equals the local one.{kept}"),
+    )  # fmt: skip
+
+
 def with_options(*groups: tuple[Callable[[Any], Any], ...]) -> Callable[[Decorated], Decorated]:
     """Add groups of options to a command, in the order in which --help shows them."""
 

@@ -10,7 +10,7 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
-from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
+from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_options, with_options
 
 
 @click.command(cls=Command)
@@ -69,10 +69,11 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
     metavar="MIB",
     default=1024,
     show_default=True,
-    help="For states that schedules with the same first steps share; 0: each is sampled from the noise.",
+    help="For states that schedules with the same first steps share, in all; 0: each is sampled from the noise.",
 )
 @click.option("--plain-only", is_flag=True, help="Search only where full steps lie: the rival of the full search.")
 @with_options(IMAGES)
+@with_options(engine_options(resumed=False))
 @click.option("--storage", metavar="URL", help="Optuna storage. [default: SQLite in the run folder]")
 @click.option("--out", metavar="FOLDER", help="The run folder. [default: runs/<date-time>]")
 @output.json_option

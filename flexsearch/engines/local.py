@@ -22,6 +22,7 @@ from flexsearch.sampling.prefixes import Prefixes
 from flexsearch.sampling.references import ImageSet, Reference
 from flexsearch.sampling.trajectory import Recipe, Trajectory, sample
 from flexsearch.search.candidate import Candidate
+from flexsearch.search.evaluator import OneByOne
 from flexsearch.search.racing import Judgement, race
 from flexsearch.search.settings import ReferenceName
 
@@ -73,7 +74,7 @@ class Outcome:
         return self.engine.relative_fid(self.features)
 
 
-class LocalEngine:
+class LocalEngine(OneByOne):
     """One model, one image set, its references. The model is used by nobody else meanwhile."""
 
     def __init__(

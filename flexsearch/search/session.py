@@ -114,25 +114,29 @@ class Session:
 
     @cached_property
     def search_engine(self) -> LocalEngine:
-        images = ImageSet(self.settings.seed, 0, self.settings.images, self.prompts[0])
+        return self.engine_for_search(self._references(self._search_images, {"teacher", self.settings.reference}))
+
+    def engine_for_search(self, references: dict[ReferenceName, Reference]) -> LocalEngine:
+        """An engine on the search images, with references that are known."""
         prefixes = Prefixes(self.settings.memory << 20) if self.settings.memory else None
-        return self._engine(images, {"teacher", self.settings.reference}, prefixes)
+        return self._engine(self._search_images, references, prefixes)
+
+    @property
+    def _search_images(self) -> ImageSet:
+        return ImageSet(self.settings.seed, 0, self.settings.images, self.prompts[0])
 
     @cached_property
     def held_out_engine(self) -> LocalEngine:
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
-        return self._engine(images, {"teacher", "converged"})
+        return self._engine(images, self._references(images, {"teacher", "converged"}))
 
-    def _engine(
-        self, images: ImageSet, needed: Collection[ReferenceName], prefixes: Prefixes | None = None
-    ) -> LocalEngine:
-        """With the references that are needed: the teacher; the converged solution, by DPM-Solver++ 2M at the same
-        guidance."""
+    def _references(self, images: ImageSet, needed: Collection[ReferenceName]) -> dict[ReferenceName, Reference]:
+        """Those that are needed of: the teacher; the converged solution, by DPM-Solver++ 2M at the same guidance."""
         recipes: dict[ReferenceName, tuple[Recipe, Sequence[int]]] = {
             "teacher": (self.recipe, self.teacher),
             "converged": (Recipe("dpmpp_2m", self.recipe.guidance), converged_timesteps(self.model)),
         }
-        references: dict[ReferenceName, Reference] = {
+        return {
             name: reference(
                 self.model,
                 recipe,
@@ -145,6 +149,10 @@ class Session:
             for name, (recipe, timesteps) in recipes.items()
             if name in needed
         }
+
+    def _engine(
+        self, images: ImageSet, references: dict[ReferenceName, Reference], prefixes: Prefixes | None = None
+    ) -> LocalEngine:
         return LocalEngine(
             self.model,
             self.recipe,

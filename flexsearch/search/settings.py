@@ -13,6 +13,8 @@ from flexsearch.sampling.solvers import SOLVERS, SolverName
 
 MethodName = Literal["placement", "flexiffusion"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
+EngineName = Literal["local", "ray"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 ReferenceName = Literal["teacher", "converged"]
 REFERENCES: tuple[ReferenceName, ...] = get_args(ReferenceName)
 CostName = Literal["macs", "latency"]
@@ -22,7 +24,8 @@ COSTS: tuple[CostName, ...] = get_args(CostName)
 @dataclass(frozen=True)
 class Settings:
     """See `flexsearch run --help` for each. `guidance`, `size` and `batch` None: as the model or the device has it;
-    `error` None: as the method has it; `profile`: another device's cost table in milliseconds, as JSON has it."""
+    `error` None: as the method has it; `profile`: another device's cost table in milliseconds, as JSON has it;
+    `workers` None: one for each device."""
 
     model: str = "tiny"
     method: MethodName = "placement"
@@ -54,6 +57,10 @@ class Settings:
     dtype: str = "auto"
     compiled: bool = False
     storage: str | None = None
+    engine: EngineName = "local"
+    ray_address: str | None = None
+    workers: int | None = None
+    synchronous: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError, naming the flag, its value and the remedy."""
@@ -62,6 +69,7 @@ class Settings:
             ("--solver", self.solver, SOLVERS),
             ("--spacing", self.spacing, SPACINGS),
             ("--reference", self.reference, REFERENCES),
+            ("--engine", self.engine, ENGINES),
             ("--error", self.error, (None, *ERRORS)),
             ("--statistic", self.statistic, STATISTICS),
             ("--cost", self.cost, COSTS),
@@ -75,10 +83,14 @@ class Settings:
         bounds = (("--steps", self.steps, 5, 1000), ("--images", self.images, 2, 100_000),
                   ("--held-out", self.held_out, 2, 100_000), ("--batch", self.batch, 1, 100_000),
                   ("--evaluations", self.evaluations, 1, 1_000_000), ("--seed", self.seed, 0, 2**31 - 1),
-                  ("--memory", self.memory, 0, 2**31 - 1))  # fmt: skip
+                  ("--memory", self.memory, 0, 2**31 - 1), ("--workers", self.workers, 1, 10_000))  # fmt: skip
         for flag, number, low, high in bounds:
             if number is not None and not low <= number <= high:
                 raise ConfigError(flag, f"{number} is out of range", f"Give {low} to {high}")
+        for flag, asked in (("--ray-address", self.ray_address), ("--workers", self.workers),
+                            ("--synchronous", self.synchronous)):  # fmt: skip
+            if asked and self.engine == "local":
+                raise ConfigError(flag, "the local engine has no workers", "Give --engine ray with it")
         if not self.speedups:
             raise ConfigError("--speedup", "there is none", "Give one or more, such as 2 or 3.5")
         for speedup in self.speedups:
