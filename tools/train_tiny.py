@@ -245,7 +245,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and cached latents")
     parser.add_argument("--out", type=Path, default=Path("flexsearch/assets"))
-    parser.add_argument("--stage", choices=[*(stage.name for stage in STAGES), "export"], default="export", help="stop after this stage")
+    stages = [*(stage.name for stage in STAGES), "export"]
+    parser.add_argument("--stage", choices=stages, default="export", help="stop after this stage")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)

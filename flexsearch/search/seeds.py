@@ -8,8 +8,10 @@ from typing import Literal
 
 from flexiffusion.cost import CostTable
 from flexiffusion.schedule import FULL, PREDICTORS, Action, Predictor
-from flexsearch.sampling.levels import SPACINGS, NoiseSchedule, spaced_timesteps
+from flexsearch.sampling.levels import NoiseSchedule, Spacing, spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate, plain
+
+SPACINGS: tuple[Spacing, ...] = ("uniform", "karras", "logsnr")  # what hosts offer
 
 SeedKind = Literal["plain", "deepcache", "alternating", "planned"]
 

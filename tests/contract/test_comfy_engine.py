@@ -400,9 +400,9 @@ class TestWhatIsSaid:
         outcome = run(host, segments(*[(2, 2)] * 4, model=S.ModelInfo("sd15", 12, "ab" * 32)))[2]
         assert any("abababababab" in note for note in outcome.notes)
 
-    def test_dropped_layers_are_refused_before_sampling(self, host: Any) -> None:
+    def test_dropped_layers_that_are_not_there_are_refused_before_sampling(self, host: Any) -> None:
         dropping = schedule(S.StepsPlan((S.Step(9.0, S.FULL), S.Step(1.0, S.Action("full", drop=("a",))))))
-        with pytest.raises(errors.FlexiffusionError, match="drop"):
+        with pytest.raises(errors.ModelMismatch, match="dropped layer a"):
             engine.apply(host.model(), dropping)
 
     def test_late_conditioning_is_one_miss(self, host: Any) -> None:

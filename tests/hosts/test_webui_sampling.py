@@ -466,14 +466,14 @@ class TestWords:
         assert host.outcomes == []
         assert "made for" in host.warnings[0] and "4 branches" in host.warnings[0]
 
-    def test_a_dropped_layer_is_refused(self, host: WebUI) -> None:
+    def test_a_dropped_layer_that_is_not_there_is_refused(self, host: WebUI) -> None:
         from flexiffusion.schedule import Action, Schedule, Step, StepsPlan
 
-        plan = StepsPlan((Step(9.0, Action("full")), Step(5.0, Action("partial", 1, drop=("middle_block.1",)))))
+        plan = StepsPlan((Step(9.0, Action("full")), Step(5.0, Action("partial", 1, drop=("middle_block.9",)))))
         schedule = Schedule("drops", ModelInfo("sd15", BRANCHES), Sampling(None, None, 10, None, None, None), plan)
         plain, _ = host.run(None, steps=10)
         assert torch.equal(plain, host.run(schedule, steps=10)[0])
-        assert "drops layers" in host.warnings[0]
+        assert "dropped layer middle_block.9" in host.warnings[0]
 
     def test_another_checkpoint_is_said(self) -> None:
         host = WebUI(sha256="b" * 64)
