@@ -2,14 +2,16 @@
 
 From the paper: a population of 50; the 10 best of all generations are the parents; of a generation 25 are mutants (each
 position replaced with a probability between 0.1 and 0.25), 15 are crosses (uniform by position), the rest random; two
-stages, timesteps only until the best repeats (at most 4 generations), then with a ceiling of dropped units that rises by
-a fifth of its maximum each generation; a budget; no candidate twice; uniform timesteps among the first population.
+stages, timesteps only until the best repeats (at most 4 generations), then with a ceiling of dropped units that rises
+by a fifth of its maximum each generation; a budget; no candidate twice; uniform timesteps in the first population.
 
 Not from the paper:
-- quadratic timesteps are there too; the noise is the same for every candidate, so that none wins by luck; a step and the
-  units that it drops stay together in variation; the budget holds for every candidate, crosses and mutants included.
+- quadratic timesteps are in it too; the noise is the same for every candidate, so that none wins by luck; a step and
+  the units that it drops stay together in variation; the budget holds for mutants and crosses as well.
 - the first timestep is the noisiest one, where every host begins.
 - the paper leaves open how many units a step may drop in the end: half of them.
+- a mutant's unit is replaced by a coin's toss, so it changes with half of the probability.
+- where the number of timesteps is free, half of the mutants gain one in the second stage.
 - the budget is met from below: random units are dropped, or (where the number of timesteps is free) random timesteps
   taken out, until the schedule fits; then timesteps and units come back while one more still fits.
 """
@@ -20,11 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from flexsearch.metrics.objective import Objective
 from optuna.distributions import IntDistribution
 
 from flexiffusion.cost import CostTable
 from flexiffusion.schedule import Action, StepsPlan
-from flexsearch.metrics.objective import Objective
 from flexsearch.sampling.levels import NoiseSchedule, spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate
 from flexsearch.search.method import Evaluated, Genes, Method, Stream
@@ -163,11 +165,15 @@ class AutoDiffusionMethod(Method):
                 kept = stream.permutation(sorted(drop ^ flipped))[:ceiling]
                 drop = frozenset(kept.tolist())
             child.setdefault(timestep, drop)
+        if self.count is None and ceiling and len(child) < self.space.slots and stream.random() < 0.5:
+            self._insert(child, stream)  # paid for by dropped units or by another timestep, as it comes
         return child
 
     def _crossed(self, one: Steps, other: Steps, stream: Stream) -> Steps:
         """Position by position the step of either parent, with the units that it drops; both in falling order."""
-        longer, shorter = sorted((sorted(one.items(), reverse=True), sorted(other.items(), reverse=True)), key=len)[::-1]
+        longer, shorter = sorted((sorted(one.items(), reverse=True), sorted(other.items(), reverse=True)), key=len)[
+            ::-1
+        ]
         child: Steps = {}
         for i, step in enumerate(longer):
             if i < len(shorter):
@@ -187,11 +193,12 @@ class AutoDiffusionMethod(Method):
         steps = dict(steps)
         while self.count is not None and len(steps) < self.count:  # two positions fell on one timestep
             self._insert(steps, stream)
+        thinning = stream.random() < 0.5  # else timesteps go first, of which each saves as much as many units
         while self.cost(steps) > target + 1e-9:
             droppable = [(t, unit) for t, drop in steps.items() if len(drop) < ceiling for unit in self.units
                          if unit not in drop]  # fmt: skip
             removable = [t for t in steps if t != len(self.schedule) - 1] if self.count is None else []
-            if removable and (not droppable or stream.random() < 0.5):
+            if removable and not (thinning and droppable):
                 del steps[removable[stream.integers(len(removable))]]
             elif droppable:
                 timestep, unit = droppable[stream.integers(len(droppable))]
@@ -217,5 +224,6 @@ class AutoDiffusionMethod(Method):
 
 def _steps(candidate: Candidate) -> Steps:
     return {
-        timestep: frozenset(action.drop) for timestep, action in zip(candidate.timesteps, candidate.actions, strict=True)
+        timestep: frozenset(action.drop)
+        for timestep, action in zip(candidate.timesteps, candidate.actions, strict=True)
     }

@@ -1,7 +1,7 @@
 """The genome of schedules whose steps also drop units of the network (AutoDiffusion, arXiv 2309.10438).
 
-To the genes of a `PlacementSpace` each slot adds one mask of dropped units, bit i for the i-th unit. A trial store keeps
-numbers as doubles, so a mask is cut into words of `WORD` bits.
+To the genes of a `PlacementSpace` each slot adds one mask of dropped units, bit i for the i-th unit. A trial store
+keeps numbers as doubles, so a mask is cut into words of `WORD` bits.
 """
 
 from __future__ import annotations

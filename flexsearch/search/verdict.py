@@ -73,10 +73,11 @@ def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
 
 
 def described(candidate: Candidate) -> str:
-    """A few words, such as `5 full + 7 partial`."""
+    """A few words, such as `5 full + 7 partial` or `8 full, placed, 31 units dropped`."""
     full = sum(action.kind == "full" for action in candidate.actions)
     partial = len(candidate.actions) - full
-    return f"{full} full + {partial} partial" if partial else f"{full} full, placed"
+    words = f"{full} full + {partial} partial" if partial else f"{full} full, placed"
+    return f"{words}, {candidate.dropped} units dropped" if candidate.dropped else words
 
 
 def measure(engine: LocalEngine, choices: Sequence[Choice], on_step: OnStep) -> list[tuple[Choice, Outcome]]:

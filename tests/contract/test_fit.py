@@ -10,7 +10,7 @@ import torch
 from networks import Network, build
 from torch import nn
 
-from flexiffusion.errors import FlexiffusionError, ModelMismatch
+from flexiffusion.errors import ModelMismatch
 from flexiffusion.fit import FAMILIES, family_of, made_for, misfit, require_fit
 from flexiffusion.presets import Preset
 from flexiffusion.schedule import (
@@ -75,7 +75,7 @@ class TestNetwork:
             return replace(MADE, plan=steps, levels=None)
 
         require_fit(made("middle_block.1"), sd1.unet)
-        with pytest.raises(ModelMismatch, match="schedule made: dropped layer middle_block.3"):
+        with pytest.raises(ModelMismatch, match=r"schedule made: dropped layer middle_block\.3"):
             require_fit(made("middle_block.3"), sd1.unet)
 
     def test_no_unet(self) -> None:

@@ -1,0 +1,44 @@
+"""What a search minimises: which error, and how those of many images become one number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from flexsearch.metrics.paired import Errors, mean_root
+
+ErrorName = Literal["latent", "features", "lpips", "rfid"]
+ERRORS: tuple[ErrorName, ...] = get_args(ErrorName)
+StatisticName = Literal["mean", "worst-decile"]
+STATISTICS: tuple[StatisticName, ...] = get_args(StatisticName)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """latent, features and lpips are paired errors, one an image; rfid, relative FID, is one number for all of them.
+
+    Paired errors have a heavy tail: one image of sixteen that changes its shape outweighs all others, and the
+    arithmetic mean then ranks candidates by that image. A geometric mean forgets it, and a search that minimises that
+    makes the tail heavier. The mean of the square roots, which is a mean distance, lies between
+    (`benchmarks/fitness.py`). The worst decile is that of the worst tenth of the images.
+    """
+
+    error: ErrorName
+    statistic: StatisticName = "mean"
+
+    @property
+    def paired(self) -> bool:
+        return self.error != "rfid"
+
+    @property
+    def races(self) -> bool:
+        """Whether a candidate's first images tell of it: not of the worst tenth of all of them."""
+        return self.paired and self.statistic == "mean"
+
+    def of(self, errors: Errors) -> float:
+        """The squared errors of all images (n,) as one."""
+        if self.statistic == "mean":
+            return mean_root(errors)
+        return mean_root(np.sort(errors)[-max(1, len(errors) // 10) :])
