@@ -21,7 +21,8 @@ from flexiffusion.schedule import FULL, Action
 from flexsearch.search.candidate import Candidate, make_candidate
 from flexsearch.search.macro_steps import BRANCHES, KINDS, REACH, Kind, Tables
 
-BINS = 100  # of one full step
+BINS = 1000  # of one full step, or fewer where that would be more than MOST_BINS together
+MOST_BINS = 10_000
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,13 @@ class Planner:
     def __init__(self, tables: Tables, table: CostTable, highest: float, kinds: Sequence[Kind] = KINDS) -> None:
         self.tables, self.table, self.kinds = tables, table, tuple(kinds)
         self.count = len(tables.grid)
-        self.bins = math.floor(highest * BINS + 1e-6)
+        # Fine enough for a step of the output head alone, which costs a thousandth or two: rounded up to a hundredth,
+        # a plan could not afford one after each of its full steps.
+        self._fine = min(BINS, max(1, math.floor(MOST_BINS / highest)))
+        self.bins = math.floor(highest * self._fine + 1e-6)
         allowed = [(number, kind) for number, kind in enumerate(KINDS) if kind in self.kinds]
         self._costs = {
-            number: math.ceil(BINS * (1 + kind.partials * self._share(kind)) - 1e-6) for number, kind in allowed
+            number: math.ceil(self._fine * (1 + kind.partials * self._share(kind)) - 1e-6) for number, kind in allowed
         }
         shape = (self.count + 1, REACH, self.bins + 1)
         # best[j, g - 1, cost]: the least error of a chain that has arrived at level j from a full step g levels before
@@ -83,7 +87,7 @@ class Planner:
 
     def plan(self, cost: float) -> Planned | None:
         """The best chain of at most `cost` full steps; None where the cheapest chain costs more."""
-        affordable = self._best[self.count, :, : math.floor(cost * BINS + 1e-6) + 1]
+        affordable = self._best[self.count, :, : math.floor(cost * self._fine + 1e-6) + 1]
         if affordable.size == 0 or not np.isfinite(affordable).any():
             return None
         hop, spent = (int(k) for k in np.unravel_index(int(affordable.argmin()), affordable.shape))

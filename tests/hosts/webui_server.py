@@ -143,7 +143,7 @@ def start(kind: str, folder: Path, checkpoint: Path | None = None) -> Server | N
     log = folder / "log.txt"
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
-        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_ANALYTICS_ENABLED": "False", "FLEXIFFUSION_PROBE_WIDTH": str(width),
     }  # fmt: skip
     environment.pop("PYTHONPATH", None)
     flags = [*COMMON, *FLAGS[kind], "--port", str(port), "--data-dir", str(folder), "--ckpt", str(files[0])]

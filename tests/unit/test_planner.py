@@ -69,6 +69,15 @@ def test_what_is_too_cheap_has_no_plan() -> None:
     assert Planner(tables(0), TABLE, 3.0).plan(0.9) is None
 
 
+def test_a_head_only_step_is_affordable_after_every_full_step() -> None:
+    """It costs two thousandths: costs that are rounded up to hundredths would leave it out of a tight budget."""
+    table = CostTable("macs", 1000.0, {-1: 2.0, 0: 50.0})
+    planned = Planner(tables(0), table, 3.01, [kind for kind in KINDS if (kind.partials, kind.branch) == (1, -1)])
+    found = planned.plan(3.01)
+    assert found is not None
+    assert [action.kind for action in found.candidate.actions] == ["full", "partial"] * 3
+
+
 def test_another_device_another_plan() -> None:
     """The same tables, and partial steps that cost nearly as much as full ones."""
     dear = CostTable("ms", 100.0, dict.fromkeys(TABLE.partial, 99.0))

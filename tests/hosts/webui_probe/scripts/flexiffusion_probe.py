@@ -13,7 +13,7 @@ from modules import script_callbacks, scripts, shared
 try:  # Forge recognises models by their width; the narrow one of the tests is SD1.5 in every other respect
     from huggingface_guess import model_list
 
-    model_list.SD15.unet_config["model_channels"] = 32
+    model_list.SD15.unet_config["model_channels"] = int(os.environ["FLEXIFFUSION_PROBE_WIDTH"])
 except ImportError:
     pass
 
