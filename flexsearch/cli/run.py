@@ -30,6 +30,24 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
     show_default=True,
     help="What errors are measured to: teacher, or converged (what every solver tends to).",
 )
+@click.option(
+    "--error",
+    help="What is minimised: latent, features, lpips (paired errors) or rfid. "
+    "[default: latent; of --method flexiffusion: rfid]",
+)
+@click.option("--statistic", default="mean", show_default=True, help="Of paired errors: mean, or worst-decile.")
+@click.option(
+    "--cost",
+    default="macs",
+    show_default=True,
+    help="What a speed-up is counted in: macs (multiply-adds), or latency (milliseconds on this device).",
+)
+@click.option(
+    "--profile",
+    "profile_file",
+    metavar="FILE",
+    help="Count the milliseconds of another device, by `flexsearch profile --out`; with --cost latency.",
+)
 @click.option("--evaluations", type=int, default=130, show_default=True, help="Schedules to evaluate, seeds included.")
 @click.option("--images", type=int, default=16, show_default=True, help="Images a schedule is searched on.")
 @click.option("--held-out", type=int, default=32, show_default=True, help="Other images for the final table.")
@@ -58,17 +76,19 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
 @click.option("--storage", metavar="URL", help="Optuna storage. [default: SQLite in the run folder]")
 @click.option("--out", metavar="FOLDER", help="The run folder. [default: runs/<date-time>]")
 @output.json_option
-def run(out: str | None, prompts_file: str | None, **options: Any) -> None:
+def run(out: str | None, prompts_file: str | None, profile_file: str | None, **options: Any) -> None:
     """Search schedules for a model; end with a table, pictures and schedule files.
 
     Interrupt it at any time: `flexsearch resume FOLDER` goes on and ends as if nothing had happened.
     """
+    from flexsearch.cli.planning import read_profile
     from flexsearch.cli.searching import conduct
     from flexsearch.sampling.prompts import given_prompts
     from flexsearch.search.run_folder import RunFolder
     from flexsearch.search.settings import Settings
 
     prompts, held_out = given_prompts(prompts_file)
-    settings = Settings(**options, prompts=prompts, held_out_prompts=held_out)
+    profile = None if profile_file is None else read_profile(Path(profile_file)).to_dict()
+    settings = Settings(**options, prompts=prompts, held_out_prompts=held_out, profile=profile)
     path = Path(out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
     conduct(RunFolder.create(path, settings), settings)

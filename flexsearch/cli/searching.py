@@ -46,12 +46,20 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
     if settings.planner and settings.method == "placement":
         with stage("planner's tables", session.table_levels, "levels") as at:
             session.tables(at.advance)
-    folder.write_json("costs.json", session.table.to_dict())
+    folder.write_json("costs.json", session.costs.to_dict())
     sampler = MethodSampler(session.method, settings.seed)
     study = folder.study(settings, sampler)
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     with stage("search", settings.evaluations, "evaluations", done) as at:
-        search(study, sampler, engine, settings.evaluations, settings.racing, lambda number, error, cost: at.advance())
+        search(
+            study,
+            sampler,
+            engine,
+            session.costs,
+            settings.evaluations,
+            settings.racing,
+            lambda number, error, cost: at.advance(),
+        )
     evaluated = list(sampler.evaluated(study.get_trials(deepcopy=False)))
     made = sum(item.calls for item in evaluated)
     whole = sum(len(item.candidate.timesteps) for item in evaluated) * settings.images
@@ -88,16 +96,17 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
             ],
         },
     )
-    key = f"latent/{settings.reference}"
+    objective = settings.objective
+    key = "features/teacher" if objective.error == "features" else f"latent/{settings.reference}"
     figures.front(
         folder.front,
         [
             figures.FrontPoint(row.cost_full_steps, error.mean, row.kind, low=error.low, high=error.high)
             for row, error in ((row, row.errors[key]) for row in rows)
         ],
-        evaluated=[(item.cost, item.error) for item in evaluated] if session.method.fitness == "latent" else (),
+        evaluated=[(item.cost, item.error) for item in evaluated] if key.startswith(objective.error) else (),
         title=f"{session.model.family}, {settings.solver}, {settings.held_out} held-out images",
-        error_name=f"paired latent error to the {settings.reference}",
+        error_name=f"paired {key.replace('/', ' error to the ')}",
         teacher_cost=float(settings.steps),
     )
     shown = [(choice, outcome) for choice, outcome in measured if choice.kind in ("teacher", "found")]

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from flexiffusion.cost import CostTable
 from flexsearch.metrics.features import extract
+from flexsearch.metrics.objective import ErrorName, Objective
 from flexsearch.metrics.paired import Errors, squared_error
+from flexsearch.metrics.perceptual import load_lpips, lpips_errors
 from flexsearch.metrics.relative_fid import RelativeFid
 from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.sampling.prefixes import Prefixes
 from flexsearch.sampling.references import ImageSet, Reference
 from flexsearch.sampling.trajectory import Recipe, Trajectory, sample
 from flexsearch.search.candidate import Candidate
-from flexsearch.search.method import Fitness
 from flexsearch.search.racing import Judgement, race
 from flexsearch.search.settings import ReferenceName
 
@@ -57,6 +58,16 @@ class Outcome:
         """Mean squared feature difference to the reference, per image."""
         return squared_error(self.features, self.engine.references[reference].features[self.rows])
 
+    def perceptual_errors(self, reference: ReferenceName) -> Errors:
+        """LPIPS to the reference's images, squared, per image."""
+        shown = self.engine.references[reference].images[self.rows].float() / 255
+        return lpips_errors(self.engine.lpips, self.images, shown)
+
+    def paired_errors(self, error: ErrorName, reference: ReferenceName) -> Errors:
+        """Those of the three above."""
+        measure = {"latent": self.latent_errors, "features": self.feature_errors, "lpips": self.perceptual_errors}
+        return measure[error](reference)
+
     def relative_fid(self) -> float:
         """Relative FID to the teacher."""
         return self.engine.relative_fid(self.features)
@@ -91,6 +102,10 @@ class LocalEngine:
     @cached_property
     def relative_fid(self) -> RelativeFid:
         return RelativeFid(self.references["teacher"].features)
+
+    @cached_property
+    def lpips(self) -> nn.Module:
+        return load_lpips()
 
     @property
     def count(self) -> int:
@@ -131,13 +146,10 @@ class LocalEngine:
         )
         return trajectory.seconds / images
 
-    def judge(self, candidate: Candidate, fitness: Fitness, rival: Errors | None = None) -> Judgement:
+    def judge(self, candidate: Candidate, objective: Objective, rival: Errors | None = None) -> Judgement:
         """What a search minimises; the error is `DIVERGED` where sampling did not stay finite.
 
-        With a rival's errors the candidate races against it. Paired errors have a heavy tail: one image of sixteen that
-        changes its shape outweighs all others, and the arithmetic mean then ranks candidates by that image. A geometric
-        mean forgets it, and a search that minimises that makes the tail heavier. The mean of the square roots, which is
-        a mean distance, lies between (`benchmarks/fitness.py`).
+        With a rival's errors the candidate races against it.
         """
         calls = 0
 
@@ -147,8 +159,13 @@ class LocalEngine:
             calls += outcome.trajectory.calls
             return outcome
 
-        if fitness == "latent":
-            judgement = race(lambda *part: sampled(*part).latent_errors(self.judged_by), self.count, rival)
+        if objective.paired:
+            judgement = race(
+                lambda *part: sampled(*part).paired_errors(objective.error, self.judged_by),
+                self.count,
+                rival,
+                objective,
+            )
         else:
             outcome = sampled(0, self.count)
             finite = bool(outcome.trajectory.latents.isfinite().all())

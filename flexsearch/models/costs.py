@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from flexiffusion.cost import CostTable, Saving
+from flexiffusion.errors import ScheduleError
 from flexiffusion.layout import Layout, find_layout, shortcut
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
@@ -94,6 +98,25 @@ def measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int 
                 raise
         release(model.device)
         batch = halved(batch, model)
+
+
+def known_or_measured_ms(model: DiffusionModel, guidance: float, batch: int, path: Path) -> CostTable:
+    """The milliseconds of this model, guidance, batch, size and device that were kept at `path`, else measured and
+    kept: a search that goes on must count as it began."""
+    determines = {"model": model.sha256, "guidance": guidance, "batch": batch, "size": list(model.image_size),
+                  "dtype": str(model.dtype), "device": device_name(model)}  # fmt: skip
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["determines"] == determines:
+            return CostTable.from_dict(known["ms"])
+    except (OSError, ValueError, KeyError, TypeError, ScheduleError):
+        pass  # not there, or half written
+    table, _ = measure_ms(model, guidance, batch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"determines": determines, "ms": table.to_dict()}, indent=1), encoding="utf-8")
+    os.replace(partial, path)
+    return table
 
 
 def _measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int) -> CostTable:

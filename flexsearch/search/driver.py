@@ -7,6 +7,7 @@ from collections.abc import Callable
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
+from flexiffusion.cost import CostTable
 from flexsearch.engines.local import LocalEngine
 from flexsearch.search.racing import rival_of
 from flexsearch.search.sampler import MethodSampler, SpaceExhausted
@@ -16,6 +17,7 @@ def search(
     study: Study,
     sampler: MethodSampler,
     engine: LocalEngine,
+    costs: CostTable,
     evaluations: int,
     racing: bool,
     on_trial: Callable[[int, float, float], None],
@@ -25,7 +27,7 @@ def search(
     A trial that was under way when the process died is asked again under its own number: the sampler's answer depends
     only on the trials before it, so the search ends as if it had never been interrupted. With `racing` a candidate
     leaves when it is clearly worse than one that costs no more. `on_trial` is told number, error and cost of every
-    finished trial.
+    finished trial; costs are counted by `costs`, in full steps.
     """
     while True:
         trials = study.get_trials(deepcopy=False)
@@ -44,10 +46,11 @@ def search(
             study.tell(trial, state=TrialState.FAIL)
             return
         candidate = sampler.method.candidate(genes)
-        cost = candidate.cost(engine.table)
+        cost = candidate.cost(costs)
         before = sampler.evaluated(t for t in trials if t.number < trial.number)
-        rival = rival_of(candidate, cost, before, engine.count) if racing else None
-        judgement = engine.judge(candidate, sampler.method.fitness, rival)
+        objective = sampler.method.objective
+        rival = rival_of(candidate, cost, before, engine.count) if racing and objective.races else None
+        judgement = engine.judge(candidate, objective, rival)
         trial.set_user_attr("schedule", candidate.text())
         trial.set_user_attr("errors", judgement.errors.tolist())
         trial.set_user_attr("calls", judgement.calls)

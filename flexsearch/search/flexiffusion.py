@@ -19,20 +19,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 from optuna.distributions import IntDistribution
 
 from flexiffusion.cost import CostTable
 from flexiffusion.schedule import Segment, SegmentsPlan
+from flexsearch.metrics.objective import Objective
 from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.method import Evaluated, Fitness, Genes, Method, Stream
+from flexsearch.search.method import Evaluated, Genes, Method, Stream
 
 POPULATION = 50
 PARENTS = 10
 SEGMENT_RATE = 0.25
 COUNT_RATE = 0.1
 ATTEMPTS = 500
+RFID = Objective("rfid")
 
 
 def segment_lengths(total: int, count: int) -> tuple[int, ...]:
@@ -57,7 +58,7 @@ class FlexiffusionMethod(Method):
     targets: Sequence[float]
     branches: int
     table: CostTable
-    fitness: ClassVar[Fitness] = "relative_fid"
+    objective: Objective = RFID
 
     @cached_property
     def counts(self) -> tuple[int, ...]:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
 
 import numpy as np
 from optuna.distributions import IntDistribution
 
 from flexiffusion.schedule import SegmentsPlan, StepsPlan
+from flexsearch.metrics.objective import Objective
 from flexsearch.metrics.paired import Errors
 from flexsearch.search.candidate import Candidate
 
 Stream = np.random.Generator
 Genes = Mapping[str, int]
-Fitness = Literal["latent", "relative_fid"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +34,8 @@ class Evaluated:
 class Method(ABC):
     """A search method. It keeps no state: all that it knows is handed in, so a resumed search equals a whole one."""
 
-    fitness: ClassVar[Fitness]
-    """The error that the search minimises."""
+    objective: Objective
+    """What the search minimises."""
 
     @property
     @abstractmethod

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from optuna.distributions import IntDistribution
 
 from flexiffusion.schedule import StepsPlan
+from flexsearch.metrics.objective import Objective
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.front import best_first
-from flexsearch.search.method import Evaluated, Fitness, Genes, Method, Stream
+from flexsearch.search.method import Evaluated, Genes, Method, Stream
 from flexsearch.search.operators import Variation
 from flexsearch.search.seeds import Seed
 
 ATTEMPTS = 500  # draws of a child before the neighbourhood counts as exhausted
+LATENT = Objective("latent")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class PlacementMethod(Method):
     targets: Sequence[float]
     variation: Variation
     plain_only: bool = False
-    fitness: ClassVar[Fitness] = "latent"
+    objective: Objective = LATENT
 
     @property
     def distributions(self) -> dict[str, IntDistribution]:

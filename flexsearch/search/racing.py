@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flexsearch.metrics.objective import Objective
 from flexsearch.metrics.paired import Errors, mean_root
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.method import Evaluated
@@ -37,7 +38,7 @@ def stages(images: int) -> tuple[int, ...]:
     return (*(stage for stage in STAGES if stage < images), images)
 
 
-def race(errors_of: Callable[[int, int], Errors], images: int, rival: Errors | None) -> Judgement:
+def race(errors_of: Callable[[int, int], Errors], images: int, rival: Errors | None, objective: Objective) -> Judgement:
     """Judge a candidate against the rival's errors on all `images`; without a rival it meets all of them.
 
     `errors_of(first, last)` gives its errors on these images. A candidate that leaves early is given the rival's error
@@ -50,7 +51,7 @@ def race(errors_of: Callable[[int, int], Errors], images: int, rival: Errors | N
             break
         if rival is not None and last < images and lags(errors, rival[:last]):
             return Judgement(mean_root(rival) * mean_root(errors) / mean_root(rival[:last]), errors)
-    return Judgement(mean_root(errors), errors)
+    return Judgement(objective.of(errors), errors)
 
 
 def lags(errors: Errors, rival: Errors) -> bool:

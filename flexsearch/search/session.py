@@ -11,8 +11,9 @@ from torch import nn
 
 from flexiffusion.cost import CostTable
 from flexsearch.engines.local import LocalEngine
+from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import load_features
-from flexsearch.models.costs import count_macs
+from flexsearch.models.costs import count_macs, known_or_measured_ms
 from flexsearch.models.load import load_model
 from flexsearch.models.memory import automatic_batch
 from flexsearch.models.model import DiffusionModel
@@ -75,6 +76,26 @@ class Session:
     def table(self) -> CostTable:
         """Multiply-adds of every kind of step."""
         return count_macs(self.model, self.recipe.guidance)
+
+    @cached_property
+    def costs(self) -> CostTable:
+        """What the search counts in: multiply-adds, or milliseconds of this device or of a given one.
+
+        Raises ConfigError where the given one is of a model with other branches.
+        """
+        settings, given = self.settings, self.settings.other_device
+        if settings.cost == "macs":
+            return self.table
+        if given is None:
+            return known_or_measured_ms(self.model, self.recipe.guidance, self.batch, self.folder / "latency.json")
+        if set(given.partial) != set(self.table.partial):
+            raise ConfigError(
+                "--profile",
+                f"it has branches {min(given.partial)} to {max(given.partial)}, "
+                f"but {self.model.source} has -1 to {self.model.branches - 1}",
+                "Make it of the same model with `flexsearch profile --out`",
+            )
+        return given
 
     @cached_property
     def teacher(self) -> tuple[int, ...]:
@@ -152,25 +173,27 @@ class Session:
         """The planner's schedules at the asked costs."""
         return [
             Seed("planned", f"planned, {item.error:.2g} predicted", item.candidate)
-            for item in plans(self.tables(), self.table, self.settings.targets)
+            for item in plans(self.tables(), self.costs, self.settings.targets)
         ]
 
     @cached_property
     def seeds(self) -> list[Seed]:
         """Every hand-made schedule within the asked costs."""
-        return all_seeds(self.model.schedule, self.teacher, self.table, self.settings.targets, self.model.branches)
+        return all_seeds(self.model.schedule, self.teacher, self.costs, self.settings.targets, self.model.branches)
 
     @cached_property
     def method(self) -> Method:
         settings = self.settings
         if settings.method == "flexiffusion":
-            return FlexiffusionMethod(self.teacher, settings.targets, self.model.branches, self.table)
+            return FlexiffusionMethod(
+                self.teacher, settings.targets, self.model.branches, self.costs, settings.objective
+            )
         known = {seed.candidate.key: seed for seed in [*self.seeds, *(self.planned if settings.planner else [])]}
         seeds = [seed for seed in known.values() if seed.candidate.plain or not settings.plain_only]
         slots = max(
-            slots_for(self.table, max(settings.targets), len(self.model.schedule)),
+            slots_for(self.costs, max(settings.targets), len(self.model.schedule)),
             *(len(seed.candidate.timesteps) for seed in seeds),
         )
         space = PlacementSpace(self.teacher[0], slots, self.model.branches)
-        variation = Variation(space, self.model.schedule, self.table)
-        return PlacementMethod(seeds, settings.targets, variation, settings.plain_only)
+        variation = Variation(space, self.model.schedule, self.costs)
+        return PlacementMethod(seeds, settings.targets, variation, settings.plain_only, settings.objective)

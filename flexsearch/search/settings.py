@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from flexiffusion.cost import CostTable
 from flexsearch.errors import ConfigError
+from flexsearch.metrics.objective import ERRORS, STATISTICS, ErrorName, Objective, StatisticName
 from flexsearch.sampling.levels import SPACINGS, Spacing
 from flexsearch.sampling.solvers import SOLVERS, SolverName
 
@@ -13,11 +15,14 @@ MethodName = Literal["placement", "flexiffusion"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 ReferenceName = Literal["teacher", "converged"]
 REFERENCES: tuple[ReferenceName, ...] = get_args(ReferenceName)
+CostName = Literal["macs", "latency"]
+COSTS: tuple[CostName, ...] = get_args(CostName)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """See `flexsearch run --help` for each. `guidance`, `size` and `batch` None: as the model or the device has it."""
+    """See `flexsearch run --help` for each. `guidance`, `size` and `batch` None: as the model or the device has it;
+    `error` None: as the method has it; `profile`: another device's cost table in milliseconds, as JSON has it."""
 
     model: str = "tiny"
     method: MethodName = "placement"
@@ -27,6 +32,10 @@ class Settings:
     guidance: float | None = None
     speedups: tuple[float, ...] = (2.0, 3.0, 5.0)
     reference: ReferenceName = "teacher"
+    error: ErrorName | None = None
+    statistic: StatisticName = "mean"
+    cost: CostName = "macs"
+    profile: dict[str, Any] | None = None
     evaluations: int = 130
     images: int = 16
     held_out: int = 32
@@ -53,9 +62,16 @@ class Settings:
             ("--solver", self.solver, SOLVERS),
             ("--spacing", self.spacing, SPACINGS),
             ("--reference", self.reference, REFERENCES),
+            ("--error", self.error, (None, *ERRORS)),
+            ("--statistic", self.statistic, STATISTICS),
+            ("--cost", self.cost, COSTS),
         ):
             if value not in choices:
-                raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(choices)}")
+                raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(filter(None, choices))}")
+        if self.statistic != "mean" and not self.objective.paired:
+            raise ConfigError("--statistic", "relative FID is one number for all images", "Leave it out")
+        if self.profile is not None and self.cost != "latency":
+            raise ConfigError("--profile", "milliseconds are not what is counted", "Give --cost latency with it")
         bounds = (("--steps", self.steps, 5, 1000), ("--images", self.images, 2, 100_000),
                   ("--held-out", self.held_out, 2, 100_000), ("--batch", self.batch, 1, 100_000),
                   ("--evaluations", self.evaluations, 1, 1_000_000), ("--seed", self.seed, 0, 2**31 - 1),
@@ -77,6 +93,17 @@ class Settings:
     def targets(self) -> tuple[float, ...]:
         """The asked costs, in full steps, falling speed-up last."""
         return tuple(self.steps / speedup for speedup in self.speedups)
+
+    @property
+    def objective(self) -> Objective:
+        """What the search minimises."""
+        own: ErrorName = "rfid" if self.method == "flexiffusion" else "latent"
+        return Objective(self.error or own, self.statistic)
+
+    @property
+    def other_device(self) -> CostTable | None:
+        """The given cost table of another device."""
+        return None if self.profile is None else CostTable.from_dict(self.profile)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

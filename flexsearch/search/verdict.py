@@ -45,13 +45,13 @@ def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
     Hand-made rivals that the search did not evaluate are evaluated now.
     """
     chosen = [teacher(session)]
-    latent = session.method.fitness == "latent"
-    known = {item.candidate.key: item.error for item in evaluated} if latent else {}
+    objective = session.method.objective
+    known = {item.candidate.key: item.error for item in evaluated}
 
     def error_of(seed: Seed) -> float:
         key = seed.candidate.key
         if key not in known:
-            known[key] = session.search_engine.judge(seed.candidate, "latent").error
+            known[key] = session.search_engine.judge(seed.candidate, objective).error
         return known[key]
 
     for speedup, target in zip(session.settings.speedups, session.settings.targets, strict=True):
@@ -61,12 +61,12 @@ def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
             plan = session.method.plan(best.genes)
             chosen.append(Choice("found", speedup, described(best.candidate), best.candidate, plan))
         for kind in ("plain", "deepcache"):
-            rivals = [s for s in session.seeds if s.kind == kind and near(s.candidate.cost(session.table), [target])]
+            rivals = [s for s in session.seeds if s.kind == kind and near(s.candidate.cost(session.costs), [target])]
             if rivals:
                 rival = min(rivals, key=error_of)
                 chosen.append(Choice(kind, speedup, rival.name, rival.candidate))
         placed = [item for item in affordable if item.candidate.plain]
-        if latent and placed:
+        if placed and session.settings.method == "placement":
             best = min(placed, key=lambda item: item.error)
             chosen.append(Choice("plain_searched", speedup, described(best.candidate), best.candidate))
     return chosen

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from flexiffusion.cost import CostTable
+from flexsearch.metrics.objective import Objective
 from flexsearch.metrics.paired import Errors
 from flexsearch.sampling.levels import NoiseSchedule, spaced_timesteps
 from flexsearch.search.candidate import Candidate
-from flexsearch.search.method import Fitness
 from flexsearch.search.racing import Judgement
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -30,7 +30,7 @@ class Engine:
 
     count = 1
 
-    def judge(self, candidate: Candidate, fitness: Fitness, rival: Errors | None = None) -> Judgement:
+    def judge(self, candidate: Candidate, objective: Objective, rival: Errors | None = None) -> Judgement:
         if len(self.evaluated) == self.stop_at:
             raise KeyboardInterrupt
         self.evaluated.append(candidate.key)

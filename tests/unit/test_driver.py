@@ -39,7 +39,7 @@ def go(folder: Path, method: Method, engine: Engine, evaluations: int, seed: int
     folder.mkdir(exist_ok=True)
     sampler = MethodSampler(method, seed)
     study = RunFolder(folder).study(Settings(), sampler)
-    search(study, sampler, engine, evaluations, True, lambda *_: None)  # type: ignore[arg-type]
+    search(study, sampler, engine, TABLE, evaluations, True, lambda *_: None)  # type: ignore[arg-type]
     return study
 
 

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexiffusion.schedule import Action
+from flexsearch.metrics.objective import Objective
 from flexsearch.metrics.paired import Errors, mean_root
 from flexsearch.search.candidate import make_candidate, plain
 from flexsearch.search.method import Evaluated
 from flexsearch.search.racing import race, rival_of, stages
 
 IMAGES = 128
+LATENT = Objective("latent")
 
 
 def noisy(scale: float, seed: int, spread: float = 1.0) -> Errors:
@@ -42,7 +44,7 @@ def test_stages(images: int, expected: tuple[int, ...]) -> None:
 
 def test_without_a_rival_all_images_are_met_at_once() -> None:
     errors_of, asked = met(noisy(1, 0))
-    judgement = race(errors_of, IMAGES, None)
+    judgement = race(errors_of, IMAGES, None, LATENT)
     assert asked == [(0, IMAGES)]
     assert judgement.error == pytest.approx(mean_root(noisy(1, 0)))
 
@@ -50,7 +52,7 @@ def test_without_a_rival_all_images_are_met_at_once() -> None:
 def test_the_better_one_meets_all_images_in_stages() -> None:
     rival = noisy(1, 0)
     errors_of, asked = met(0.5 * rival * noisy(1, 1, 0.1))
-    judgement = race(errors_of, IMAGES, rival)
+    judgement = race(errors_of, IMAGES, rival, LATENT)
     assert asked == [(0, 8), (8, 32), (32, 128)]
     assert judgement.error == pytest.approx(mean_root(judgement.errors)) and len(judgement.errors) == IMAGES
 
@@ -59,7 +61,7 @@ def test_the_clearly_worse_one_leaves_and_is_judged_by_the_ratio() -> None:
     rival = noisy(1, 0)
     errors = 3 * rival * noisy(1, 1, 0.1)
     errors_of, asked = met(errors)
-    judgement = race(errors_of, IMAGES, rival)
+    judgement = race(errors_of, IMAGES, rival, LATENT)
     assert asked == [(0, 8)]
     # the rival is far from its own mean on the first eight images; the estimate is not led astray by that
     assert abs(np.log(mean_root(rival[:8]) / mean_root(rival))) > 0.1
@@ -70,12 +72,13 @@ def test_the_clearly_worse_one_leaves_and_is_judged_by_the_ratio() -> None:
 @settings(max_examples=200, deadline=None)
 def test_who_leaves_is_never_said_to_be_better(seed: int, factor: float) -> None:
     rival = noisy(1, seed)
-    judgement = race(met(factor * noisy(1, seed + 1))[0], IMAGES, rival)
+    judgement = race(met(factor * noisy(1, seed + 1))[0], IMAGES, rival, LATENT)
     assert len(judgement.errors) == IMAGES or judgement.error > mean_root(rival)
 
 
 def test_an_equal_one_seldom_leaves() -> None:
-    left = sum(len(race(met(noisy(1, 2 * i))[0], IMAGES, noisy(1, 2 * i + 1)).errors) < IMAGES for i in range(300))
+    races = (race(met(noisy(1, 2 * i))[0], IMAGES, noisy(1, 2 * i + 1), LATENT) for i in range(300))
+    left = sum(len(judgement.errors) < IMAGES for judgement in races)
     assert left <= 12  # two looks, each with a chance of about 1 %
 
 
@@ -83,13 +86,13 @@ def test_a_diverged_one_stops_at_once() -> None:
     errors = noisy(1, 0)
     errors[3] = np.nan
     errors_of, asked = met(errors)
-    assert not np.isfinite(race(errors_of, IMAGES, noisy(1, 1)).error)
+    assert not np.isfinite(race(errors_of, IMAGES, noisy(1, 1), LATENT).error)
     assert asked == [(0, 8)]
 
 
 @pytest.mark.parametrize(("errors", "error"), [(noisy(1, 0), mean_root(noisy(1, 0))), (np.zeros(IMAGES), 0.0)])
 def test_nobody_leaves_where_images_are_exact(errors: Errors, error: float) -> None:
-    judgement = race(met(errors)[0], IMAGES, np.zeros(IMAGES))
+    judgement = race(met(errors)[0], IMAGES, np.zeros(IMAGES), LATENT)
     assert len(judgement.errors) == IMAGES and judgement.error == pytest.approx(error)
 
 
