@@ -19,7 +19,8 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
     "--method",
     default="placement",
     show_default=True,
-    help="placement: levels, kinds, branches and predictors; flexiffusion: the paper's segments.",
+    help="placement: levels, kinds, branches and predictors; joint: dropped layers too; flexiffusion: segments, and "
+    "autodiffusion: timesteps and dropped layers, as the papers have them.",
 )
 @with_options(SOLVER)
 @click.option("--spacing", default="uniform", show_default=True, help="The teacher's: uniform, karras or logsnr.")
@@ -28,19 +29,24 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
     "--reference",
     default="teacher",
     show_default=True,
-    help="What errors are measured to: teacher, or converged (what every solver tends to).",
+    help="What errors are measured to: teacher, or converged (what every solver tends to); or FID is measured to real "
+    "pictures: a folder of them, or an .npz with mu and sigma.",
 )
 @click.option(
     "--error",
-    help="What is minimised: latent, features, lpips (paired errors) or rfid. "
-    "[default: latent; of --method flexiffusion: rfid]",
+    help="What is minimised: latent, features, lpips (paired errors), rfid or fid. "
+    "[default: latent; of --method flexiffusion: rfid; with real pictures: fid]",
+)
+@click.option(
+    "--timesteps", type=int, help="Of --method autodiffusion: how many. [default: what the speed-up pays for]"
 )
 @click.option("--statistic", default="mean", show_default=True, help="Of paired errors: mean, or worst-decile.")
 @click.option(
     "--cost",
     default="macs",
     show_default=True,
-    help="What a speed-up is counted in: macs (multiply-adds), or latency (milliseconds on this device).",
+    help="What a speed-up is counted in: macs (multiply-adds), or latency (milliseconds on this device), or "
+    "units (executed layers).",
 )
 @click.option(
     "--profile",

@@ -43,7 +43,7 @@ def unet_macs(unet: Any, shape: tuple[int, ...], told: Told | None) -> CostTable
         skeleton: nn.Module = type(unet).from_config(unet.config)
         sample = torch.empty(shape)
     layout = find_layout(skeleton)
-    spent: dict[nn.Module, float] = {}  # by unit: what a step that passes it by saves
+    spent: dict[nn.Module | None, float] = {}  # by unit: what a step that passes it by saves
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         for unit in {*layout.units, *filter(None, map(projection, layout.droppable.values()))}:
             unit.register_forward_pre_hook(lambda unit, _: spent.update({unit: -counter.get_total_flops()}))
@@ -174,7 +174,7 @@ def unit_ms(
     finally:
         for hook in hooks:
             hook.remove()
-    medians = {unit: statistics.median(times[1:]) for unit, times in taken.items()}
+    medians: dict[nn.Module | None, float] = {unit: statistics.median(times[1:]) for unit, times in taken.items()}
     return {unit: max(0.0, medians[unit] - medians.get(projection(unit), 0.0)) for unit in units}
 
 

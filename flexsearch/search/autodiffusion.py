@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from flexsearch.metrics.objective import Objective
 from optuna.distributions import IntDistribution
 
 from flexiffusion.cost import CostTable
 from flexiffusion.schedule import Action, StepsPlan
+from flexsearch.metrics.objective import Objective
 from flexsearch.sampling.levels import NoiseSchedule, spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate
 from flexsearch.search.method import Evaluated, Genes, Method, Stream

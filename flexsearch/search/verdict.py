@@ -66,7 +66,7 @@ def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
                 rival = min(rivals, key=error_of)
                 chosen.append(Choice(kind, speedup, rival.name, rival.candidate))
         placed = [item for item in affordable if item.candidate.plain]
-        if placed and session.settings.method == "placement":
+        if placed and session.settings.method != "flexiffusion":
             best = min(placed, key=lambda item: item.error)
             chosen.append(Choice("plain_searched", speedup, described(best.candidate), best.candidate))
     return chosen
@@ -147,6 +147,7 @@ def rows(
                 },
                 relative_fid=outcome.relative_fid(),
                 relative_fid_n=len(outcome.features),
+                real_fid=outcome.real_fid(),
                 schedule_file=files.get(choice.candidate.key) if choice.kind == "found" else None,
             )
         )
