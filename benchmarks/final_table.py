@@ -20,7 +20,7 @@ def main() -> None:
     rows = []
     for values in document["rows"]:
         errors = {
-            name: Estimate(error["mean"], *error["interval"], error["worst_decile"], error["n"])
+            name: Estimate(error["mean"], error["interval"][0], error["interval"][1], error["worst_decile"], error["n"])
             for name, error in values.pop("errors").items()
         }
         rows.append(Row(**values, errors=errors))

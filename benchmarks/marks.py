@@ -38,7 +38,7 @@ def searched(path: Path, settings: Settings) -> tuple[Session, list[Evaluated]]:
         if number % 20 == 0:
             print(f"{path.name} {number}/{settings.evaluations}", file=sys.stderr, flush=True)
 
-    search(study, sampler, session.search_engine, settings.evaluations, settings.racing, told)
+    search(study, sampler, session.search_engine, session.costs, settings.evaluations, settings.racing, told)
     return session, list(sampler.evaluated(study.get_trials(deepcopy=False)))
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.predictors [FILE ...] [--held-out 64] [--reference teacher]
 
 Damped extrapolation goes only a part of the way from the newest feature to the forecast. Spectrum (arXiv 2603.01623)
-fits Chebyshev polynomials to the features of all full steps so far by ridge regression and takes the mean of that and of
-the linear forecast. Without files: full and partial steps by turns on log-SNR-spaced levels, and the bundled schedules.
-Prints a Markdown table: held-out paired error over that of the schedule as it is.
+fits Chebyshev polynomials to the features of all full steps so far by ridge regression and takes the mean of that and
+of the linear forecast. Without files: full and partial steps by turns on log-SNR-spaced levels, and the bundled
+schedules. Prints a Markdown table: held-out paired error over that of the schedule as it is.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class NetworkClock:
             self.seconds += made.network_seconds
             return made
 
-        trajectory._sample_batch = watched
+        trajectory._sample_batch = watched  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,12 +51,24 @@ def whole_search(settings: Settings, folder: Path) -> None:
     session = Session(settings, opened.references)
     _ = session.model, session.features, session.table
     marks = []
+
+    def ignored(number: int, error: float, cost: float) -> None:
+        pass
+
     with NetworkClock() as network:
         began = time.perf_counter()
         engine = session.search_engine
         marks.append((time.perf_counter() - began, network.seconds))
         sampler = MethodSampler(session.method, settings.seed)
-        search(opened.study(settings, sampler), sampler, engine, settings.evaluations, lambda *_: None)
+        search(
+            opened.study(settings, sampler),
+            sampler,
+            engine,
+            session.costs,
+            settings.evaluations,
+            settings.racing,
+            ignored,
+        )
         marks.append((time.perf_counter() - began, network.seconds))
     (reference_wall, reference_inside), (wall, inside) = marks
     print("| part | wall, s | inside the network, s | share |\n|---|---|---|---|")

@@ -54,6 +54,24 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
     metavar="FILE",
     help="Count the milliseconds of another device, by `flexsearch profile --out`; with --cost latency.",
 )
+@click.option(
+    "--error",
+    help="What is minimised: latent, features, lpips (paired errors) or rfid. "
+    "[default: latent; of --method flexiffusion: rfid]",
+)
+@click.option("--statistic", default="mean", show_default=True, help="Of paired errors: mean, or worst-decile.")
+@click.option(
+    "--cost",
+    default="macs",
+    show_default=True,
+    help="What a speed-up is counted in: macs (multiply-adds), or latency (milliseconds on this device).",
+)
+@click.option(
+    "--profile",
+    "profile_file",
+    metavar="FILE",
+    help="Count the milliseconds of another device, by `flexsearch profile --out`; with --cost latency.",
+)
 @click.option("--evaluations", type=int, default=130, show_default=True, help="Schedules to evaluate, seeds included.")
 @click.option("--images", type=int, default=16, show_default=True, help="Images a schedule is searched on.")
 @click.option("--held-out", type=int, default=32, show_default=True, help="Other images for the final table.")

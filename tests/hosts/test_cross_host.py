@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.host, pytest.mark.timeout(1500)]
 SEED, STEPS, CFG, SIDE = 7, 10, 5.0, 64
 PROMPT, NEGATIVE = ("a cat", [320, 2368]), ("a dog", [320, 1929])  # with their CLIP tokens
 LATENT_SCALE = 0.18215  # of SD1.5; ComfyUI saves latents divided by it
-TOLERANCE = 1e-4  # relative, of the whole latent: single precision, other attention code, and ten steps of it; 3e-6 seen
+TOLERANCE = 1e-4  # relative, of the whole latent: single precision, other attention code, and ten steps (3e-6 seen)
 
 
 def schedule(plan: dict[str, Any], name: str) -> str:

@@ -156,6 +156,10 @@ def start(kind: str, folder: Path, checkpoint: Path | None = None) -> Server | N
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise AssertionError(f"{kind} ended while it started:\n{server.logged()[-4000:]}")
+        if "Startup time" not in server.logged():
+            # not before: a request that comes between gradio's start and the WebUI's own ends AUTOMATIC1111
+            time.sleep(1)
+            continue
         try:
             server.samplers = [sampler["name"] for sampler in server.call("/sdapi/v1/samplers", timeout=20)]
             break
