@@ -22,8 +22,9 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
     help="placement: levels, kinds, branches and predictors; joint: dropped layers too; flexiffusion: segments, and "
     "autodiffusion: timesteps and dropped layers, as the papers have them.",
 )
+@click.option("--timesteps", type=int, help="Of autodiffusion: how many. [default: what the speed-up pays for]")
 @with_options(SOLVER)
-@click.option("--spacing", default="uniform", show_default=True, help="The teacher's: uniform, karras or logsnr.")
+@click.option("--spacing", default="uniform", show_default=True, help="The teacher's: uniform, karras, logsnr or quadratic.")
 @with_options(SPEEDUP)
 @click.option(
     "--reference",
@@ -37,34 +38,13 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
     help="What is minimised: latent, features, lpips (paired errors), rfid or fid. "
     "[default: latent; of --method flexiffusion: rfid; with real pictures: fid]",
 )
-@click.option(
-    "--timesteps", type=int, help="Of --method autodiffusion: how many. [default: what the speed-up pays for]"
-)
 @click.option("--statistic", default="mean", show_default=True, help="Of paired errors: mean, or worst-decile.")
 @click.option(
     "--cost",
     default="macs",
     show_default=True,
-    help="What a speed-up is counted in: macs (multiply-adds), or latency (milliseconds on this device), or "
+    help="What a speed-up is counted in: macs (multiply-adds), latency (milliseconds on this device), or "
     "units (executed layers).",
-)
-@click.option(
-    "--profile",
-    "profile_file",
-    metavar="FILE",
-    help="Count the milliseconds of another device, by `flexsearch profile --out`; with --cost latency.",
-)
-@click.option(
-    "--error",
-    help="What is minimised: latent, features, lpips (paired errors) or rfid. "
-    "[default: latent; of --method flexiffusion: rfid]",
-)
-@click.option("--statistic", default="mean", show_default=True, help="Of paired errors: mean, or worst-decile.")
-@click.option(
-    "--cost",
-    default="macs",
-    show_default=True,
-    help="What a speed-up is counted in: macs (multiply-adds), or latency (milliseconds on this device).",
 )
 @click.option(
     "--profile",
