@@ -24,7 +24,9 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
 )
 @click.option("--timesteps", type=int, help="Of autodiffusion: how many. [default: what the speed-up pays for]")
 @with_options(SOLVER)
-@click.option("--spacing", default="uniform", show_default=True, help="The teacher's: uniform, karras, logsnr or quadratic.")
+@click.option(
+    "--spacing", default="uniform", show_default=True, help="The teacher's: uniform, karras, logsnr or quadratic."
+)
 @with_options(SPEEDUP)
 @click.option(
     "--reference",
