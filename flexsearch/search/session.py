@@ -101,6 +101,10 @@ class Session:
                 f"but {self.model.source} has -1 to {self.model.branches - 1}",
                 "Make it of the same model with `flexsearch profile --out`",
             )
+        if settings.method in ("autodiffusion", "joint") and set(given.units) != set(self.table.units):
+            raise ConfigError(
+                "--profile", "it does not tell what this model's layers cost", "Make it again with this version"
+            )
         return given
 
     @cached_property
