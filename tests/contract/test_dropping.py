@@ -68,7 +68,7 @@ class TestDropping:
         sample, conditioning = some_network.sample(), some_network.conditioning(2)
         whole = some_network(sample, conditioning)
         units = find_layout(some_network.unet).droppable
-        for name in [*units][::4]:
+        for name in [*units][:: len(units) // 3]:
             with dropping([units[name]]):
                 found = some_network(sample, conditioning)
             assert torch.equal(found, by_hand(some_network, [name])(sample, conditioning)), name
