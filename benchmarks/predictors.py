@@ -3,9 +3,9 @@
     python -m benchmarks.predictors [FILE ...] [--held-out 64] [--reference teacher]
 
 Damped extrapolation goes only a part of the way from the newest feature to the forecast. Spectrum (arXiv 2603.01623)
-fits Chebyshev polynomials to the features of all full steps so far by ridge regression and takes the mean of that and
-of the linear forecast. Without files: full and partial steps by turns on log-SNR-spaced levels, and the bundled
-schedules. Prints a Markdown table: held-out paired error over that of the schedule as it is.
+is the predictor `spectrum`; its fit is tried in log-SNR too. Without files: full and partial steps by turns on
+log-SNR-spaced levels, and the bundled schedules. Prints a Markdown table: held-out paired error over that of the
+schedule as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -21,11 +22,11 @@ import torch
 from torch import Tensor
 
 from flexiffusion import codec, presets
-from flexiffusion.predictor import weights
+from flexiffusion.predictor import chebyshev, lagrange
 from flexiffusion.schedule import Schedule
 from flexsearch.metrics.paired import ratio_interval
 from flexsearch.sampling.levels import spaced_timesteps
-from flexsearch.search.candidate import Candidate
+from flexsearch.search.candidate import Candidate, make_candidate
 from flexsearch.search.from_file import to_candidate
 from flexsearch.search.seeds import alternating
 from flexsearch.search.session import Session
@@ -38,24 +39,16 @@ Weights = Callable[[Sequence[float], float], list[float]]
 def polynomial(order: int, damping: float, nodes: Sequence[float], at: float) -> list[float]:
     """The polynomial through the last `order` + 1, `damping` of the way there from the newest."""
     used = min(order + 1, len(nodes))
-    found = [0.0] * (len(nodes) - used) + [damping * w for w in weights(nodes[-used:], at)]
+    found = [0.0] * (len(nodes) - used) + [damping * w for w in lagrange(nodes[-used:], at)]
     found[-1] += 1 - damping
     return found
 
 
-def chebyshev(degree: int, ridge: float, blend: float, nodes: Sequence[float], at: float) -> list[float]:
-    """`blend` of a ridge regression over all nodes (scaled to [-1, 1] with the place), the rest linear."""
+def fitted(share: float, nodes: Sequence[float], at: float) -> list[float]:
+    """Spectrum's fit over all nodes, in log-SNR scaled to [0, 1], and the line through the last two."""
     low, high = min(*nodes, at), max(*nodes, at)
-    places = torch.tensor([*nodes, at], dtype=torch.float64)
-    places = 2 * (places - low) / (high - low) - 1
-    rows = [torch.ones_like(places), places]
-    for _ in range(degree - 1):
-        rows.append(2 * places * rows[-1] - rows[-2])
-    basis = torch.stack(rows, 1)
-    known, asked = basis[:-1], basis[-1]
-    inverse = torch.linalg.inv(known.T @ known + ridge * torch.eye(degree + 1, dtype=torch.float64))
-    fitted = (asked @ inverse @ known.T).tolist()
-    return [blend * f + (1 - blend) * w for f, w in zip(fitted, polynomial(1, 1.0, nodes, at), strict=True)]
+    fit = chebyshev([(node - low) / (high - low) for node in nodes], (at - low) / (high - low))
+    return [share * f + (1 - share) * w for f, w in zip(fit, polynomial(1, 1.0, nodes, at), strict=True)]
 
 
 PREDICTORS: dict[str, Weights] = {
@@ -69,9 +62,8 @@ PREDICTORS: dict[str, Weights] = {
     "quadratic, damped 0.75": partial(polynomial, 2, 0.75),
     "quadratic": partial(polynomial, 2, 1.0),
     "cubic": partial(polynomial, 3, 1.0),
-    "Chebyshev 4, ridge 0.1": partial(chebyshev, 4, 0.1, 1.0),
-    "Spectrum: half of that, half linear": partial(chebyshev, 4, 0.1, 0.5),
-    "the same, ridge 0.01": partial(chebyshev, 4, 0.01, 0.5),
+    "Chebyshev fit in log-SNR": partial(fitted, 1.0),
+    "half of that, half linear": partial(fitted, 0.5),
 }
 
 
@@ -83,8 +75,14 @@ def replaced(weights_at: Weights) -> Iterator[None]:
         factors = weights_at([node for node, _ in history], at)
         return torch.stack([factor * feature for factor, (_, feature) in zip(factors, history, strict=True)]).sum(0)
 
-    with mock.patch("flexiffusion.run.predict", predict), mock.patch("flexiffusion.run.order", lambda _kind: 1000):
+    with mock.patch("flexiffusion.run.predict", predict), mock.patch("flexiffusion.run.span", lambda _kind: 1000):
         yield
+
+
+def with_spectrum(candidate: Candidate) -> Candidate:
+    actions = [replace(action, predictor="spectrum") if action.branch is not None else action
+               for action in candidate.actions]  # fmt: skip
+    return make_candidate(candidate.timesteps, actions)
 
 
 def schedules(session: Session, files: Sequence[Path]) -> Iterator[tuple[str, Candidate]]:
@@ -110,14 +108,18 @@ def main() -> None:
     own = {name: engine.evaluate(candidate).latent_errors(arguments.reference) for name, candidate in named.items()}
     print(f"| predictor | {' | '.join(named)} |\n|---|{'---|' * len(named)}")
     print(f"| as it is: latent error | {' | '.join(f'{errors.mean():.2e}' for errors in own.values())} |", flush=True)
-    for label, weights_at in PREDICTORS.items():
+
+    def row(label: str, candidates: dict[str, Candidate]) -> None:
         cells = []
-        for name, candidate in named.items():
-            with replaced(weights_at):
-                errors = engine.evaluate(candidate).latent_errors(arguments.reference)
-            ratio, low, high = ratio_interval(errors, own[name])
-            cells.append(f"{ratio:.2f} ({low:.2f}-{high:.2f})")
+        for name, candidate in candidates.items():
+            errors = engine.evaluate(candidate).latent_errors(arguments.reference)
+            cells.append("{:.2f} ({:.2f}-{:.2f})".format(*ratio_interval(errors, own[name])))
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
+
+    row("Spectrum", {name: with_spectrum(candidate) for name, candidate in named.items()})
+    for label, weights_at in PREDICTORS.items():
+        with replaced(weights_at):
+            row(label, named)
 
 
 if __name__ == "__main__":

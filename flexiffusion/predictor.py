@@ -2,7 +2,8 @@
 
 `reuse` is DeepCache (arXiv 2312.00858): the newest one. `linear` and `quadratic` extrapolate the polynomial through the
 last two or three in log-SNR, in which the solution of a diffusion model is smooth (DPM-Solver, arXiv 2206.00927,
-eq. 3.1-3.4); the forecast of features is that of TaylorSeer (arXiv 2503.06923) and Spectrum (arXiv 2603.01623).
+eq. 3.1-3.4); the forecast of features is that of TaylorSeer (arXiv 2503.06923). `spectrum` is that of Spectrum
+(arXiv 2603.01623): Chebyshev polynomials fitted to all full steps so far, in the fraction of the run that is done.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .checks import MAX_STEPS
 from .errors import FlexiffusionError
-from .schedule import PREDICTORS, Predictor
+from .schedule import NEEDS, Predictor
+
+# Spectrum's own values: degree, ridge penalty, and the share of the fit (the rest is the linear forecast).
+DEGREE, RIDGE, FITTED = 4, 0.1, 0.5
 
 
-def order(kind: Predictor) -> int:
-    """Degree of the polynomial; one full step more than this is needed."""
-    return PREDICTORS.index(kind)
+def span(kind: Predictor) -> int:
+    """How many of the last full steps it reads, where there are as many."""
+    return MAX_STEPS if kind == "spectrum" else NEEDS[kind]
 
 
 def log_snr(sigma: float) -> float:
@@ -33,7 +38,34 @@ def log_snr(sigma: float) -> float:
     return -2 * math.log(sigma)
 
 
-def weights(nodes: Sequence[float], at: float) -> tuple[float, ...]:
+def weights(kind: Predictor, nodes: Sequence[float], at: float) -> tuple[float, ...]:
+    """What each node's feature counts for in the prediction at one place; the last `span` nodes, or all.
+
+    nodes, at: log-SNR; of `spectrum` fractions of the run, 0 at its first level and 1 at its last
+    Raises FlexiffusionError when two nodes are equal.
+    """
+    used = nodes[-span(kind) :]
+    if kind != "spectrum" or len(used) < NEEDS[kind]:
+        return lagrange(used, at)
+    linear = (0.0,) * (len(used) - 2) + lagrange(used[-2:], at)
+    fit = chebyshev(used, at)
+    return tuple(FITTED * f + (1 - FITTED) * w for f, w in zip(fit, linear, strict=True))
+
+
+def chebyshev(nodes: Sequence[float], at: float) -> tuple[float, ...]:
+    """Ridge regression on Chebyshev polynomials T_0 to T_4, as weights of the nodes (arXiv 2603.01623):
+    phi(at) (Phi^T Phi + ridge I)^-1 Phi^T, places in [0, 1] taken to [-1, 1]."""
+    places = 2 * torch.tensor([*nodes, at], dtype=torch.float64) - 1
+    columns = [torch.ones_like(places), places]
+    while len(columns) <= DEGREE:
+        columns.append(2 * places * columns[-1] - columns[-2])
+    basis = torch.stack(columns, 1)
+    known, asked = basis[:-1], basis[-1]
+    penalised = known.T @ known + RIDGE * torch.eye(DEGREE + 1, dtype=torch.float64)
+    return tuple((known @ torch.linalg.solve(penalised, asked)).tolist())
+
+
+def lagrange(nodes: Sequence[float], at: float) -> tuple[float, ...]:
     """Lagrange's basis polynomials of these nodes at one place: w_i = prod_{j != i} (at - x_j) / (x_i - x_j).
 
     Raises:
@@ -48,23 +80,23 @@ def weights(nodes: Sequence[float], at: float) -> tuple[float, ...]:
 
 
 def predict(kind: Predictor, history: Sequence[tuple[float, Tensor]], at: float) -> Tensor:
-    """The deep feature at log-SNR `at`; always a fresh tensor of the newest one's dtype and layout.
+    """The deep feature at the place `at`; always a fresh tensor of the newest one's dtype and layout.
 
     Args:
-        kind: the predictor; its order falls to what the history allows.
-        history: (log-SNR, feature) of the last full steps, newest last. # each (B, C, H, W)
-        at: log-SNR of the partial step.
+        kind: the predictor; it falls to what the history allows.
+        history: (place, feature) of the last full steps, newest last; places as in `weights`. # each (B, C, H, W)
+        at: the partial step's place.
 
     Raises:
-        FlexiffusionError: the history is empty, or two of its levels are equal.
+        FlexiffusionError: the history is empty, or two of its places are equal.
     """
     if not history:
         raise FlexiffusionError("feature history: empty. Run one full step before a partial one")
-    used = history[-(order(kind) + 1) :]
+    used = history[-span(kind) :]
     newest = used[-1][1]
     if len(used) == 1:
         return newest.clone()
-    factors = weights([node for node, _ in used], at)
+    factors = weights(kind, [node for node, _ in used], at)
     # half precision would round at every term; the sum is made in single precision and rounded once
     precision = torch.promote_types(newest.dtype, torch.float32)
     result = newest.to(precision, copy=True).mul_(factors[-1])

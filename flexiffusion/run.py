@@ -24,7 +24,7 @@ from .cut import Shapes, capturing, dropping, skipping
 from .errors import FlexiffusionError, ModelMismatch
 from .layout import Layout, find_layout
 from .plan import Plan
-from .predictor import log_snr, order, predict
+from .predictor import log_snr, predict, span
 from .schedule import FULL, Action
 
 T = TypeVar("T")
@@ -272,7 +272,7 @@ class Run:
             histories.append(history)
         # one entry is handed over as it is: joining copies it, and a lone one is cloned when it is handed out
         parts = [
-            predict(action.predictor, [(entry.log_snr, entry.feature) for entry in history], self._log_snr)
+            self._predicted(action, history)
             if len(history) > 1
             else history[0].feature
             for history in histories
@@ -281,11 +281,17 @@ class Run:
         fresh = len(parts) > 1 or len(histories[0]) > 1
         return skipping(self._layout, action.branch, feature, self._cache[keys[0]].shapes, fresh)
 
+    def _predicted(self, action: Action, history: list[_Entry]) -> Tensor:
+        if action.predictor != "spectrum":
+            return predict(action.predictor, [(entry.log_snr, entry.feature) for entry in history], self._log_snr)
+        last = max(1, len(self._actions) - 1)
+        return predict("spectrum", [(entry.index / last, entry.feature) for entry in history], self._index / last)
+
     def _history(self, chunk: _Chunk, action: Action) -> list[_Entry] | None:
         """Features to predict from, newest last; None if there is none from the last full step."""
         assert action.branch is not None
         entries = chunk.histories.get(action.branch, [])
-        used = entries[-(order(action.predictor) + 1) :]
+        used = entries[-span(action.predictor) :]
         for entry in [entry for entry in used if not entry.finite]:
             self._warn("a feature was not finite; calls that need it run in full")
             entries.remove(entry)
@@ -350,8 +356,8 @@ def _uses(actions: Sequence[Action]) -> tuple[list[dict[int, int]], list[int]]:
     """For every step the branches that a full call there must capture, each with the last step that needs it; and the
     last full step at or before every step.
 
-    A partial step of order p needs the last p+1 full steps before it. A partial step has an entry too: a miss there
-    stands in for the last full step.
+    A partial step needs as many of the last full steps before it as its predictor reads. A partial step has an entry
+    too: a miss there stands in for the last full step.
     """
     uses: list[dict[int, int]] = [{} for _ in actions]
     last_full: list[int] = []
@@ -360,7 +366,7 @@ def _uses(actions: Sequence[Action]) -> tuple[list[dict[int, int]], list[int]]:
         if action.kind == "full":
             fulls.append(step)
         elif action.branch is not None:
-            for full in fulls[-(order(action.predictor) + 1) :]:
+            for full in fulls[-span(action.predictor) :]:
                 uses[full][action.branch] = step
         last_full.append(fulls[-1] if fulls else step)
     for step, full in enumerate(last_full):

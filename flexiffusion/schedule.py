@@ -55,11 +55,12 @@ __all__ = [
 ]
 
 Kind = Literal["full", "partial", "null"]
-Predictor = Literal["reuse", "linear", "quadratic"]
+Predictor = Literal["reuse", "linear", "quadratic", "spectrum"]
 Layout = Literal["front", "even"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)  # the index is the polynomial's order
+PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
+NEEDS: dict[Predictor, int] = {"reuse": 1, "linear": 2, "quadratic": 3, "spectrum": 2}  # full steps before it
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
@@ -282,8 +283,8 @@ class Schedule:
 def canonical_actions(actions: Sequence[Action]) -> tuple[Action, ...]:
     """What is really run, position by position.
 
-    A predictor of order p needs p + 1 full steps before it and falls to the order that there are; a partial step with
-    none before it runs in full (the first evaluation always does).
+    A predictor needs some full steps before it (a polynomial one more than its order) and falls to one that the steps
+    there are suffice for; a partial step with none before it runs in full (the first evaluation always does).
     """
     result: list[Action] = []
     fulls = 0
@@ -291,7 +292,7 @@ def canonical_actions(actions: Sequence[Action]) -> tuple[Action, ...]:
         if action.kind == "partial":
             if fulls == 0:
                 action = Action("full", drop=action.drop)
-            elif PREDICTORS.index(action.predictor) >= fulls:
+            elif NEEDS[action.predictor] > fulls:
                 action = Action("partial", action.branch, PREDICTORS[fulls - 1], action.drop)
         fulls += action.kind == "full"
         result.append(action)

@@ -28,6 +28,8 @@ KIND_LOOKS: dict[RowKind, tuple[str, str]] = {
     "plain": (BLUE, "s"),
     "plain_searched": (GREEN, "D"),
     "deepcache": (PURPLE, "^"),
+    "spectrum": (ORANGE, "v"),
+    "easycache": (SKY, "P"),
 }
 
 
@@ -46,6 +48,7 @@ _PARTIAL = {
     "reuse": Look("p", ORANGE, "black", "partial, reuse"),
     "linear": Look("l", YELLOW, "black", "partial, linear"),
     "quadratic": Look("q", SKY, "black", "partial, quadratic"),
+    "spectrum": Look("s", GREEN, "white", "partial, Spectrum"),
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-RowKind = Literal["teacher", "found", "plain", "plain_searched", "deepcache"]
+RowKind = Literal["teacher", "found", "plain", "plain_searched", "deepcache", "spectrum", "easycache"]
 Verdict = Literal["better", "no clear difference", "worse"]
 
 KINDS: tuple[RowKind, ...] = get_args(RowKind)
@@ -17,8 +17,10 @@ KIND_WORDS: dict[RowKind, str] = {
     "plain": "fewer plain steps",
     "plain_searched": "fewer plain steps, searched placement",
     "deepcache": "DeepCache uniform",
+    "spectrum": "Spectrum",
+    "easycache": "EasyCache at fixed steps",
 }
-RIVALS: tuple[RowKind, ...] = ("plain", "plain_searched", "deepcache")
+RIVALS: tuple[RowKind, ...] = ("plain", "plain_searched", "deepcache", "spectrum", "easycache")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from flexiffusion.cost import CostTable
 from flexiffusion.schedule import FULL, Action, Step, StepsPlan, canonical_actions, canonical_key
 from flexsearch.sampling.levels import NoiseSchedule
 
-LETTERS = {"reuse": "r", "linear": "l", "quadratic": "q"}
+LETTERS = {"reuse": "r", "linear": "l", "quadratic": "q", "spectrum": "s"}
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from flexiffusion.cost import CostTable
-from flexiffusion.schedule import FULL, PREDICTORS, Action
+from flexiffusion.schedule import FULL, Action, Layout
 from flexsearch.sampling.levels import NoiseSchedule, distinct
 from flexsearch.search.candidate import Candidate, make_candidate
 from flexsearch.search.method import Stream
-from flexsearch.search.space import PlacementSpace
+from flexsearch.search.space import DRAWN, PlacementSpace
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,35 @@ class Variation:
         small moves are what most improvements are made of.
         """
         moves = (self.move_one, self.bend)
-        structure = (self.swap_kinds, self.redo_one, self.redo_all, self.insert, self.densify, self.trade, self.remove)
+        structure = (self.swap_kinds, self.redo_one, self.redo_all, self.insert, self.densify, self.trade, self.remove,
+                     self.shift, self.change_interval, self.split_or_merge, self.realign)  # fmt: skip
         child = parent
         for _ in range(min(3, int(stream.geometric(0.7)))):
             operators = moves if plain_only or stream.random() < 0.6 else structure
             child = operators[stream.integers(len(operators))](child, stream)
         return child
 
+    def cross(self, parent: Candidate, other: Candidate, stream: Stream) -> Candidate:
+        """One-point crossover at a boundary: `parent`'s steps down to a full step of `other`, then `other`'s.
+
+        No feature crosses a full step but for prediction, so both halves do what they did.
+        """
+        fulls = [i for i, action in enumerate(other.actions) if i > 0 and action == FULL]
+        if not fulls:
+            return parent
+        cut = fulls[stream.integers(len(fulls))]
+        head = [
+            step for step in zip(parent.timesteps, parent.actions, strict=True) if step[0] > other.timesteps[cut]
+        ]
+        steps = [*head, *zip(other.timesteps[cut:], other.actions[cut:], strict=True)][: self.space.slots]
+        return make_candidate([timestep for timestep, _ in steps], [action for _, action in steps])
+
     def move_one(self, parent: Candidate, stream: Stream) -> Candidate:
         """Move one level (never the first) by a part of the gap to its neighbours."""
         if len(parent.timesteps) < 2:
             return parent
         logs = self._logs(parent)
-        i = int(stream.integers(1, len(logs)))
+        i = self._late(1, len(logs), stream)
         below = logs[i + 1] if i + 1 < len(logs) else math.log(self.schedule.sigma(0))
         gap = max(logs[i - 1] - below, 0.05) / 2
         logs[i] += stream.normal() * gap * 10 ** stream.uniform(-1.3, -0.1)
@@ -65,7 +81,7 @@ class Variation:
         """Exchange what two neighbouring steps do; the first step stays full."""
         if len(parent.actions) < 3:
             return parent
-        i = int(stream.integers(1, len(parent.actions) - 1))
+        i = self._late(1, len(parent.actions) - 1, stream)
         actions = list(parent.actions)
         actions[i], actions[i + 1] = actions[i + 1], actions[i]
         return make_candidate(parent.timesteps, actions)
@@ -74,7 +90,7 @@ class Variation:
         """Give one step another action: a branch deeper or shallower, or full, or any branch with any predictor."""
         if len(parent.actions) < 2:
             return parent
-        i = int(stream.integers(1, len(parent.actions)))
+        i = self._late(1, len(parent.actions), stream)
         actions, old = list(parent.actions), parent.actions[i]
         if old.branch is not None and stream.random() < 0.5:
             branch = old.branch + (1 if stream.random() < 0.6 else -1)
@@ -137,7 +153,80 @@ class Variation:
         """Take one step out (never the first)."""
         if len(parent.timesteps) < 3:
             return parent
-        return without(parent, int(stream.integers(1, len(parent.timesteps))))
+        return without(parent, self._late(1, len(parent.timesteps), stream))
+
+    def shift(self, parent: Candidate, stream: Stream) -> Candidate:
+        """Move what the steps do by one step, earlier or later; the levels stay, and the first step stays full."""
+        if len(parent.actions) < 3:
+            return parent
+        rest = list(parent.actions[1:])
+        rest = rest[1:] + rest[:1] if stream.random() < 0.5 else rest[-1:] + rest[:-1]
+        return make_candidate(parent.timesteps, [FULL, *rest])
+
+    def change_interval(self, parent: Candidate, stream: Stream) -> Candidate:
+        """One segment (a full step and the partial ones after it) gets a partial step more or fewer, and lays them
+        out anew."""
+        segments = self._segments(parent)
+        i = self._late(0, len(segments), stream)
+        first, partials = segments[i].start, [parent.actions[k] for k in segments[i]][1:]
+        if partials and stream.random() < 0.5:
+            partials.pop()
+        else:
+            partials.append(partials[-1] if partials else self._partial(stream))
+        if len(parent.timesteps) + len(partials) + 1 - len(segments[i]) > self.space.slots:
+            return parent
+        logs = self._laid_out(parent, segments[i], len(partials), "even")
+        levels = [self.schedule.timestep(math.exp(value)) for value in logs]
+        if len({*levels, *parent.timesteps[: first + 1], *parent.timesteps[segments[i].stop :]}) != (
+            len(parent.timesteps) - len(segments[i]) + 1 + len(levels)
+        ):
+            return parent  # there is no room for another level
+        timesteps = [*parent.timesteps[: first + 1], *levels, *parent.timesteps[segments[i].stop :]]
+        actions = [*parent.actions[: first + 1], *partials, *parent.actions[segments[i].stop :]]
+        return make_candidate(timesteps, actions)
+
+    def split_or_merge(self, parent: Candidate, stream: Stream) -> Candidate:
+        """One segment more: a partial step becomes full; or one fewer: a segment's full step does what those before
+        it do."""
+        split = stream.random() < 0.5
+        able = [i for i, action in enumerate(parent.actions) if i > 0 and (action.kind == "partial") == split]
+        if not able:
+            return parent
+        i = able[self._late(0, len(able), stream)]
+        before = parent.actions[i - 1]
+        merged = before if before.kind == "partial" else self._partial(stream)
+        return make_candidate(
+            parent.timesteps, [*parent.actions[:i], FULL if split else merged, *parent.actions[i + 1 :]]
+        )
+
+    def realign(self, parent: Candidate, stream: Stream) -> Candidate:
+        """The kinds as they are, the partial steps of every segment laid out anew: all `even` in log sigma between two
+        full steps, or all at the `front` (the paper's layout, arXiv 2409.17566)."""
+        layout: Layout = "even" if stream.random() < 0.7 else "front"
+        logs = self._logs(parent)
+        for segment in self._segments(parent):
+            logs[segment.start + 1 : segment.stop] = self._laid_out(parent, segment, len(segment) - 1, layout)
+        return self._placed(logs, parent.actions)
+
+    def _segments(self, parent: Candidate) -> list[range]:
+        """The places of each full step and the partial ones after it."""
+        fulls = [i for i, action in enumerate(parent.actions) if action.kind == "full"]
+        return [range(a, b) for a, b in itertools.pairwise([*fulls, len(parent.actions)])]
+
+    def _laid_out(self, parent: Candidate, segment: range, partials: int, layout: Layout) -> list[float]:
+        """Log sigmas for so many partial steps of a segment; at the front they take half of the room."""
+        logs = self._logs(parent)
+        here, below = logs[segment.start], math.log(self.schedule.sigma(0))
+        gap = (logs[segment.stop] if segment.stop < len(logs) else below) - here
+        share = 1.0 if layout == "even" else 0.5
+        return [here + share * gap * (k + 1) / (partials + 1) for k in range(partials)]
+
+    @staticmethod
+    def _late(first: int, stop: int, stream: Stream) -> int:
+        """A place from `first` up to `stop`, half of the time the later of two: what changes late shares a longer
+        prefix with its parent, and costs fewer network calls."""
+        places = stream.integers(first, stop, size=2)
+        return int(places.max() if stream.random() < 0.5 else places[0])
 
     def fit(self, candidate: Candidate, budget: float, stream: Stream) -> Candidate:
         """The candidate brought to at most `budget` full steps, by random cheap changes.
@@ -174,7 +263,7 @@ class Variation:
     def _partial(self, stream: Stream) -> Action:
         """A random partial action; shallow branches are likelier, since most of the gain is there (METHOD.md 7)."""
         branch = min(int(stream.geometric(0.4)) - 2, self.space.branches - 1)
-        return Action("partial", branch, PREDICTORS[stream.integers(len(PREDICTORS))])
+        return Action("partial", branch, DRAWN[stream.integers(len(DRAWN))])
 
     def _logs(self, candidate: Candidate) -> list[float]:
         return [math.log(self.schedule.sigma(timestep)) for timestep in candidate.timesteps]

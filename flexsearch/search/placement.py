@@ -16,6 +16,7 @@ from flexsearch.search.operators import Variation
 from flexsearch.search.seeds import Seed
 
 ATTEMPTS = 500  # draws of a child before the neighbourhood counts as exhausted
+CROSSED = 0.1  # of the children have two parents
 LATENT = Objective("latent")
 
 
@@ -57,6 +58,8 @@ class PlacementMethod(Method):
         for _ in range(ATTEMPTS):
             parents = dearer if dearer and stream.random() < 0.15 else order
             parent = parents[min(int(stream.geometric(0.5)) - 1, len(parents) - 1)]
+            if stream.random() < CROSSED:
+                parent = self.variation.cross(parent, order[stream.integers(min(4, len(order)))], stream)
             child = self.variation.fit(self.variation.mutate(parent, stream, plain_child), target, stream)
             if child.key not in known and len(child.timesteps) <= self.variation.space.slots:
                 return self.variation.space.encode(child)

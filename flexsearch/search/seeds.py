@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flexiffusion.cost import CostTable
-from flexiffusion.schedule import FULL, PREDICTORS, Action, Predictor
+from flexiffusion.schedule import FULL, Action, Predictor
 from flexsearch.sampling.levels import NoiseSchedule, Spacing, spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate, plain
+from flexsearch.search.space import DRAWN
 
 SPACINGS: tuple[Spacing, ...] = ("uniform", "karras", "logsnr")  # what hosts offer
 
-SeedKind = Literal["plain", "deepcache", "alternating", "planned"]
+SeedKind = Literal["plain", "deepcache", "spectrum", "easycache", "alternating", "planned"]
+
+WARM_UPS = (3, 5)  # Spectrum's full steps at the beginning; 5 in its code
+# its first window, and growth (0.75 in its code)
+WINDOW, GROWTHS = 2, (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 16.0)
+PROTECTED = (0.15, 0.95)  # EasyCache skips nothing before and after these parts of the run
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,42 @@ def deepcache_seeds(teacher: Sequence[int], branches: int) -> Iterator[Seed]:
                 yield Seed("deepcache", f"DeepCache {interval}, branch {branch}", deepcache(teacher, interval, branch))
 
 
+def spectrum(teacher: Sequence[int], warm_up: int, growth: float) -> Candidate:
+    """Spectrum (arXiv 2603.01623): full steps at first, then one full step in a window that grows after each; the
+    others forecast the feature before the output head."""
+    forecast = Action("partial", -1, "spectrum")
+    actions, window = [FULL] * warm_up, float(WINDOW)
+    while len(actions) < len(teacher):
+        actions += [forecast] * (int(window) - 1) + [FULL]
+        window += growth
+    return make_candidate(teacher, actions[: len(teacher)])
+
+
+def easycache(teacher: Sequence[int], interval: int) -> Candidate:
+    """As EasyCache and LazyCache in ComfyUI, at fixed places: between every `interval`-th step only the output head
+    runs, on the last feature; not in the first and last part of the run."""
+    count, head = len(teacher), Action("partial", -1, "reuse")
+    first, last = (round(part * count) for part in PROTECTED)
+    return make_candidate(
+        teacher, [head if first <= i < last and (i - first) % interval else FULL for i in range(count)]
+    )
+
+
+def forecast_seeds(teacher: Sequence[int], table: CostTable, target: float) -> Iterator[Seed]:
+    """Spectrum and EasyCache as dear as the target (in full steps) allows."""
+    for warm_up in WARM_UPS:
+        for growth in GROWTHS:
+            candidate = spectrum(teacher, warm_up, growth)
+            if near(candidate.cost(table), [target]):
+                yield Seed("spectrum", f"Spectrum, warm-up {warm_up}, window {WINDOW} + {growth:g}", candidate)
+                break
+    for interval in range(2, len(teacher) + 1):
+        candidate = easycache(teacher, interval)
+        if near(candidate.cost(table), [target]):
+            yield Seed("easycache", f"EasyCache, every {interval}.", candidate)
+            break
+
+
 def alternating(timesteps: Sequence[int], branch: int, predictor: Predictor) -> Candidate:
     """Full and partial steps by turns."""
     partial = Action("partial", branch, predictor)
@@ -67,7 +109,7 @@ def alternating_seeds(
         if not 3 <= count <= len(schedule):
             continue
         for spacing in SPACINGS:
-            for predictor in PREDICTORS:
+            for predictor in DRAWN:
                 name = f"full/partial by turns, branch {branch}, {predictor}, {spacing}, {count} steps"
                 yield Seed(
                     "alternating", name, alternating(spaced_timesteps(schedule, count, spacing), branch, predictor)
@@ -86,6 +128,7 @@ def all_seeds(
     found: list[Seed] = list(plain_seeds(schedule, counts))
     for target in sorted(targets):
         found += alternating_seeds(schedule, table, target, (-1, 0))
+        found += forecast_seeds(teacher, table, target)
     found += [seed for seed in deepcache_seeds(teacher, branches) if near(seed.candidate.cost(table), targets)]
     unique: dict[str, Seed] = {}
     for seed in found:

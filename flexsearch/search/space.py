@@ -15,8 +15,12 @@ from functools import cached_property
 from optuna.distributions import IntDistribution
 
 from flexiffusion.cost import CostTable
-from flexiffusion.schedule import FULL, NULL, PREDICTORS, Action
+from flexiffusion.schedule import FULL, NULL, PREDICTORS, Action, Predictor
 from flexsearch.search.candidate import Candidate, make_candidate
+
+# What children draw from. `spectrum` comes in by seeds only: on the same schedules it was no better than these
+# (benchmarks/predictors.py).
+DRAWN: tuple[Predictor, ...] = ("reuse", "linear", "quadratic")
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
             best = min(affordable, key=lambda item: item.error)
             plan = session.method.plan(best.genes)
             chosen.append(Choice("found", speedup, described(best.candidate), best.candidate, plan))
-        for kind in ("plain", "deepcache"):
+        for kind in ("plain", "deepcache", "spectrum", "easycache"):
             rivals = [s for s in session.seeds if s.kind == kind and near(s.candidate.cost(session.costs), [target])]
             if rivals:
                 rival = min(rivals, key=error_of)

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiffusion.errors import FlexiffusionError
-from flexiffusion.predictor import PREDICTORS, log_snr, order, predict, weights
+from flexiffusion.predictor import lagrange, log_snr, predict, span, weights
+from flexiffusion.schedule import PREDICTORS
+
+POLYNOMIALS = ("reuse", "linear", "quadratic")
 
 # log-SNR runs over about -10 (sigma 150) to 12 (sigma 0.002); distances as of 4 to 1000 steps, very unevenly spaced
 histories = st.lists(st.floats(0.02, 4), min_size=4, max_size=4).flatmap(
@@ -17,32 +21,57 @@ histories = st.lists(st.floats(0.02, 4), min_size=4, max_size=4).flatmap(
 coefficients = st.lists(st.floats(-2, 2), min_size=3, max_size=3)
 
 
-@pytest.mark.parametrize("kind", PREDICTORS)
+@pytest.mark.parametrize("kind", POLYNOMIALS)
 @given(nodes=histories, factors=coefficients)
 def test_exact_on_polynomials_of_its_order(kind, nodes, factors):
     *past, at = nodes
-    factors = factors[: order(kind) + 1]
+    factors = factors[: span(kind)]
 
     def feature(x):
         value = sum(factor * x**power for power, factor in enumerate(factors))
         return torch.full((2, 3), value, dtype=torch.float64)
 
     got = predict(kind, [(x, feature(x)) for x in past], at)
-    growth = sum(abs(w) for w in weights(past[-order(kind) - 1 :], at))
+    growth = sum(abs(w) for w in weights(kind, past, at))
     torch.testing.assert_close(got, feature(at), rtol=0, atol=1e-13 * (1 + growth) * 500)
 
 
 @given(nodes=histories)
 def test_weights_sum_to_one(nodes):
     *past, at = nodes
-    found = weights(past, at)
+    found = lagrange(past, at)
     assert math.isclose(sum(found), 1, abs_tol=1e-12 * sum(map(abs, found)))
 
 
 def test_weights_by_hand():
-    assert weights([0.0, 1.0], 2.0) == (-1.0, 2.0)
-    assert weights([0.0, 1.0, 2.0], 3.0) == (1.0, -3.0, 3.0)
-    assert weights([0.0, 1.0, 3.0], 4.0) == (1.0, -2.0, 2.0)
+    assert lagrange([0.0, 1.0], 2.0) == (-1.0, 2.0)
+    assert lagrange([0.0, 1.0, 2.0], 3.0) == (1.0, -3.0, 3.0)
+    assert lagrange([0.0, 1.0, 3.0], 4.0) == (1.0, -2.0, 2.0)
+
+
+class TestSpectrum:
+    """Half of NumPy's ridge regression on Chebyshev polynomials over all full steps, half the line through two."""
+
+    @given(st.lists(st.integers(0, 29), min_size=2, max_size=12, unique=True).map(sorted))
+    def test_against_numpy(self, steps):
+        *nodes, at = [step / 29 for step in steps] if len(steps) > 2 else [*(step / 30 for step in steps), 1.0]
+        values = np.cos(3 * np.array(nodes))
+        basis = np.polynomial.chebyshev.chebvander(2 * np.array(nodes) - 1, 4)
+        # ridge as least squares with rows for the penalty
+        rows = np.vstack([basis, np.sqrt(0.1) * np.eye(5)])
+        fitted = np.linalg.lstsq(rows, np.concatenate([values, np.zeros(5)]), rcond=None)[0]
+        forecast = np.polynomial.chebyshev.chebval(2 * at - 1, fitted)
+        line = values[-1] + (values[-1] - values[-2]) * (at - nodes[-1]) / (nodes[-1] - nodes[-2])
+        got = np.dot(weights("spectrum", nodes, at), values)
+        assert got == pytest.approx((forecast + line) / 2, abs=1e-8)
+
+    def test_one_full_step_is_reused(self):
+        assert predict("spectrum", [(0.0, torch.ones(1))], 0.5).item() == 1
+
+    def test_it_reads_every_full_step(self):
+        history = [(i / 10, torch.randn(3)) for i in range(7)]
+        other = [(history[0][0], history[0][1] + 1), *history[1:]]
+        assert not torch.equal(predict("spectrum", history, 0.8), predict("spectrum", other, 0.8))
 
 
 def test_order_falls_to_what_history_allows():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from flexiffusion.schedule import FULL, Action
 from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate, plain
 from flexsearch.search.operators import Variation
-from flexsearch.search.seeds import all_seeds, alternating, deepcache
+from flexsearch.search.seeds import all_seeds, alternating, deepcache, easycache, spectrum
 from flexsearch.search.space import PlacementSpace, slots_for
 
 SPACE = PlacementSpace(TEACHER[0], 24, BRANCHES)
@@ -84,12 +86,63 @@ class TestOperators:
         assert fitted.cost(TABLE) <= budget + 1e-9
 
     @pytest.mark.parametrize(
-        "name", ["move_one", "bend", "swap_kinds", "redo_one", "redo_all", "insert", "densify", "trade", "remove"]
+        "name",
+        [
+            "move_one",
+            "bend",
+            "swap_kinds",
+            "redo_one",
+            "redo_all",
+            "insert",
+            "densify",
+            "trade",
+            "remove",
+            "change_interval",
+            "split_or_merge",
+        ],
     )
     def test_every_operator_changes_something(self, name: str) -> None:
         parent = PARENTS[-1]
         children = {getattr(VARIATION, name)(parent, np.random.default_rng(seed)).key for seed in range(30)}
         assert len(children - {parent.key}) > 3 or (name == "redo_all" and children - {parent.key})
+
+    def test_crossover_takes_over_at_a_full_step(self) -> None:
+        mother, father = PARENTS[-1], PARENTS[0]
+        for seed in range(20):
+            child = VARIATION.cross(mother, father, np.random.default_rng(seed))
+            check(child)
+            fulls = [i for i, action in enumerate(father.actions) if action == FULL][1:]
+            cuts = [i for i in fulls if child.timesteps[-(len(father.timesteps) - i) :] == father.timesteps[i:]]
+            assert any(
+                set(child.timesteps) - set(father.timesteps[i:])
+                == {t for t in mother.timesteps if t > father.timesteps[i]}
+                for i in cuts
+            )
+
+    def test_shift_keeps_levels_and_counts(self) -> None:
+        parent = alternating(spaced_timesteps(SCHEDULE, 7, "logsnr"), 0, "reuse")
+        children = {VARIATION.shift(parent, np.random.default_rng(seed)) for seed in range(10)}
+        letters = {"".join(action.kind[0] for action in child.actions) for child in children}
+        # fpfpfpf with all but the first moved; partial steps that come first reuse the same
+        assert letters == {"ffpfpfp"}
+        assert {child.timesteps for child in children} == {parent.timesteps}
+
+    def test_realign_lays_partial_steps_out(self) -> None:
+        parent = make_candidate((999, 990, 985, 500, 10), [FULL, *[Action("partial", 0)] * 2, FULL, FULL])
+        children = {VARIATION.realign(parent, np.random.default_rng(seed)) for seed in range(10)}
+        logs = [[math.log(SCHEDULE.sigma(t)) for t in child.timesteps] for child in children]
+        shares = sorted(round((row[0] - row[2]) / (row[0] - row[3]), 2) for row in logs)
+        assert shares == pytest.approx([1 / 3, 2 / 3], abs=0.02)  # front, even
+        assert all(child.actions == parent.actions for child in children)
+
+    def test_change_interval_changes_one_segment_by_one_step(self) -> None:
+        parent = PARENTS[-1]
+        for seed in range(30):
+            child = VARIATION.change_interval(parent, np.random.default_rng(seed))
+            check(child)
+            kinds = [action.kind for action in child.actions]
+            assert kinds.count("full") == [action.kind for action in parent.actions].count("full")
+            assert abs(len(child.actions) - len(parent.actions)) <= 1
 
     def test_densify_fills_every_gap_or_about_half(self) -> None:
         parent = plain(spaced_timesteps(SCHEDULE, 8, "logsnr"))
@@ -109,7 +162,10 @@ class TestSeeds:
     def test_every_kind_is_there_at_every_asked_cost(self) -> None:
         for target in (5.0, 10.0):
             near = {s.kind for s in self.SEEDS if 0.8 * target <= s.candidate.cost(TABLE) <= target + 1e-9}
-            assert near == {"plain", "deepcache", "alternating"}
+            # EasyCache protects four of these 20 steps, so it cannot be four times as fast
+            assert near == {"plain", "deepcache", "spectrum", "alternating"} | (
+                {"easycache"} if target == 10 else set()
+            )
 
     def test_plain_ones_cost_their_number_of_steps(self) -> None:
         plains = [seed for seed in self.SEEDS if seed.kind == "plain"]
@@ -123,6 +179,19 @@ class TestSeeds:
                 cost = candidate.cost(TABLE)
                 if any(0.8 * target <= cost <= target for target in (5.0, 10.0)):
                     assert candidate.key in have
+
+    def test_spectrum_s_windows_grow(self) -> None:
+        """Full steps at 0 to 2, then the last of windows of 2, 2, 3, 3, 4 steps."""
+        candidate = spectrum(TEACHER, 3, 0.5)
+        kinds = "".join(action.kind[0] for action in candidate.actions)
+        assert kinds == "fffpfpfppfppfpppfppp"
+        # the first two partial steps have two full ones to go by; none is lowered
+        assert {action.predictor for action in candidate.actions if action.kind == "partial"} == {"spectrum"}
+        assert {action.branch for action in candidate.actions if action.kind == "partial"} == {-1}
+
+    def test_easycache_protects_both_ends(self) -> None:
+        kinds = "".join(action.kind[0] for action in easycache(TEACHER, 4).actions)
+        assert kinds == "ffffpppfpppfpppfpppf"
 
     def test_deepcache_is_uniform(self) -> None:
         kinds = "".join(action.kind[0] for action in deepcache(TEACHER, 3, 1).actions)
