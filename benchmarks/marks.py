@@ -2,18 +2,26 @@
 
     python -m benchmarks.marks --work FOLDER [--evaluations 300]
 
-Two searches of equal length for every cost, on the same images: the whole space, and plain steps only (their placement
-is searched: the strongest honest rival; it begins with the planner's placements as ours does). Then everything is
-measured on held-out noise and prompts. Prints a Markdown table. Interrupted, it goes on where it stopped.
+Three searches of equal length for every cost, on the same images: the whole space; plain steps only, whose placement is
+searched (the strongest honest rival: it begins with the planner's placements, as ours does); and the same without the
+planner, a local search from the spacings that one could type (what METHOD.md section 7 compared with). Everything is
+measured on held-out noise and prompts: the latents' and the pictures' paired mean squared errors, and the mean distance
+of the latents (the mean of the square roots, squared), which single pictures that change their shape outweigh less.
+Prints two Markdown tables. Interrupted, it goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from flexsearch.metrics.paired import Errors, ratio_interval
+import numpy as np
+
+from flexsearch.engines.local import Outcome
+from flexsearch.metrics.paired import Errors, ratio_interval, squared_error
 from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.search import verdict
 from flexsearch.search.candidate import Candidate, plain
@@ -25,6 +33,7 @@ from flexsearch.search.session import Session
 from flexsearch.search.settings import Settings
 
 COSTS = (6, 8, 10)
+RIVALS = ("log-SNR steps", "locally searched steps", "planned and searched steps")
 SLACK = 1.005  # a step of the output head alone costs 0.002 of a full one: six and six of them count as the cost of six
 
 
@@ -46,9 +55,22 @@ def best(evaluated: list[Evaluated], cost: float) -> Candidate:
     return min((item for item in evaluated if item.cost <= cost * SLACK + 1e-9), key=lambda item: item.error).candidate
 
 
-def ratio(errors: Errors, rival: Errors) -> str:
-    value, low, high = ratio_interval(errors, rival)
-    return f"{value:.2f} ({low:.2f}-{high:.2f})"
+def pixel_errors(outcome: Outcome) -> Errors:
+    reference = outcome.engine.references["converged"].images.float() / 255
+    return squared_error(outcome.images, reference)
+
+
+MEASURES: dict[str, Callable[[Outcome], Errors]] = {
+    "latent MSE": lambda outcome: outcome.latent_errors("converged"),
+    "pixel MSE": pixel_errors,
+    "latent distance": lambda outcome: np.sqrt(outcome.latent_errors("converged")),
+}
+
+
+def ratio(name: str, ours: Outcome, rival: Outcome) -> str:
+    values = ratio_interval(MEASURES[name](ours), MEASURES[name](rival))
+    power = 2 if name == "latent distance" else 1  # as a squared error, like the others
+    return "{:.2f} ({:.2f}-{:.2f})".format(*(value**power for value in values))
 
 
 def main() -> None:
@@ -58,33 +80,39 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--held-out", type=int, default=96)
     arguments = parser.parse_args()
-    common = {
+    common: dict[str, Any] = {
         "reference": "converged",
         "evaluations": arguments.evaluations,
         "images": arguments.images,
         "held_out": arguments.held_out,
     }
     arguments.work.mkdir(parents=True, exist_ok=True)
-    print(f"Error: paired latent MSE to the converged solution, {arguments.held_out} held-out images; ratios with 95 %")
+    made = {cost: measured(cost, common, arguments.work) for cost in COSTS}
     print(
-        f"paired-bootstrap intervals; {arguments.evaluations} evaluations on {arguments.images} images each search.\n",
-        flush=True,
+        f"Errors to the converged solution, {arguments.held_out} held-out images; ratios with 95 % paired-bootstrap\n"
+        f"intervals; {arguments.evaluations} evaluations on {arguments.images} images each search.\n"
     )
-    print("| cost | found | error | plain log-SNR | plain, searched placement | found / log-SNR | found / searched |")
-    print("|---|---|---|---|---|---|---|")
-    for cost in COSTS:
-        asked = {**common, "speedups": (30 / (cost * SLACK),)}
-        session, whole = searched(arguments.work / f"whole-{cost}", Settings(**asked))
-        _, placed = searched(arguments.work / f"plain-{cost}", Settings(**asked, plain_only=True))
-        found, engine = best(whole, cost), session.held_out_engine
-        rivals = (plain(spaced_timesteps(session.model.schedule, cost, "logsnr")), best(placed, cost))
-        ours, logsnr, searched_plain = (
-            engine.evaluate(candidate).latent_errors("converged") for candidate in (found, *rivals)
-        )
-        cells = [str(cost), f"{verdict.described(found)}, {found.cost(session.table):.2f}"]
-        cells += [f"{errors.mean():.2e}" for errors in (ours, logsnr, searched_plain)]
-        cells += [ratio(ours, logsnr), ratio(ours, searched_plain)]
-        print(f"| {' | '.join(cells)} |", flush=True)
+    print(f"| cost | found | {' | '.join(f'{name}, latent MSE' for name in ('found', *RIVALS))} |\n{'|---' * 6}|")
+    for cost, (label, outcomes) in made.items():
+        errors = [f"{outcome.latent_errors('converged').mean():.2e}" for outcome in outcomes]
+        print(f"| {cost} | {label} | {' | '.join(errors)} |")
+    print(f"\n| cost | error | {' | '.join(f'found / {name}' for name in RIVALS)} |\n{'|---' * 5}|")
+    for cost, (_, (ours, *rivals)) in made.items():
+        for name in MEASURES:
+            print(f"| {cost} | {name} | {' | '.join(ratio(name, ours, rival) for rival in rivals)} |")
+
+
+def measured(cost: int, common: dict[str, Any], work: Path) -> tuple[str, list[Outcome]]:
+    """What was found, in words; and it and its rivals on the held-out images."""
+    asked = {**common, "speedups": (30 / (cost * SLACK),)}
+    session, whole = searched(work / f"whole-{cost}", Settings(**asked))
+    _, placed = searched(work / f"plain-{cost}", Settings(**asked, plain_only=True))
+    _, locally = searched(work / f"local-{cost}", Settings(**asked, plain_only=True, planner=False))
+    found = best(whole, cost)
+    typed = plain(spaced_timesteps(session.model.schedule, cost, "logsnr"))
+    label = f"{verdict.described(found)}, {found.cost(session.table):.2f}"
+    candidates = (found, typed, best(locally, cost), best(placed, cost))
+    return label, [session.held_out_engine.evaluate(candidate) for candidate in candidates]
 
 
 if __name__ == "__main__":

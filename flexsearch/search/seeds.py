@@ -17,8 +17,8 @@ SPACINGS: tuple[Spacing, ...] = ("uniform", "karras", "logsnr")  # what hosts of
 SeedKind = Literal["plain", "deepcache", "spectrum", "easycache", "alternating", "planned"]
 
 WARM_UPS = (3, 5)  # Spectrum's full steps at the beginning; 5 in its code
-# its first window, and growth (0.75 in its code)
-WINDOW, GROWTHS = 2, (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 16.0)
+WINDOW = 2  # its first one
+GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 16.0)  # of the window; 0.75 in its code
 PROTECTED = (0.15, 0.95)  # EasyCache skips nothing before and after these parts of the run
 
 
