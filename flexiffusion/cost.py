@@ -46,7 +46,7 @@ class CostTable:
     it saves to drop a unit of the network, by the unit's name.
 
     Every cost is one call's on one and the same batch. Raises ScheduleError for a cost that is not a finite number
-    greater than 0, for a branch outside -1..63, and for units that cost more than a full step together.
+    greater than 0, for a branch outside -1..63, and for units that cost as much as a step.
     """
 
     unit: Unit
@@ -72,8 +72,11 @@ class CostTable:
         instance("CostTable.units", tuple(self.units.values()), Saving)
         units = {identifier("CostTable.units key", name, 128): self.units[name] for name in self.units}
         store(self, "units", FrozenMapping(units))
-        if sum(saving.cost for saving in self.units.values()) >= self.full:
-            raise ScheduleError("CostTable.units", "the units cost more than a full step", "Measure both on one batch")
+        for action in (Action("full"), *(Action("partial", branch) for branch in self.partial)):
+            if sum(saving.at(action) for saving in self.units.values()) >= self.of(action):
+                raise ScheduleError(
+                    "CostTable.units", f"a {action.kind} step's units cost all of it", "Measure both on one batch"
+                )
 
     def of(self, action: Action) -> float:
         """The cost of one step, in `unit`. Raises ScheduleError for a branch, or a dropped unit, without a cost."""
@@ -140,7 +143,7 @@ class CostTable:
                     "CostTable.partial key", f"{shown(key)} is no branch", 'Write a branch such as "-1" or "3"'
                 )
             branches[branch] = partial[key]
-        units = document.get("units", {})  # tables of version 0.2 have none
+        units = document.get("units", {})  # older tables have none
         if not isinstance(units, Mapping):
             raise ScheduleError("CostTable.units", f"{shown(units)} is not an object", "Give the saving by unit")
         savings = {}

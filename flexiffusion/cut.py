@@ -232,8 +232,8 @@ class skipping:
 class dropping:
     """Context of one call that leaves units out: `with dropping(layout.named(["middle_block.1"])): unet(...)`.
 
-    A residual block becomes its skip connection, an attention the identity (AutoDiffusion, arXiv 2309.10438, section
-    3.3). Enter it before `capturing` or `skipping`, so that they see what is left.
+    A residual block becomes its skip connection, an attention the identity (AutoDiffusion, arXiv 2309.10438).
+    Enter it before `capturing` or `skipping`, so that they see what is left.
 
     Raises:
         ModelMismatch: on entry, a unit that cannot be dropped.

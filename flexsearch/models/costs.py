@@ -73,7 +73,7 @@ def by_name(layout: Layout, savings: Mapping[nn.Module, float]) -> dict[str, Sav
 
 
 def count_units(model: DiffusionModel) -> CostTable:
-    """Executed units, as AutoDiffusion counts a budget (arXiv 2309.10438, section 3.3): every unit that can be dropped
+    """Executed units, as AutoDiffusion counts a budget (arXiv 2309.10438): every unit that can be dropped
     counts one. What always runs does not count, but a step that runs nothing else must not be free: it counts one."""
     layout = find_layout(model.unet)
     units = layout.droppable.values()
@@ -145,7 +145,11 @@ def _measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int
     layout = find_layout(model.unet)
     savings = unit_ms(layout, model.device, forward, repeats)
     # Timed one by one, with a wait for the device at each, units take longer than together: only their shares count.
-    scale = min(1.0, medians[FULL] / max(1e-9, sum(savings.values()) * 1.02))
+    scale = 1.0
+    for kind, ms in medians.items():
+        skipped = () if kind.branch is None else layout.deep(kind.branch)
+        units = sum(saved for unit, saved in savings.items() if unit not in skipped)
+        scale = min(scale, ms / (units * 1.02)) if units else scale
     return CostTable(
         "ms", medians[FULL], partial, by_name(layout, {unit: ms * scale for unit, ms in savings.items()})
     )

@@ -39,8 +39,10 @@ def test_dropped_units_cost_nothing() -> None:
     assert UNITS.of(Action("full", drop=both)) == 61.0
     assert UNITS.of(Action("partial", 1, drop=both)) == 13.0
     assert UNITS.of(Action("partial", 0, drop=both)) == 8.0, "what a step does not come to saves nothing"
-    with pytest.raises(ScheduleError, match="more than a full step"):
+    with pytest.raises(ScheduleError, match="a full step's units cost all of it"):
         CostTable("macs", 10.0, {}, {"a": Saving(5.0), "b": Saving(5.0)})
+    with pytest.raises(ScheduleError, match="a partial step's units cost all of it"):
+        CostTable("macs", 100.0, {0: 5.0, 1: 8.0}, {"a": Saving(3.0, 1), "b": Saving(5.0, 1)})
     with pytest.raises(ScheduleError, match=r"Saving.cost: -1"):
         Saving(-1.0)
 
