@@ -70,7 +70,8 @@ class Settings:
             if value not in choices:
                 raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(filter(None, choices))}")
         if self.statistic != "mean" and not self.objective.paired:
-            raise ConfigError("--statistic", "FID is one number for all images", "Leave it out")
+            name = "FID" if self.real else "relative FID"
+            raise ConfigError("--statistic", f"{name} is one number for all images", "Leave it out")
         if self.error is not None and (self.error == "fid") != (self.real is not None):
             raise ConfigError(
                 "--error",
