@@ -100,8 +100,9 @@ def plan_for(
     else:
         segments = schedule.plan
         if segments.total_steps != len(levels):
+            laid = "repeated" if _uniform(segments) else "stretched"
             warning = (
-                f"{schedule.name} was made for {segments.total_steps} steps and is stretched over {len(levels)};"
+                f"{schedule.name} was made for {segments.total_steps} steps and is {laid} over {len(levels)};"
                 " its quality was not measured there"
             )
             segments = stretched(segments, len(levels))
@@ -113,8 +114,14 @@ def stretched(plan: SegmentsPlan, total: int) -> SegmentsPlan:
     """The segments over `total` steps: every boundary and every number of active steps scaled by the same factor.
 
     Each segment keeps its one full step (scaling the actions one by one would double or lose it); one that shrinks to
-    no step at all is left out.
+    no step at all is left out. Where all segments are alike the rule is their length (DeepCache's interval), which
+    stays: as many as there is room for, the last one cut. Shrunk, they would have no partial steps left.
     """
+    if _uniform(plan):
+        each = plan.segments[0]
+        count, rest = divmod(total, each.steps)
+        last = [Segment(rest, min(each.active, rest), each.branch, each.predictor)] if rest else []
+        return SegmentsPlan((*[each] * count, *last), plan.layout)
     segments = []
     begin = before = 0
     for segment in plan.segments:
@@ -125,6 +132,10 @@ def stretched(plan: SegmentsPlan, total: int) -> SegmentsPlan:
             segments.append(Segment(end - before, min(max(active, 1), end - before), segment.branch, segment.predictor))
             before = end
     return SegmentsPlan(tuple(segments), plan.layout)
+
+
+def _uniform(plan: SegmentsPlan) -> bool:
+    return len(plan.segments) > 1 and len(set(plan.segments)) == 1
 
 
 def _with_nulls_out(levels: tuple[float, ...], actions: Sequence[Action], warning: str | None) -> Plan:

@@ -360,6 +360,8 @@ class TestOthers:
         arguments[2] = []
         for axis in (3, 6):
             arguments[axis : axis + 3] = labels.index("Nothing"), "", []
+        labelled = {argument["label"]: i for i, argument in enumerate(infos["x/y/z plot"]["args"])}
+        arguments[labelled["Include Sub Images"]] = True
         grid = server.generate(script_name="X/Y/Z plot", script_args=arguments, steps=8)
         plain, ours = server.generate(), server.generate([True, "sd15-deepcache-2"])
         cells = {image.tobytes() for image in grid.images}

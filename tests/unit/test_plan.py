@@ -67,6 +67,16 @@ class TestByPosition:
         assert plan.levels[0] == levels[0]
         assert plan.nulls + len(plan.levels) == total
 
+    @pytest.mark.parametrize(("total", "expected"), [(8, "FPPFPPFP"), (6, "FPPFPP"), (13, "FPPFPPFPPFPPF")])
+    def test_deepcache_keeps_its_interval(self, total: int, expected: str) -> None:
+        """Stretched over eight steps, ten segments of three would be eight full steps."""
+        plan = plan_for(segments(*[(3, 3)] * 10), tuple(float(total - i) for i in range(total)))
+        assert pattern(plan) == expected
+        assert plan.warning is not None and f"repeated over {total}" in plan.warning
+
+    def test_one_segment_is_stretched(self) -> None:
+        assert stretched(SegmentsPlan((Segment(5, 2),)), 10) == SegmentsPlan((Segment(10, 4),))
+
     def test_twice_the_length_is_the_same_shape(self) -> None:
         plan = SegmentsPlan((Segment(4, 2, 1), Segment(1, 1, 2), Segment(5, 3, 3, "linear")), "even")
         double = SegmentsPlan((Segment(8, 4, 1), Segment(2, 2, 2), Segment(10, 6, 3, "linear")), "even")
