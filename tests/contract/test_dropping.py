@@ -162,6 +162,21 @@ class TestRun:
             hand = by_hand(some_network, [deep, shallow])  # the feature is that of the step before
             assert torch.equal(results[2], hand(sample, conditioning))
 
+    def test_an_interrupted_step_leaves_nothing(self, some_network: Network, untouched: Any) -> None:
+        untouched(some_network)
+        sample = some_network.sample()
+        made = plan(F, Action("full", drop=tuple(find_layout(some_network.unet).droppable)), P(0))
+        before = dictionaries(some_network.unet)
+
+        def fail() -> Tensor:
+            assert dictionaries(some_network.unet) != before
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), Run(some_network.unet, made) as run:
+            run.evaluate(made.levels[1])
+            run(fail, sample)
+        assert dictionaries(some_network.unet) == before
+
     def test_a_miss_drops_as_well(self, sd1: Network) -> None:
         made = plan(F, Action("partial", 0, drop=("output_blocks.11.0",)))
         sample, conditioning = sd1.sample(), sd1.conditioning(2)
