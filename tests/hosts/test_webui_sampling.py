@@ -438,7 +438,7 @@ class TestStarts:
 
     def test_a_list_that_somebody_changed_is_stretched_over(self, host: WebUI) -> None:
         sampler = SamplerObject(host, stand_in.euler)
-        host.attach(sampler, segments("FPPPP FPPPP FPPPP FPPPP"))
+        host.attach(sampler, segments("FPPPP FPPP FPPPP FPPPPP"))
         inner = sampler.func
         sampler.func = lambda model, x, sigmas, **more: inner(model, x, sigmas=sigmas * 0.9, **more)
         sampler.func.__signature__ = __import__("inspect").signature(stand_in.euler)
@@ -525,7 +525,7 @@ class TestWords:
         assert "never called" in caplog.text
 
     def test_a_schedule_that_has_shrunk_to_full_steps_is_a_warning(self, host: WebUI) -> None:
-        host.run(segments("FP " * 10), steps=10)
+        host.run(segments("FP " * 9 + "FN"), steps=10)
         assert host.outcomes[0].counts == "full 10, partial 0, null 0, misses 0"
         assert "nothing was saved" in host.warnings[-1]
         del host.warnings[:]
