@@ -26,7 +26,7 @@ class PictureSize(click.ParamType):  # type: ignore[type-arg]  # generic from cl
 
 MODEL = (
     click.option("--model", default="tiny", show_default=True, metavar="MODEL",
-                 help="A .safetensors checkpoint, a diffusers folder, or `tiny`: the bundled model."),
+                 help="A .safetensors checkpoint, a diffusers folder, or a bundled model: tiny (text), pixel (DDPM)."),
     click.option("--size", type=PictureSize(), help="Picture size in pixels, 512 or 768x512. [default: the model's]"),
     click.option("--prediction", default="auto", show_default=True,
                  help="What the network predicts: epsilon, v_prediction; auto: as the file says."),

@@ -19,28 +19,34 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
     "--method",
     default="placement",
     show_default=True,
-    help="placement: levels, kinds, branches and predictors; flexiffusion: the paper's segments.",
+    help="placement: levels, kinds, branches and predictors; joint: dropped layers too; flexiffusion: segments, and "
+    "autodiffusion: timesteps and dropped layers, as the papers have them.",
 )
+@click.option("--timesteps", type=int, help="Of autodiffusion: how many. [default: what the speed-up pays for]")
 @with_options(SOLVER)
-@click.option("--spacing", default="uniform", show_default=True, help="The teacher's: uniform, karras or logsnr.")
+@click.option(
+    "--spacing", default="uniform", show_default=True, help="The teacher's: uniform, karras, logsnr or quadratic."
+)
 @with_options(SPEEDUP)
 @click.option(
     "--reference",
     default="teacher",
     show_default=True,
-    help="What errors are measured to: teacher, or converged (what every solver tends to).",
+    help="What errors are measured to: teacher, or converged (what every solver tends to); or FID is measured to real "
+    "pictures: a folder of them, or an .npz with mu and sigma.",
 )
 @click.option(
     "--error",
-    help="What is minimised: latent, features, lpips (paired errors) or rfid. "
-    "[default: latent; of --method flexiffusion: rfid]",
+    help="What is minimised: latent, features, lpips (paired errors), rfid or fid. "
+    "[default: latent; of --method flexiffusion: rfid; with real pictures: fid]",
 )
 @click.option("--statistic", default="mean", show_default=True, help="Of paired errors: mean, or worst-decile.")
 @click.option(
     "--cost",
     default="macs",
     show_default=True,
-    help="What a speed-up is counted in: macs (multiply-adds), or latency (milliseconds on this device).",
+    help="What a speed-up is counted in: macs (multiply-adds), latency (milliseconds on this device), or "
+    "units (executed layers).",
 )
 @click.option(
     "--profile",

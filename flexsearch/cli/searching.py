@@ -45,7 +45,7 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
         at.advance()
         _ = session.held_out_engine
         at.advance()
-    if settings.planner and settings.method == "placement":
+    if settings.planner and settings.method in ("placement", "joint"):
         with stage("planner's tables", session.table_levels, "levels") as at:
             session.tables(at.advance)
     folder.write_json("costs.json", session.costs.to_dict())
@@ -101,7 +101,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
         },
     )
     objective = settings.objective
-    key = "features/teacher" if objective.error == "features" else f"latent/{settings.reference}"
+    key = "features/teacher" if objective.error == "features" else f"latent/{settings.judged_by}"
     figures.front(
         folder.front,
         [
