@@ -18,6 +18,7 @@ from flexsearch.errors import RunFolderError
 from flexsearch.report import palette, pictures, plot
 from flexsearch.report.rows import KIND_WORDS, RIVALS, Comparison, Row, comparisons, groups, rows_from
 from flexsearch.report.table import ERROR_TITLES, NOTE, error_text, multiply_adds
+from flexsearch.search.settings import REFERENCES
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # The WebUI's and ComfyUI's names of this tool's solvers; others are named as they are.
@@ -112,6 +113,9 @@ def render(run: Path) -> str:
     # The search's own errors stand in the plot where they are what the plot shows.
     alike = settings.get("error") in (None, "latent") and settings.get("cost", "macs") == "macs"
     alike = alike and settings.get("method") == "placement"
+    # of a search judged by real pictures the teacher is what paired errors are measured to
+    error = f"latent/{settings['reference'] if settings['reference'] in REFERENCES else 'teacher'}"
+    found_against = comparisons(rows)
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,  # every text of the run's files: also those of a stranger
@@ -130,12 +134,13 @@ def render(run: Path) -> str:
         found=found,
         pairs={name: list(zip(teacher, uris, strict=False)) for name, uris in shown.items()},
         small=_small(run),
-        compared=_compared(comparisons(rows)),
-        front=plot.front(rows, searched if alike else (), f"latent/{settings['reference']}", float(settings["steps"])),
+        compared=_compared(found_against),
+        front=plot.front(rows, searched if alike else (), error, float(settings["steps"])),
+        main_error=error,
         plot=plot,
         kinds=plot.kinds(rows),
         kind_words=KIND_WORDS,
-        rivals=RIVALS,
+        rivals=[rival for rival in RIVALS if any(item.rival == rival for item in found_against)],
         error_titles={key: title.replace("\n", " ") for key, title in ERROR_TITLES.items()},
         error_text=lambda e: error_text(e.mean, (e.low, e.high)),
         multiply_adds=multiply_adds,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flexsearch.report.rows import KIND_WORDS, RIVALS, Comparison, Estimate, Row, Verdict, comparisons, groups
+from flexsearch.report.rows import KIND_WORDS, RIVALS, Comparison, Estimate, Row, RowKind, Verdict, comparisons, groups
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -22,6 +22,7 @@ NOTE = (
     "Better or worse is said only where the two intervals do not touch; in brackets, found / rival."
 )
 WIDE = 104  # columns of a terminal that the measured table needs; a narrower one gets it in two parts
+_NARROW_RIVALS = 3  # that a narrow terminal has room for side by side
 _STYLES: dict[Verdict, str] = {"better": "green", "worse": "red", "no clear difference": "yellow"}
 _SAME_COST = 0.02  # a rival whose cost differs by more than this share has the ratio of costs written out
 _MISSING = "–"
@@ -44,8 +45,10 @@ class FinalTable:
         else:
             yield self._measured(list(range(_COSTS)))
             yield self._measured([0, 1, *range(_COSTS, count)])
-        if comparisons(tuple(self.rows)):
-            yield self._verdicts()
+        against = _rivals(comparisons(tuple(self.rows)))
+        most = len(against) if options.max_width >= WIDE else _NARROW_RIVALS
+        for first in range(0, len(against), max(most, 1)):
+            yield self._verdicts(against[first : first + most])
         yield Text(NOTE, style="dim")
 
     def _measured(self, columns: Sequence[int]) -> Table:
@@ -65,15 +68,15 @@ class FinalTable:
             table.add_section()
         return table
 
-    def _verdicts(self) -> Table:
+    def _verdicts(self, rivals: Sequence[RowKind]) -> Table:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-        for title in _verdict_headings():
+        for title in _verdict_headings(rivals):
             table.add_column(Text(title))
-        for asked, error, against in _verdict_rows(comparisons(tuple(self.rows)), self.error_keys):
+        for asked, error, against in _verdict_rows(comparisons(tuple(self.rows)), self.error_keys, rivals):
             cells = [Text(_verdict(c), style=_STYLES[c.verdict] if c else "") for c in against]
             table.add_row(Text(asked), Text(error), *cells)
         return table
@@ -87,10 +90,12 @@ def markdown(rows: Sequence[Row], error_keys: Sequence[str] = tuple(ERROR_TITLES
         for position, row in enumerate(members)
     ]
     lines = _markdown_table([_headings(error_keys), *measured])
-    verdicts = _verdict_rows(comparisons(tuple(rows)), error_keys)
+    found = comparisons(tuple(rows))
+    rivals = _rivals(found)
+    verdicts = _verdict_rows(found, error_keys, rivals)
     if verdicts:
         body = [[asked, error, *(_verdict(c) for c in against)] for asked, error, against in verdicts]
-        lines += ["", *_markdown_table([_verdict_headings(), *body])]
+        lines += ["", *_markdown_table([_verdict_headings(rivals), *body])]
     return "\n".join([*lines, "", NOTE, ""])
 
 
@@ -146,12 +151,18 @@ def _error(estimate: Estimate | None) -> str:
     return f"{value}\n{interval[1:-1]}" if interval else value
 
 
-def _verdict_headings() -> list[str]:
-    return ["asked", "found one's error", *(f"against {KIND_WORDS[rival]}" for rival in RIVALS)]
+def _rivals(found: Sequence[Comparison]) -> list[RowKind]:
+    """The kinds that were compared with, in a fixed order."""
+    met = {comparison.rival for comparison in found}
+    return [rival for rival in RIVALS if rival in met]
+
+
+def _verdict_headings(rivals: Sequence[RowKind]) -> list[str]:
+    return ["asked", "found one's error", *(f"against {KIND_WORDS[rival]}" for rival in rivals)]
 
 
 def _verdict_rows(
-    found: Sequence[Comparison], error_keys: Sequence[str]
+    found: Sequence[Comparison], error_keys: Sequence[str], rivals: Sequence[RowKind]
 ) -> list[tuple[str, str, list[Comparison | None]]]:
     """(asked speed-up, error, comparison against each rival) for every asked speed-up and error."""
     by_place = {(c.speedup_asked, c.error, c.rival): c for c in found}
@@ -159,7 +170,7 @@ def _verdict_rows(
     for speedup in sorted({c.speedup_asked for c in found}):
         asked = f"{speedup:g}x"
         for key in error_keys:
-            against = [by_place.get((speedup, key, rival)) for rival in RIVALS]
+            against = [by_place.get((speedup, key, rival)) for rival in rivals]
             if any(against):
                 body.append((asked, ERROR_TITLES.get(key, key).replace("\n", " "), against))
                 asked = ""
