@@ -71,7 +71,6 @@ def apply(
 
     Raises:
         ModelMismatch: the model is a U-Net that the schedule was not made for.
-        FlexiffusionError: the schedule drops layers.
     """
     if schedule is not None and _can_be_cut(unet := model.get_model_object("diffusion_model")):
         require_fit(schedule, unet, presets)

@@ -22,11 +22,14 @@ def strip(schedule: Schedule) -> dict[str, Any]:
     """
     actions = schedule.plan.actions()
     counts = {kind: sum(action.kind == kind for action in actions) for kind in ("full", "partial", "null")}
-    own = "" if isinstance(schedule.plan, SegmentsPlan) else ", own noise levels"
+    dropped = sum(len(action.drop) for action in actions)
+    more = (f", {dropped} units dropped" if dropped else "") + (
+        "" if isinstance(schedule.plan, SegmentsPlan) else ", own noise levels"
+    )
     return {
         "name": schedule.name,
         "steps": [[action.kind, action.branch] for action in actions],
-        "counts": ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) + own,
+        "counts": ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) + more,
         "model": f"{schedule.model.family}, {schedule.provenance.kind}",
         "made_for": made_for(schedule),
         "description": schedule.description,

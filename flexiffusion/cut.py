@@ -1,4 +1,5 @@
-"""The one mechanism: a full call captures deep features, a partial call passes the deep units by.
+"""The one mechanism: a full call captures deep features, a partial call passes the deep units by, and either may drop
+further units.
 
 The host's own forward runs in both. For the time of one call the `forward` of deep units is an instance attribute; what
 stood there before (nothing, or the wrapper of another extension) is put back when the block is left, whatever happens.
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import ModelMismatch
-from .layout import Layout
+from .layout import Layout, shortcut
 
 _ABSENT = object()
 
@@ -226,6 +227,52 @@ class skipping:
             return _build(recipe, _once(feature.clone(), zeros.make))
 
         return forward
+
+
+class dropping:
+    """Context of one call that leaves units out: `with dropping(layout.named(["middle_block.1"])): unet(...)`.
+
+    A residual block becomes its skip connection, an attention the identity (AutoDiffusion, arXiv 2309.10438).
+    Enter it before `capturing` or `skipping`, so that they see what is left.
+
+    Raises:
+        ModelMismatch: on entry, a unit that cannot be dropped.
+    """
+
+    __slots__ = ("_patch", "_units")
+
+    def __init__(self, units: Iterable[nn.Module]) -> None:
+        self._units = tuple(units)
+        self._patch = _Patch()
+
+    def __enter__(self) -> None:
+        try:
+            for unit in self._units:
+                self._patch.put(unit, _left(unit))
+        except BaseException:
+            self._patch.undo()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._patch.undo()
+
+
+def _left(unit: nn.Module) -> Callable[..., Any]:
+    """The forward of a dropped unit."""
+    left = shortcut(unit)
+    if left is None:
+        raise ModelMismatch(f"a {type(unit).__name__} cannot be dropped. Drop residual blocks and attentions only")
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # a clone, since hosts add to a block's output in place, and what enters may be another block's skip
+        output = x.clone() if left.projection is None else left.projection(x)
+        if left.scale != 1.0:
+            output = output / left.scale
+        return (output,) if left.in_tuple else output
+
+    return forward
 
 
 class _Zeros:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from .errors import FlexiffusionError, ModelMismatch
+from .errors import ModelMismatch
 from .layout import find_layout
 from .plan import TOLERANCE
 from .presets import Preset, for_family
@@ -41,10 +41,11 @@ def require_fit(schedule: Schedule, unet: nn.Module, presets: Iterable[Preset] =
     presets: what else there is, so that the refusal can name those that fit.
 
     Raises:
-        ModelMismatch: another family, or another number of branches; or not a U-Net that can be cut.
-        FlexiffusionError: the schedule drops layers, which this release cannot do.
+        ModelMismatch: another family, or another number of branches, or without a layer that the schedule drops; or not
+            a U-Net that can be cut.
     """
-    family, branches = family_of(unet), find_layout(unet).branches
+    layout = find_layout(unet)
+    family, branches = family_of(unet), layout.branches
     made_for = schedule.model
     if branches != made_for.branches or (family is not None and family != made_for.family):
         found = f"{family or 'an unknown one'} with {branches} branches"
@@ -54,10 +55,10 @@ def require_fit(schedule: Schedule, unet: nn.Module, presets: Iterable[Preset] =
             f"schedule {schedule.name}: made for {made_for.family} with {made_for.branches} branches, "
             f"but the model is {found}. {remedy}"
         )
-    if any(action.drop for action in schedule.plan.actions()):
-        raise FlexiffusionError(
-            f"schedule {schedule.name}: it drops layers, which is not supported yet. Use a schedule without `drop`"
-        )
+    try:
+        layout.named({name for action in schedule.plan.actions() for name in action.drop})
+    except ModelMismatch as error:
+        raise ModelMismatch(f"schedule {schedule.name}: {error}") from None
 
 
 def misfit(

@@ -6,11 +6,15 @@ middle block, n output blocks. Output block j concatenates the skip of input blo
 
 Branch b is the index of the deepest skip that a partial step still computes (DeepCache, arXiv 2312.00858, counted from
 0): input blocks 0..b and the last b+1 output blocks run, all else is deep. At b = -1 only the output head runs.
+
+Units are named by their place, as in LDM's state dictionaries: `input_blocks.4.1` is the second unit of input block 4,
+whatever layout the network at hand has. A residual block or an attention can be dropped (AutoDiffusion, arXiv
+2309.10438): its shortcut is what is left of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,6 +36,46 @@ _DOWN = {
 }
 _UP = {"UpBlock2D", "CrossAttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"}
 _MIDDLE = {"UNetMidBlock2D", "UNetMidBlock2DCrossAttn", "UNetMidBlock2DSimpleCrossAttn"}
+
+# Units that add what they compute to what enters them. Not the video ones: they mix frames behind the sum.
+_RESIDUAL = {"ResBlock", "ResnetBlock2D"}
+_ATTENTION = {"SpatialTransformer", "AttentionBlock", "Transformer2DModel", "Attention"}
+_NOT_ADDING = {"VideoResBlock", "SpatialVideoTransformer"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shortcut:
+    """What is left of a dropped unit: (projection(x) or x) / scale.
+
+    Attributes:
+        projection: a residual block's 1x1 convolution where the channels change; None: the identity.
+        scale: what diffusers' units divide their sum by; nearly always 1.
+        in_tuple: whether the unit returns its tensor in a tuple.
+    """
+
+    projection: nn.Module | None = None
+    scale: float = 1.0
+    in_tuple: bool = False
+
+
+def shortcut(unit: nn.Module) -> Shortcut | None:
+    """What is left of a unit that is dropped; None: it cannot be (a first convolution, a down- or upsampler)."""
+    names = {base.__name__ for base in type(unit).__mro__}
+    if names & _NOT_ADDING:
+        return None
+    if names & _RESIDUAL:
+        resamples = (getattr(unit, name, None) for name in ("updown", "upsample", "downsample"))
+        if any(found not in (None, False) for found in resamples):
+            return None
+        projection = getattr(unit, "skip_connection", None) or getattr(unit, "conv_shortcut", None)
+        if isinstance(projection, nn.Identity):
+            projection = None
+        return Shortcut(projection, float(getattr(unit, "output_scale_factor", 1.0)))
+    if names & _ATTENTION:
+        if getattr(unit, "residual_connection", True) is not True:
+            return None
+        return Shortcut(None, float(getattr(unit, "rescale_output_factor", 1.0)), "Transformer2DModel" in names)
+    return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +133,36 @@ class Layout:
                 f"Use a schedule made for a model with at least {branch + 1} branches"
             )
         return self._deep[branch + 1]
+
+
+    @property
+    def blocks(self) -> Iterator[tuple[str, Block]]:
+        """Every block with its name in the LDM layout, in execution order."""
+        yield from ((f"input_blocks.{i}", block) for i, block in enumerate(self.inputs))
+        yield "middle_block", self.middle
+        yield from ((f"output_blocks.{j}", block) for j, block in enumerate(self.outputs))
+
+    @property
+    def droppable(self) -> dict[str, nn.Module]:
+        """The units that a step can leave out, by name, in execution order."""
+        return {
+            f"{name}.{i}": unit for name, block in self.blocks for i, unit in enumerate(block) if shortcut(unit)
+        }
+
+    def named(self, names: Iterable[str]) -> Block:
+        """The droppable units of these names.
+
+        Raises:
+            ModelMismatch: there is no such unit, or it cannot be dropped.
+        """
+        known = self.droppable
+        for name in names:
+            if name not in known:
+                raise ModelMismatch(
+                    f"dropped layer {name}: this {self.kind} network has no residual block or attention there. "
+                    "Use a schedule made for this model family"
+                )
+        return tuple(known[name] for name in names)
 
 
 def find_layout(unet: nn.Module) -> Layout:

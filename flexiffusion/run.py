@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from .cut import Shapes, capturing, skipping
+from .cut import Shapes, capturing, dropping, skipping
 from .errors import FlexiffusionError, ModelMismatch
 from .layout import Layout, find_layout
 from .plan import Plan
@@ -48,7 +48,8 @@ class Report:
         evaluations: of the sampler; of one or more network calls each.
         levels: noise levels of the plan.
         full_seconds: median wall time of an evaluation that ran in full only; the first one, which warms up, does not
-            count where there are more. None: there was none.
+            count where there are more; nor do those that dropped units. None: there was none.
+        dropped: units that calls left out because the plan drops them, summed over the calls.
     """
 
     full: int
@@ -60,6 +61,7 @@ class Report:
     evaluations: int = 0
     levels: int = 0
     full_seconds: float | None = None
+    dropped: int = 0
 
     def speedup(self, steps: int) -> float | None:
         """How many times as long `steps` levels in full would have taken, by this run's own full evaluations.
@@ -72,8 +74,9 @@ class Report:
         return steps * self.evaluations / self.levels * self.full_seconds / self.seconds
 
     def __str__(self) -> str:
+        dropped = f"dropped units {self.dropped}, " if self.dropped else ""
         return (
-            f"full {self.full}, partial {self.partial}, null {self.null}, misses {self.misses}, "
+            f"full {self.full}, partial {self.partial}, null {self.null}, misses {self.misses}, {dropped}"
             f"{self.seconds:.2f} s, cache {self.cache_bytes / 2**20:.1f} MiB"
         )
 
@@ -88,35 +91,35 @@ class Run:
 
     Args:
         unet: the network that `forward` will call; modules are touched only inside a call.
-        plan: what to do at every noise level. A plan without partial steps accepts any network.
+        plan: what to do at every noise level. A plan without partial steps and dropped units accepts any network.
 
     Raises:
-        ModelMismatch: the plan has partial steps and the network no layout that can be cut, or fewer branches.
-        FlexiffusionError: the plan drops layers, which this release cannot do.
+        ModelMismatch: the network has no layout that can be cut, or fewer branches than the plan's partial steps need,
+            or not the units that it drops.
     """
 
     def __init__(self, unet: nn.Module, plan: Plan) -> None:
         self._plan = plan
         branches = [action.branch for action in plan.actions if action.branch is not None]
-        self._layout: Layout | None = find_layout(unet) if branches else None
-        if self._layout is not None and max(branches) >= self._layout.branches:
+        needs_layout = branches or any(action.drop for action in plan.actions)
+        self._layout: Layout | None = find_layout(unet) if needs_layout else None
+        if self._layout is not None and max(branches, default=-1) >= self._layout.branches:
             raise ModelMismatch(
                 f"branch {max(branches)}: this {type(unet).__name__} has branches -1 to {self._layout.branches - 1}. "
                 "Use a schedule made for this model family"
             )
-        if any(action.drop for action in plan.actions):
-            raise FlexiffusionError("plan: dropped layers are not supported yet. Use a schedule without `drop`")
         self._actions = plan.actions or (FULL,)
+        self._dropped = [self._layout.named(a.drop) if self._layout and a.drop else () for a in self._actions]
         self._uses, self._last_full = _uses(self._actions)
         self._cache: dict[_Key, _Chunk] = {}
         self._index = -1
         self._log_snr = math.nan
         self._occurrences: Counter[Hashable] = Counter()
-        self._full = self._partial = self._misses = self._peak = 0
+        self._full = self._partial = self._misses = self._peak = self._left_out = 0
         self._evaluations = 0
         self._began = 0.0  # the evaluation in progress
-        self._before = (0, 0)  # full and partial calls before it
-        self._full_times: list[float] = []  # seconds of the evaluations that ran in full only
+        self._before = (0, 0, 0)  # full and partial calls, and dropped units, before it
+        self._full_times: list[float] = []  # seconds of the evaluations that ran in full only, and dropped nothing
         self._started: float | None = None
         self._ended: float | None = None
         self._warned: set[str] = set()
@@ -150,6 +153,7 @@ class Run:
             evaluations=self._evaluations,
             levels=len(self._plan.levels),
             full_seconds=statistics.median(self._full_times[1:] or self._full_times) if self._full_times else None,
+            dropped=self._left_out,
         )
 
     def features(self) -> Features:
@@ -193,7 +197,7 @@ class Run:
         now = time.perf_counter()
         self._clock(now)
         self._evaluations += 1
-        self._began, self._before = now, (self._full, self._partial)
+        self._began, self._before = now, (self._full, self._partial, self._left_out)
         if self._started is None:
             self._started = now
         return self._actions[index]
@@ -213,6 +217,12 @@ class Run:
         self._require_open()
         if self._index < 0:
             raise FlexiffusionError("run: called before any evaluation. Call `evaluate(sigma)` first")
+        dropped = self._dropped[self._index]
+        self._left_out += len(dropped)
+        with dropping(dropped):
+            return self._called(forward, sample, chunks)
+
+    def _called(self, forward: Callable[[], T], sample: Tensor, chunks: Sequence[Hashable]) -> T:
         keys = self._keys(chunks)
         rows, left = divmod(sample.shape[0], len(keys)) if keys else (0, 1)
         signature = (rows, sample.shape[1:], sample.dtype, sample.device)
@@ -233,8 +243,8 @@ class Run:
 
     def _clock(self, now: float) -> None:
         """Ends the evaluation in progress."""
-        full, partial = self._before
-        if self._full > full and self._partial == partial:
+        full, partial, left_out = self._before
+        if self._full > full and self._partial == partial and self._left_out == left_out:
             self._full_times.append(now - self._began)
 
     def _require_open(self) -> None:

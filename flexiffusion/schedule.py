@@ -71,7 +71,8 @@ class Action:
     branch:    index of the deepest skip that a partial step still computes, 0-based in the flat order of the original
                LDM layout; -1: only the output head runs. None unless partial.
     predictor: what the deep feature of a partial step is taken to be.
-    drop:      names of further layers that the step leaves out (AutoDiffusion, arXiv 2309.10438); kept sorted.
+    drop:      residual blocks and attentions that the step leaves out (AutoDiffusion, arXiv 2309.10438), named as in
+               `layout`: `input_blocks.4.1`; kept sorted.
     """
 
     kind: Kind

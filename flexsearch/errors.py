@@ -32,8 +32,12 @@ class ModelError(FlexsearchError):
 
 
 class RunFolderError(FlexsearchError):
-    """A run folder that is missing, damaged, in use, or belongs to other settings."""
+    """A run folder or a trial store that is missing, damaged, in use, full, or belongs to other settings."""
 
 
 class SourceError(FlexsearchError):
     """A place that presets come from or go to: it cannot be reached, or gives what is not taken."""
+
+
+class ClusterError(FlexsearchError):
+    """A cluster that cannot be reached, or whose workers cannot be started or were lost."""

@@ -11,11 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,83 +24,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from flexsearch.metrics.bundled import FashionClassifier
 from tools.fashion_mnist import CLASSES, read, to_rgb
+from tools.training import SEED, Stage, batch_indices, checkpoint, min_snr_loss, stratified_timesteps, train
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "a grey {} on black", "one {}, studio photo")
-STEPS = {"vae": 800, "classifier": 2000, "unet": 3600}
-BATCH = {"classifier": 128, "vae": 64, "unet": 64}
-PEAK_LR = {"classifier": 2e-3, "vae": 2e-3, "unet": 1e-3}
+VAE = Stage("vae", 800, 64, 2e-3)
+CLASSIFIER = Stage("classifier", 2000, 128, 2e-3)
+UNET = Stage("unet", 3600, 64, 1e-3)
+STAGES = (VAE, CLASSIFIER, UNET)
 PROMPT_TOKENS = 16
-SEED = 0
-
-
-class Ema:
-    """Exponential moving average of a module's weights; the decay warms up with the step count."""
-
-    def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
-        self.decay = decay
-        self.weights = {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-    def update(self, module: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in module.state_dict().items():
-            if value.is_floating_point():
-                self.weights[name].lerp_(value.detach(), 1 - decay)
-            else:
-                self.weights[name].copy_(value)
-
-
-def learning_rate(stage: str, step: int) -> float:
-    """Linear warm-up over 3 % of the steps, then a half cosine down to zero."""
-    warmup = max(1, STEPS[stage] * 3 // 100)
-    if step < warmup:
-        return PEAK_LR[stage] * (step + 1) / warmup
-    progress = (step - warmup) / max(1, STEPS[stage] - warmup)
-    return PEAK_LR[stage] * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def batch_indices(stage: str, step: int, count: int) -> tuple[Tensor, torch.Generator]:
-    """Indices of batch `step`, from one permutation an epoch, and the generator of everything else that is random."""
-    per_epoch = count // BATCH[stage]
-    epoch, position = divmod(step, per_epoch)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(SEED * 7919 + epoch))
-    generator = torch.Generator().manual_seed(SEED * 1_000_003 + step)
-    return order[position * BATCH[stage] : (position + 1) * BATCH[stage]], generator
-
-
-def train(stage: str, module: nn.Module, loss_of: Callable[[int], Tensor], work: Path) -> None:
-    """Run one stage to its end, from its checkpoint if there is one, and leave the averaged weights in `module`."""
-    device = next(module.parameters()).device
-    optimizer = torch.optim.AdamW(module.parameters(), lr=PEAK_LR[stage], weight_decay=0.01)
-    ema, first, spent = Ema(module), 0, 0.0
-    path = work / f"{stage}.pt"
-    if path.exists():
-        saved = torch.load(path, weights_only=True, map_location=device)
-        module.load_state_dict(saved["module"])
-        optimizer.load_state_dict(saved["optimizer"])
-        ema.weights, first, spent = saved["ema"], saved["step"], saved["seconds"]
-    started = time.monotonic()
-    running = 0.0
-    for step in range(first, STEPS[stage]):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(stage, step)
-        loss = loss_of(step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        ema.update(module, step)
-        running += loss.item()
-        done = step + 1
-        if done % 100 == 0 or done == STEPS[stage]:
-            seconds = spent + time.monotonic() - started
-            print(f"{stage} {done}/{STEPS[stage]} loss {running / 100:.4f} {seconds:.0f} s", flush=True)
-            running = 0.0
-        if done % 250 == 0 or done == STEPS[stage]:
-            state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.weights}
-            torch.save({**state, "step": done, "seconds": spent + time.monotonic() - started}, path.with_suffix(".tmp"))
-            os.replace(path.with_suffix(".tmp"), path)
-    module.load_state_dict(ema.weights)
-    module.eval().requires_grad_(False)
 
 
 def train_classifier(work: Path, device: torch.device) -> FashionClassifier:
@@ -113,14 +40,14 @@ def train_classifier(work: Path, device: torch.device) -> FashionClassifier:
 
     def loss_of(step: int) -> Tensor:
         model.train()
-        indices, generator = batch_indices("classifier", step, len(pictures))
+        indices, generator = batch_indices(CLASSIFIER, step, len(pictures))
         torch.manual_seed(step)  # dropout
         images = to_rgb(pictures[indices]).clone()
         shift_y, shift_x = torch.randint(-2, 3, (2,), generator=generator).tolist()
         images = images.roll((shift_y, shift_x), dims=(2, 3))
         return F.cross_entropy(model(images.to(device)), labels[indices].to(device), label_smoothing=0.05)
 
-    train("classifier", model, loss_of, work)
+    train(CLASSIFIER, model, loss_of, work)
     return model
 
 
@@ -145,14 +72,14 @@ def train_vae(work: Path, device: torch.device) -> AutoencoderKL:
 
     def loss_of(step: int) -> Tensor:
         vae.train()
-        indices, generator = batch_indices("vae", step, len(pictures))
+        indices, generator = batch_indices(VAE, step, len(pictures))
         images = (to_rgb(pictures[indices]) * 2 - 1).to(device)
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
         return F.mse_loss(decoded, images) + F.l1_loss(decoded, images) * 0.2 + 1e-3 * posterior.kl().mean() / 1024
 
-    train("vae", vae, loss_of, work)
+    train(VAE, vae, loss_of, work)
     return vae
 
 
@@ -255,13 +182,11 @@ def train_denoiser(vae: AutoencoderKL, work: Path, device: torch.device) -> tupl
 
     def loss_of(step: int) -> Tensor:
         model.train()
-        indices, generator = batch_indices("unet", step, len(moments))
+        indices, generator = batch_indices(UNET, step, len(moments))
         count = len(indices)
         mean, std = moments[indices].float().chunk(2, dim=1)
         latents = mean + std * torch.randn(mean.shape, generator=generator)
-        # One timestep from each of `count` equal strata: the same expectation as uniform draws, less variance.
-        strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        timesteps = (strata * len(abar)).long()
+        timesteps = stratified_timesteps(count, len(abar), generator)
         noise = torch.randn(latents.shape, generator=generator)
         level = abar[timesteps][:, None, None, None]
         noisy = level.sqrt() * latents + (1 - level).sqrt() * noise
@@ -271,10 +196,9 @@ def train_denoiser(vae: AutoencoderKL, work: Path, device: torch.device) -> tupl
         states = model.text_encoder(chosen).last_hidden_state
         predicted = model.unet(noisy.to(device), timesteps.to(device), states).sample
         error = F.mse_loss(predicted, noise.to(device), reduction="none").mean(dim=(1, 2, 3))
-        snr = abar[timesteps] / (1 - abar[timesteps])
-        return (error * (snr.clamp(max=5) / snr).to(device)).mean()  # min-SNR weighting (arXiv 2303.09556, eq. 6)
+        return min_snr_loss(error, abar[timesteps])
 
-    train("unet", model, loss_of, work)
+    train(UNET, model, loss_of, work)
     return model, tokenizer
 
 
@@ -306,17 +230,23 @@ def export(
         for name, value in classifier.state_dict().items()
     }
     save_file(weights, out / "features.safetensors")
-    seconds = {
-        stage: torch.load(work / f"{stage}.pt", weights_only=True, map_location="cpu")["seconds"] for stage in STEPS
+    report = {
+        stage.name: {
+            "steps": stage.steps,
+            "batch": stage.batch,
+            "seconds": torch.load(checkpoint(stage, work), weights_only=True, map_location="cpu")["seconds"],
+        }
+        for stage in STAGES
     }
-    (work / "training.json").write_text(json.dumps({"steps": STEPS, "batch": BATCH, "seconds": seconds}, indent=1))
+    (work / "training.json").write_text(json.dumps(report, indent=1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and cached latents")
     parser.add_argument("--out", type=Path, default=Path("flexsearch/assets"))
-    parser.add_argument("--stage", choices=[*STEPS, "export"], default="export", help="stop after this stage")
+    stages = [*(stage.name for stage in STAGES), "export"]
+    parser.add_argument("--stage", choices=stages, default="export", help="stop after this stage")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)

@@ -60,7 +60,8 @@ def _strip(actions: Sequence[Action]) -> str:
 
 
 def _said(action: Action) -> str:
-    return f"partial, branch {action.branch}, {action.predictor}" if action.kind == "partial" else action.kind
+    kind = f"partial, branch {action.branch}, {action.predictor}" if action.kind == "partial" else action.kind
+    return f"{kind}, {len(action.drop)} units dropped" if action.drop else kind
 
 
 def _height(action: Action) -> int:
@@ -69,7 +70,9 @@ def _height(action: Action) -> int:
 
 def _counts(actions: Sequence[Action]) -> str:
     counts = [(kind, sum(action.kind == kind for action in actions)) for kind in ("full", "partial", "null")]
-    return ", ".join(f"{count} {kind}" for kind, count in counts if count)
+    dropped = sum(len(action.drop) for action in actions)
+    more = [f"{dropped} units dropped"] if dropped else []
+    return ", ".join([*(f"{count} {kind}" for kind, count in counts if count), *more])
 
 
 def _measured(metric: Metric) -> str:

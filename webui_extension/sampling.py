@@ -40,9 +40,10 @@ class Outcome:
 
     @property
     def counts(self) -> str:
-        """For infotext and log: "full 12, partial 8, null 10, misses 0"."""
+        """For infotext and log: "full 12, partial 8, null 10, misses 0", and "dropped units 40" where there are any."""
         report = self.report
-        return f"full {report.full}, partial {report.partial}, null {report.null}, misses {report.misses}"
+        dropped = f", dropped units {report.dropped}" if report.dropped else ""
+        return f"full {report.full}, partial {report.partial}, null {report.null}, misses {report.misses}{dropped}"
 
     @property
     def line(self) -> str:
@@ -167,7 +168,7 @@ class Sampling:
             self._finish(Outcome(self._schedule.name, report, len(levels.run)))
         if not report.partial and any(action.kind == "partial" for action in self._plan.actions):
             self._warn(f"{self._schedule.name}: not one step could run in part; the log says why")
-        elif not (report.partial or report.null or _is_all_full(self._schedule)):
+        elif not (report.partial or report.null or report.dropped or _is_all_full(self._schedule)):
             self._warn(f"{self._schedule.name}: nothing was saved, over {len(levels.run)} steps all of it is full")
         return result
 
@@ -180,7 +181,7 @@ class Sampling:
         except ModelMismatch:
             if _is_unet(network) or self._schedule.model.family in FAMILIES.values():
                 raise
-            self._plan = _without_partial(self._plan)
+            self._plan = _in_full(self._plan)
             self._warn(f"{self._schedule.name}: the model is no U-Net that can be cut, so only null steps act")
         made_for = self._schedule.model.sha256
         if made_for and network.sha256 and made_for != network.sha256:
@@ -218,7 +219,7 @@ class Sampling:
             try:
                 require_fit(self._schedule, network.unet, self._presets)
             except FlexiffusionError as error:
-                plan = _without_partial(plan)
+                plan = _in_full(plan)
                 self._warn(f"{error}. It runs in full from here on")
         self._run = run = Run(network.unet, plan)
         original = network.unet.forward
@@ -325,7 +326,7 @@ class _Attributes:
 
 
 def _is_all_full(schedule: Schedule) -> bool:
-    return all(action.kind == "full" for action in schedule.plan.actions())
+    return all(action == FULL for action in schedule.plan.actions())
 
 
 def _is_unet(network: Network) -> bool:
@@ -336,8 +337,8 @@ def _is_unet(network: Network) -> bool:
     return True
 
 
-def _without_partial(plan: Plan) -> Plan:
-    return replace(plan, actions=tuple(FULL if action.kind == "partial" else action for action in plan.actions))
+def _in_full(plan: Plan) -> Plan:
+    return replace(plan, actions=(FULL,) * len(plan.actions))
 
 
 def _total(reports: list[Report], nulls: int) -> Report:
@@ -353,4 +354,5 @@ def _total(reports: list[Report], nulls: int) -> Report:
         evaluations=sum(report.evaluations for report in reports),
         levels=max((report.levels for report in reports), default=0),
         full_seconds=max(full_seconds, default=None),
+        dropped=sum(report.dropped for report in reports),
     )

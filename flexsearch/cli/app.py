@@ -24,6 +24,7 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, Entry] = {
     "run": Entry("flexsearch.cli.run:run", "Search a model's schedules and export them."),
     "resume": Entry("flexsearch.cli.resume:resume", "Go on with an interrupted run."),
+    "dashboard": Entry("flexsearch.cli.dashboard:dashboard", "Look at a run's trials in a browser."),
     "plan": Entry("flexsearch.cli.plan:plan", "Plan schedules in seconds, from tables of a model."),
     "evaluate": Entry("flexsearch.cli.evaluate:evaluate", "Measure one schedule against its teacher."),
     "compare": Entry("flexsearch.cli.compare:compare", "Measure schedules beside their rivals."),

@@ -7,7 +7,7 @@ import sys
 import click
 
 from flexiffusion.errors import ModelMismatch, ScheduleError
-from flexsearch.errors import ConfigError, ModelError, RunFolderError, SourceError
+from flexsearch.errors import ClusterError, ConfigError, ModelError, RunFolderError, SourceError
 
 OK = 0
 INTERNAL = 1
@@ -17,6 +17,7 @@ MODEL = 4
 RUN_FOLDER = 5
 SOURCE = 6
 REFUTED = 7
+CLUSTER = 8
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 MEANING = {
@@ -25,9 +26,10 @@ MEANING = {
     USAGE: "wrong usage or configuration",
     SCHEDULE: "a schedule file was refused",
     MODEL: "the model could not be loaded, or does not fit the device",
-    RUN_FOLDER: "the run folder cannot be used",
+    RUN_FOLDER: "the run folder or the trial store cannot be used, or the disk is full",
     SOURCE: "a source of presets was refused, or could not be reached",
     REFUTED: "verify: a claim of the schedule was refuted",
+    CLUSTER: "the cluster cannot be reached, or its workers were lost",
     INTERRUPTED: "interrupted",
 }
 
@@ -37,6 +39,7 @@ _BY_TYPE: tuple[tuple[type[BaseException], int], ...] = (
     (ModelError, MODEL),
     (RunFolderError, RUN_FOLDER),
     (SourceError, SOURCE),
+    (ClusterError, CLUSTER),
     (ConfigError, USAGE),
     (click.UsageError, USAGE),
     (click.FileError, USAGE),

@@ -26,7 +26,7 @@ class PictureSize(click.ParamType):  # type: ignore[type-arg]  # generic from cl
 
 MODEL = (
     click.option("--model", default="tiny", show_default=True, metavar="MODEL",
-                 help="A .safetensors checkpoint, a diffusers folder, or `tiny`: the bundled model."),
+                 help="A .safetensors checkpoint, a diffusers folder, or a bundled model: tiny (text), pixel (DDPM)."),
     click.option("--size", type=PictureSize(), help="Picture size in pixels, 512 or 768x512. [default: the model's]"),
     click.option("--prediction", default="auto", show_default=True,
                  help="What the network predicts: epsilon, v_prediction; auto: as the file says."),
@@ -52,6 +52,22 @@ IMAGES = (
                  help="Prompts, one a line; those below a line --- are held out. [default: bundled ones]"),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the noise and of the search."),
 )  # fmt: skip
+
+
+def engine_options(resumed: bool) -> tuple[Callable[[Any], Any], ...]:
+    """Where candidates are evaluated. A resumed run goes on as it began, where nothing else is given."""
+    as_before = "as the run has it" if resumed else None
+    kept = f" [default: {as_before}]" if resumed else ""
+    return (
+        click.option("--engine", default=None if resumed else "local", show_default=not resumed,
+                     help=f"local: one after the other, here; ray: on many devices or machines.{kept}"),
+        click.option("--ray-address", metavar="ADDRESS",
+                     help=f"Of a Ray cluster: host:port, or auto. [default: {as_before or 'Ray on this machine'}]"),
+        click.option("--workers", type=int,
+                     help=f"Models at a time. [default: {as_before or 'one for each GPU, or else machine'}]"),
+        click.option("--synchronous/--asynchronous", default=None if resumed else False, show_default=not resumed,
+                     help=f"Keep the order of trials, so that the search equals the local one.{kept}"),
+    )  # fmt: skip
 
 
 def with_options(*groups: tuple[Callable[[Any], Any], ...]) -> Callable[[Decorated], Decorated]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
+from flexsearch.cli.options import engine_options, with_options
 
 
 @click.command(cls=Command)
 @click.argument("folder", metavar="RUN")
+@with_options(engine_options(resumed=True))
 @output.json_option
-def resume(folder: str) -> None:
-    """Go on where RUN stopped, with its own settings; at most the evaluation under way was lost."""
+def resume(folder: str, **engine: Any) -> None:
+    """Go on where RUN stopped, with its own settings; at most the evaluations under way were lost."""
     from flexsearch.cli.searching import conduct
     from flexsearch.search.run_folder import RunFolder
 
     opened, settings = RunFolder.open(Path(folder))
+    given = {name: value for name, value in engine.items() if value is not None}
+    if given.get("engine") == "local":
+        given = {"ray_address": None, "workers": None, "synchronous": False, **given}
+    settings = dataclasses.replace(settings, **given)
     conduct(opened, settings)

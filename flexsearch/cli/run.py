@@ -10,7 +10,7 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
-from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
+from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_options, with_options
 
 
 @click.command(cls=Command)
@@ -19,28 +19,34 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
     "--method",
     default="placement",
     show_default=True,
-    help="placement: levels, kinds, branches and predictors; flexiffusion: the paper's segments.",
+    help="placement: levels, kinds, branches and predictors; joint: dropped layers too; flexiffusion: segments, and "
+    "autodiffusion: timesteps and dropped layers, as the papers have them.",
 )
+@click.option("--timesteps", type=int, help="Of autodiffusion: how many. [default: what the speed-up pays for]")
 @with_options(SOLVER)
-@click.option("--spacing", default="uniform", show_default=True, help="The teacher's: uniform, karras or logsnr.")
+@click.option(
+    "--spacing", default="uniform", show_default=True, help="The teacher's: uniform, karras, logsnr or quadratic."
+)
 @with_options(SPEEDUP)
 @click.option(
     "--reference",
     default="teacher",
     show_default=True,
-    help="What errors are measured to: teacher, or converged (what every solver tends to).",
+    help="What errors are measured to: teacher, or converged (what every solver tends to); or FID is measured to real "
+    "pictures: a folder of them, or an .npz with mu and sigma.",
 )
 @click.option(
     "--error",
-    help="What is minimised: latent, features, lpips (paired errors) or rfid. "
-    "[default: latent; of --method flexiffusion: rfid]",
+    help="What is minimised: latent, features, lpips (paired errors), rfid or fid. "
+    "[default: latent; of --method flexiffusion: rfid; with real pictures: fid]",
 )
 @click.option("--statistic", default="mean", show_default=True, help="Of paired errors: mean, or worst-decile.")
 @click.option(
     "--cost",
     default="macs",
     show_default=True,
-    help="What a speed-up is counted in: macs (multiply-adds), or latency (milliseconds on this device).",
+    help="What a speed-up is counted in: macs (multiply-adds), latency (milliseconds on this device), or "
+    "units (executed layers).",
 )
 @click.option(
     "--profile",
@@ -48,7 +54,7 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
     metavar="FILE",
     help="Count the milliseconds of another device, by `flexsearch profile --out`; with --cost latency.",
 )
-@click.option("--evaluations", type=int, default=130, show_default=True, help="Schedules to evaluate, seeds included.")
+@click.option("--evaluations", type=int, default=110, show_default=True, help="Schedules to evaluate, seeds included.")
 @click.option("--images", type=int, default=16, show_default=True, help="Images a schedule is searched on.")
 @click.option("--held-out", type=int, default=32, show_default=True, help="Other images for the final table.")
 @click.option(
@@ -69,10 +75,11 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
     metavar="MIB",
     default=1024,
     show_default=True,
-    help="For states that schedules with the same first steps share; 0: each is sampled from the noise.",
+    help="For states that schedules with the same first steps share, in all; 0: each is sampled from the noise.",
 )
 @click.option("--plain-only", is_flag=True, help="Search only where full steps lie: the rival of the full search.")
 @with_options(IMAGES)
+@with_options(engine_options(resumed=False))
 @click.option("--storage", metavar="URL", help="Optuna storage. [default: SQLite in the run folder]")
 @click.option("--out", metavar="FOLDER", help="The run folder. [default: runs/<date-time>]")
 @output.json_option

@@ -9,11 +9,12 @@ from flexiffusion import codec
 from flexsearch.cli import output
 from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
+from flexsearch.engines.choice import opened, require
 from flexsearch.models.memory import in_words, peak_memory
 from flexsearch.report import figures, pictures
 from flexsearch.report.rows import Row, comparisons
 from flexsearch.report.table import FinalTable
-from flexsearch.search import verdict
+from flexsearch.search import trial_store, verdict
 from flexsearch.search.driver import search
 from flexsearch.search.export import schedule_name, to_schedule
 from flexsearch.search.front import front
@@ -26,7 +27,8 @@ from flexsearch.search.settings import Settings
 
 def conduct(folder: RunFolder, settings: Settings) -> None:
     """Search until the run's evaluations are done, then measure on held-out images and write everything."""
-    with folder.locked():
+    require(settings)
+    with folder.locked(), folder.guarded(settings):
         session = Session(settings, folder.references)
         evaluated = _search(folder, session)
         rows = _measure(folder, session, evaluated)
@@ -39,11 +41,11 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
     output.say(f"model: {session.described()}")
     folder.keep_model(session.model.family, session.model.sha256)
     with stage("teacher and converged reference", 2, "image sets") as at:
-        engine = session.search_engine
+        _ = session.search_engine
         at.advance()
         _ = session.held_out_engine
         at.advance()
-    if settings.planner and settings.method == "placement":
+    if settings.planner and settings.method in ("placement", "joint"):
         with stage("planner's tables", session.table_levels, "levels") as at:
             session.tables(at.advance)
     folder.write_json("costs.json", session.costs.to_dict())
@@ -51,15 +53,17 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
     study = folder.study(settings, sampler)
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     with stage("search", settings.evaluations, "evaluations", done) as at:
-        search(
-            study,
-            sampler,
-            engine,
-            session.costs,
-            settings.evaluations,
-            settings.racing,
-            lambda number, error, cost: at.advance(),
-        )
+        if done < settings.evaluations:
+            with opened(session, sampler, at.say) as evaluator:
+                search(
+                    study,
+                    sampler,
+                    evaluator,
+                    session.costs,
+                    settings.evaluations,
+                    settings.racing,
+                    lambda number, error, cost: at.advance(note=evaluator.note),
+                )
     evaluated = list(sampler.evaluated(study.get_trials(deepcopy=False)))
     made = sum(item.calls for item in evaluated)
     whole = sum(len(item.candidate.timesteps) for item in evaluated) * settings.images
@@ -84,7 +88,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
     folder.write_json(
         "result.json",
         {
-            "settings": settings.to_dict(),
+            "settings": settings.to_dict() | {"storage": settings.storage and trial_store.shown(settings.storage)},
             "evaluations": len(evaluated),
             "network_calls": sum(item.calls for item in evaluated),
             "peak_memory": peak_memory(session.model.device),
@@ -97,7 +101,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
         },
     )
     objective = settings.objective
-    key = "features/teacher" if objective.error == "features" else f"latent/{settings.reference}"
+    key = "features/teacher" if objective.error == "features" else f"latent/{settings.judged_by}"
     figures.front(
         folder.front,
         [

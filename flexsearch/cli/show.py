@@ -55,7 +55,9 @@ def _counts(actions: tuple[Action, ...]) -> dict[str, int]:
 def _counts_text(actions: tuple[Action, ...]) -> str:
     counts = _counts(actions)
     null = f", {counts['null']} null" if counts["null"] else ""
-    return f"{counts['full']} full, {counts['partial']} partial{null}"
+    dropped = sum(len(action.drop) for action in actions)
+    units = f", {dropped} units dropped" if dropped else ""
+    return f"{counts['full']} full, {counts['partial']} partial{null}{units}"
 
 
 def document(file: str, schedule: Schedule) -> dict[str, object]:
@@ -68,6 +70,7 @@ def document(file: str, schedule: Schedule) -> dict[str, object]:
         "schedule": json.loads(codec.dumps(schedule)),
         "strip": "".join(look(action).letter for action in actions),
         "counts": _counts(actions),
+        "dropped_units": sum(len(action.drop) for action in actions),
     }
 
 
@@ -163,6 +166,8 @@ def _strip(actions: tuple[Action, ...]) -> Iterator[Text]:
         yield steps
         if any(action.branch is not None for action in row):
             yield branches
+        if any(action.drop for action in row):
+            yield Text(" " * (width + 2) + "".join(_sign(len(action.drop)) for action in row), style="dim")
     signs = Text("\n" + " " * (width + 2))
     for entry in legend(actions):
         signs.append(entry.letter, style=f"{entry.ink} on {entry.colour}")
@@ -170,11 +175,17 @@ def _strip(actions: tuple[Action, ...]) -> Iterator[Text]:
     yield signs
     if any(action.branch is not None for action in actions):
         yield Text(" " * (width + 2) + "below: the branch of a partial step, - for the output head only", style="dim")
+    if any(action.drop for action in actions):
+        yield Text(" " * (width + 2) + "last row: how many units a step drops; a is 10, b is 11, ...", style="dim")
 
 
 def _branch_sign(action: Action) -> str:
     """One character: 0-9, then a for 10 and so on; - for branch -1."""
     if action.branch is None:
         return " "
-    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
-    return "-" if action.branch < 0 else digits[action.branch] if action.branch < len(digits) else "+"
+    return "-" if action.branch < 0 else _sign(action.branch, zero="0")
+
+
+def _sign(number: int, zero: str = " ") -> str:
+    digits = f"{zero}123456789abcdefghijklmnopqrstuvwxyz"
+    return digits[number] if number < len(digits) else "+"

@@ -16,12 +16,14 @@ from flexsearch.metrics.features import extract
 from flexsearch.metrics.objective import ErrorName, Objective
 from flexsearch.metrics.paired import Errors, squared_error
 from flexsearch.metrics.perceptual import load_lpips, lpips_errors
+from flexsearch.metrics.real_fid import RealFid
 from flexsearch.metrics.relative_fid import RelativeFid
 from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.sampling.prefixes import Prefixes
 from flexsearch.sampling.references import ImageSet, Reference
 from flexsearch.sampling.trajectory import Recipe, Trajectory, sample
 from flexsearch.search.candidate import Candidate
+from flexsearch.search.evaluator import OneByOne
 from flexsearch.search.racing import Judgement, race
 from flexsearch.search.settings import ReferenceName
 
@@ -72,8 +74,12 @@ class Outcome:
         """Relative FID to the teacher."""
         return self.engine.relative_fid(self.features)
 
+    def real_fid(self) -> float | None:
+        """FID to the real pictures; None where there are none."""
+        return None if self.engine.real is None else self.engine.real(self.features)
 
-class LocalEngine:
+
+class LocalEngine(OneByOne):
     """One model, one image set, its references. The model is used by nobody else meanwhile."""
 
     def __init__(
@@ -87,6 +93,7 @@ class LocalEngine:
         judged_by: ReferenceName,
         batch: int,
         prefixes: Prefixes | None = None,
+        real: RealFid | None = None,
     ) -> None:
         self.model = model
         self.recipe = recipe
@@ -96,6 +103,7 @@ class LocalEngine:
         self.judged_by = judged_by
         self.batch = batch
         self.prefixes = prefixes
+        self.real = real
         self.noise = images.noise(model)
         self.conditioning = images.conditioning(model)
 
@@ -169,7 +177,8 @@ class LocalEngine:
         else:
             outcome = sampled(0, self.count)
             finite = bool(outcome.trajectory.latents.isfinite().all())
-            judgement = Judgement(outcome.relative_fid() if finite else math.inf, np.empty(0))
+            fid = outcome.real_fid() if objective.error == "fid" else outcome.relative_fid()
+            judgement = Judgement(fid if finite and fid is not None else math.inf, np.empty(0))
         if not math.isfinite(judgement.error):
             judgement = Judgement(DIVERGED, np.empty(0))
         return replace(judgement, calls=calls)

@@ -9,7 +9,7 @@ import numpy as np
 
 from flexsearch.metrics.paired import Errors, mean_root
 
-ErrorName = Literal["latent", "features", "lpips", "rfid"]
+ErrorName = Literal["latent", "features", "lpips", "rfid", "fid"]
 ERRORS: tuple[ErrorName, ...] = get_args(ErrorName)
 StatisticName = Literal["mean", "worst-decile"]
 STATISTICS: tuple[StatisticName, ...] = get_args(StatisticName)
@@ -17,7 +17,8 @@ STATISTICS: tuple[StatisticName, ...] = get_args(StatisticName)
 
 @dataclass(frozen=True)
 class Objective:
-    """latent, features and lpips are paired errors, one an image; rfid, relative FID, is one number for all of them.
+    """latent, features and lpips are paired errors, one an image; rfid, relative FID, and fid, that to real pictures,
+    are one number for all of them.
 
     Paired errors have a heavy tail: one image of sixteen that changes its shape outweighs all others, and the
     arithmetic mean then ranks candidates by that image. A geometric mean forgets it, and a search that minimises that
@@ -30,7 +31,7 @@ class Objective:
 
     @property
     def paired(self) -> bool:
-        return self.error != "rfid"
+        return self.error not in ("rfid", "fid")
 
     @property
     def races(self) -> bool:

@@ -1,10 +1,12 @@
-"""What a full step and a partial one of every branch cost: multiply-adds (meta device) and milliseconds (this one)."""
+"""What a full step, a partial one of every branch and a dropped unit cost: multiply-adds (meta device), milliseconds
+(this one), executed units."""
 
 from __future__ import annotations
 
 import json
 import os
 import statistics
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from flexiffusion.cost import CostTable
+from flexiffusion.cost import CostTable, Saving
 from flexiffusion.errors import ScheduleError
-from flexiffusion.layout import find_layout
+from flexiffusion.layout import Layout, find_layout, shortcut
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
@@ -41,9 +43,9 @@ def unet_macs(unet: Any, shape: tuple[int, ...], told: Told | None) -> CostTable
         skeleton: nn.Module = type(unet).from_config(unet.config)
         sample = torch.empty(shape)
     layout = find_layout(skeleton)
-    spent: dict[nn.Module, float] = {}  # by unit: what a step that passes it by saves
+    spent: dict[nn.Module | None, float] = {}  # by unit: what a step that passes it by saves
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        for unit in layout.units:
+        for unit in {*layout.units, *filter(None, map(projection, layout.droppable.values()))}:
             unit.register_forward_pre_hook(lambda unit, _: spent.update({unit: -counter.get_total_flops()}))
             unit.register_forward_hook(lambda unit, *_: spent.update({unit: spent[unit] + counter.get_total_flops()}))
         call_unet(skeleton.eval(), sample, 1, None if told is None else told.to("meta"))
@@ -51,7 +53,34 @@ def unet_macs(unet: Any, shape: tuple[int, ...], told: Told | None) -> CostTable
     partial = {
         branch: (full - sum(spent[unit] for unit in layout.deep(branch))) / 2 for branch in range(-1, layout.branches)
     }
-    return CostTable("macs", full / 2, partial)
+    savings = {unit: (spent[unit] - spent.get(projection(unit), 0)) / 2 for unit in layout.droppable.values()}
+    return CostTable("macs", full / 2, partial, by_name(layout, savings))
+
+
+def projection(unit: nn.Module) -> nn.Module | None:
+    """What of a unit still runs when it is dropped."""
+    left = shortcut(unit)
+    return None if left is None else left.projection
+
+
+def by_name(layout: Layout, savings: Mapping[nn.Module, float]) -> dict[str, Saving]:
+    """What it saves to drop a unit, by its name, with the lowest branch at which a partial step would run it."""
+
+    def branch_of(unit: nn.Module) -> int | None:
+        return next((b for b in range(-1, layout.branches) if unit not in layout.deep(b)), None)
+
+    return {name: Saving(savings[unit], branch_of(unit)) for name, unit in layout.droppable.items()}
+
+
+def count_units(model: DiffusionModel) -> CostTable:
+    """Executed units, as AutoDiffusion counts a budget (arXiv 2309.10438): every unit that can be dropped
+    counts one. What always runs does not count, but a step that runs nothing else must not be free: it counts one."""
+    layout = find_layout(model.unet)
+    units = layout.droppable.values()
+    partial = {
+        branch: 1.0 + sum(unit not in layout.deep(branch) for unit in units) for branch in range(-1, layout.branches)
+    }
+    return CostTable("units", 1.0 + len(units), partial, by_name(layout, dict.fromkeys(units, 1.0)))
 
 
 @torch.inference_mode()
@@ -112,7 +141,45 @@ def _measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int
                 if turn:
                     taken[kind].append((clock(model.device) - began) * 1000)
     medians = {kind: statistics.median(times) for kind, times in taken.items()}
-    return CostTable("ms", medians[FULL], {kind.branch: ms for kind, ms in medians.items() if kind.branch is not None})
+    partial = {kind.branch: ms for kind, ms in medians.items() if kind.branch is not None}
+    layout = find_layout(model.unet)
+    savings = unit_ms(layout, model.device, forward, repeats)
+    # Timed one by one, with a wait for the device at each, units take longer than together: only their shares count.
+    scale = 1.0
+    for kind, ms in medians.items():
+        skipped = () if kind.branch is None else layout.deep(kind.branch)
+        units = sum(saved for unit, saved in savings.items() if unit not in skipped)
+        scale = min(scale, ms / (units * 1.02)) if units else scale
+    return CostTable(
+        "ms", medians[FULL], partial, by_name(layout, {unit: ms * scale for unit, ms in savings.items()})
+    )
+
+
+def unit_ms(
+    layout: Layout, device: torch.device, forward: Callable[[], Tensor], repeats: int
+) -> dict[nn.Module, float]:
+    """Median milliseconds that each droppable unit takes in one call, less those of its projection."""
+    began: dict[nn.Module, float] = {}
+    units = list(layout.droppable.values())
+    watched = [*units, *filter(None, map(projection, units))]
+    taken: dict[nn.Module, list[float]] = {unit: [] for unit in watched}
+
+    def starts(unit: nn.Module, _: Any) -> None:
+        began[unit] = clock(device)
+
+    def ends(unit: nn.Module, *_: Any) -> None:
+        taken[unit].append((clock(device) - began[unit]) * 1000)
+
+    hooks = [unit.register_forward_pre_hook(starts) for unit in watched]
+    hooks += [unit.register_forward_hook(ends) for unit in watched]
+    try:
+        for _ in range(repeats + 1):
+            forward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    medians: dict[nn.Module | None, float] = {unit: statistics.median(times[1:]) for unit, times in taken.items()}
+    return {unit: max(0.0, medians[unit] - medians.get(projection(unit), 0.0)) for unit in units}
 
 
 def device_name(model: DiffusionModel) -> str:

@@ -14,7 +14,7 @@ from flexsearch.models.model import DiffusionModel
 from flexsearch.models.prediction import PREDICTIONS, PredictionName
 from flexsearch.models.single_file import load_single_file
 
-BUNDLED = "tiny"  # what --model is called when none is given
+BUNDLED = {"tiny": 2.0, "pixel": 1.0}  # models that come with the tool, and their guidance
 KINDS_OF_STEPS = 64  # torch.compile gives up after as many graphs of one network: full, and partial by branch
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -27,7 +27,7 @@ def load_model(
     prediction: str = "auto",
     compiled: bool = False,
 ) -> DiffusionModel:
-    """`tiny` (the bundled model), a .safetensors checkpoint, or a diffusers folder.
+    """`tiny` or `pixel` (the bundled models), a .safetensors checkpoint, or a diffusers folder.
 
     `device` is any torch device or `auto` (the GPU where there is one); `dtype` is float32, float16, bfloat16 or
     `auto` (float16 on a GPU, float32 elsewhere); `size` is a picture's (width, height) in pixels, None for the model's
@@ -70,10 +70,13 @@ def find_device(name: str) -> torch.device:
 
 
 def _load(name: str, device: torch.device, dtype: torch.dtype, prediction: PredictionName | None) -> DiffusionModel:
-    if name == BUNDLED:
-        model = load_folder(ASSETS / BUNDLED, device, dtype, prediction)
-        prompts = tuple((ASSETS / BUNDLED / "prompts.txt").read_text(encoding="utf-8").splitlines())
-        return dataclasses.replace(model, source=BUNDLED, family="tiny-fashion", default_guidance=2.0, prompts=prompts)
+    if name in BUNDLED:
+        model = load_folder(ASSETS / name, device, dtype, prediction)
+        file = ASSETS / name / "prompts.txt"
+        prompts = tuple(file.read_text(encoding="utf-8").splitlines()) if file.exists() else ()
+        return dataclasses.replace(
+            model, source=name, family=f"{name}-fashion", default_guidance=BUNDLED[name], prompts=prompts
+        )
     path = Path(name)
     if path.is_dir():
         return load_folder(path, device, dtype, prediction)
@@ -82,7 +85,7 @@ def _load(name: str, device: torch.device, dtype: torch.dtype, prediction: Predi
     raise ModelError(
         name,
         "there is no such file or folder",
-        f"Give a .safetensors checkpoint, a diffusers folder, or `{BUNDLED}` for the bundled model",
+        "Give a .safetensors checkpoint, a diffusers folder, or `tiny` or `pixel` for a bundled model",
     )
 
 

@@ -55,7 +55,7 @@ class Row:
     `cost_full_steps` is the cost in full network calls, `macs` in multiply-adds per image; `speedup_macs` and
     `speedup_measured` are against the teacher. `errors` is keyed "latent/teacher", "latent/converged",
     "features/teacher": what is compared / with what. `relative_fid` is to the teacher, same noise, from
-    `relative_fid_n` images. The teacher's row has `speedup_asked` None.
+    `relative_fid_n` images; `real_fid` from as many, to real pictures. The teacher's row has `speedup_asked` None.
     """
 
     label: str
@@ -71,6 +71,7 @@ class Row:
     errors: Mapping[str, Estimate] = field(default_factory=dict)
     relative_fid: float | None = None
     relative_fid_n: int | None = None
+    real_fid: float | None = None
     schedule_file: str | None = None
 
     def __post_init__(self) -> None:
@@ -95,6 +96,7 @@ class Row:
             "errors": {key: estimate.to_dict() for key, estimate in self.errors.items()},
             "relative_fid": self.relative_fid,
             "relative_fid_n": self.relative_fid_n,
+            "real_fid": self.real_fid,
             "schedule_file": self.schedule_file,
         }
 

@@ -130,8 +130,12 @@ def _cells(row: Row, error_keys: Sequence[str], first: bool) -> list[str]:
         f"{multiply_adds(row.macs)}\n{row.speedup_macs:.2f}x",
         measured if row.seconds_per_image is None else f"{measured}\n{row.seconds_per_image:.3g} s",
         *(_error(row.errors.get(key)) for key in error_keys),
-        _MISSING if row.relative_fid is None else f"{row.relative_fid:.3g}\n({row.relative_fid_n})",
+        _MISSING if row.relative_fid is None else f"{row.relative_fid:.3g}\n({row.relative_fid_n}){_real(row)}",
     ]
+
+
+def _real(row: Row) -> str:
+    return "" if row.real_fid is None else f"\nreal {row.real_fid:.3g}"
 
 
 def _error(estimate: Estimate | None) -> str:

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-Spacing = Literal["uniform", "karras", "logsnr"]
+Spacing = Literal["uniform", "karras", "logsnr", "quadratic"]
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
 
 
@@ -54,14 +54,17 @@ def spaced_timesteps(schedule: NoiseSchedule, count: int, spacing: Spacing) -> t
 
     - `uniform`: even in time, diffusers' "linspace" for DPM-Solver: round(linspace(0, T-1, count + 1)), without 0;
     - `karras`: sigma^(1/7) evenly from sigma_max to sigma_min (arXiv 2206.00364, eq. 5, rho = 7);
-    - `logsnr`: log sigma evenly from sigma_max to sigma_min (arXiv 2206.00927, section 3.4).
+    - `logsnr`: log sigma evenly from sigma_max to sigma_min (arXiv 2206.00927, section 3.4);
+    - `quadratic`: the square of even numbers, as DDIM's (arXiv 2010.02502, appendix D.3), from the noisiest on.
 
     Levels that fall on one timestep are moved apart by single timesteps. Raises ValueError for a count outside 1..T.
     """
     last = len(schedule) - 1
     if not 1 <= count <= len(schedule):
         raise ValueError(f"cannot place {count} steps on {len(schedule)} training timesteps")
-    if spacing == "uniform":
+    if spacing == "quadratic":
+        wanted = (np.linspace(0, math.sqrt(last), count + 1) ** 2).round().astype(int)[:0:-1].tolist()
+    elif spacing == "uniform":
         wanted = np.linspace(0, last, count + 1).round().astype(int)[:0:-1].tolist()
     else:
         high, low = schedule.sigma(last), schedule.sigma(0)

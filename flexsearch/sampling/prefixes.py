@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flexiffusion.run import Features, needed
@@ -29,11 +30,10 @@ class State:
     history: dict[str, Any]  # what a solver with memory remembers
     features: Features
 
-    def tensors(self) -> Iterator[Tensor]:
-        yield self.latents
-        for value in self.history.values():
-            yield from _tensors(value)
-        yield from self.features.tensors()
+    def storages(self) -> Iterator[torch.UntypedStorage]:
+        """The memory that it holds on to: a tensor may be a part of a larger one."""
+        for tensor in (self.latents, *_tensors(list(self.history.values())), *self.features.tensors()):
+            yield tensor.untyped_storage()
 
 
 class Prefixes:
@@ -47,7 +47,7 @@ class Prefixes:
         self.limit = limit
         self.bytes = 0
         self._states: OrderedDict[Key, State] = OrderedDict()
-        self._holders: Counter[int] = Counter()  # of each tensor, by its address
+        self._holders: Counter[int] = Counter()  # of each storage, by its address
 
     def __len__(self) -> int:
         return len(self._states)
@@ -71,10 +71,10 @@ class Prefixes:
         key = (batch, tuple(steps), timestep)
         self._drop(key)
         self._states[key] = state
-        for tensor in state.tensors():
-            if not self._holders[tensor.data_ptr()]:
-                self.bytes += tensor.nbytes
-            self._holders[tensor.data_ptr()] += 1
+        for storage in state.storages():
+            if not self._holders[storage.data_ptr()]:
+                self.bytes += storage.nbytes()
+            self._holders[storage.data_ptr()] += 1
         while self.bytes > self.limit and self._states:
             self._drop(next(iter(self._states)))
 
@@ -86,11 +86,11 @@ class Prefixes:
 
     def _drop(self, key: Key) -> None:
         state = self._states.pop(key, None)
-        for tensor in state.tensors() if state is not None else ():
-            self._holders[tensor.data_ptr()] -= 1
-            if not self._holders[tensor.data_ptr()]:
-                del self._holders[tensor.data_ptr()]
-                self.bytes -= tensor.nbytes
+        for storage in state.storages() if state is not None else ():
+            self._holders[storage.data_ptr()] -= 1
+            if not self._holders[storage.data_ptr()]:
+                del self._holders[storage.data_ptr()]
+                self.bytes -= storage.nbytes()
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

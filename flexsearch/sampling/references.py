@@ -107,10 +107,16 @@ def reference(
     )
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in vars(result).items()}, partial, {"key": json.dumps(determines)}
-    )
-    os.replace(partial, path)
+    try:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in vars(result).items()},
+            partial,
+            {"key": json.dumps(determines)},
+        )
+        os.replace(partial, path)
+    except (OSError, SafetensorError):
+        partial.unlink(missing_ok=True)  # half of it would only fill the disk
+        raise
     return result
 
 

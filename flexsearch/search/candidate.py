@@ -29,11 +29,16 @@ class Candidate:
 
     @property
     def plain(self) -> bool:
-        """Only full steps: what a user gets by typing fewer steps."""
-        return all(action.kind == "full" for action in self.actions)
+        """Only full steps that drop nothing: what a user gets by typing fewer steps."""
+        return all(action == FULL for action in self.actions)
+
+    @property
+    def dropped(self) -> int:
+        """Dropped units, summed over the steps."""
+        return sum(len(action.drop) for action in self.actions)
 
     def text(self) -> str:
-        """Readable form, such as `999F 874p0l 731F`."""
+        """Readable form, such as `999F 874p0l 731F-2`: full, partial at branch 0 with `linear`, full less two units."""
         return " ".join(f"{t}{short(a)}" for t, a in zip(self.timesteps, self.actions, strict=True))
 
     def steps_plan(self, schedule: NoiseSchedule) -> StepsPlan:
@@ -47,13 +52,14 @@ class Candidate:
 
 
 def short(action: Action) -> str:
-    return "F" if action.kind == "full" else f"p{action.branch}{LETTERS[action.predictor]}"
+    kind = "F" if action.kind == "full" else f"p{action.branch}{LETTERS[action.predictor]}"
+    return f"{kind}-{len(action.drop)}" if action.drop else kind
 
 
 def make_candidate(timesteps: Iterable[int], actions: Iterable[Action]) -> Candidate:
     """Steps in any order -> a candidate: sorted, first step full, predictors lowered to what the history allows."""
     steps = sorted(zip(timesteps, actions, strict=True), key=lambda step: -step[0])
-    kinds = canonical_actions([FULL, *(action for _, action in steps[1:])])
+    kinds = canonical_actions([Action("full", drop=steps[0][1].drop), *(action for _, action in steps[1:])])
     return Candidate(tuple(timestep for timestep, _ in steps), tuple(kinds))
 
 

@@ -42,10 +42,14 @@ def to_schedule(session: Session, engine: LocalEngine, choice: Choice, outcome: 
     metrics.append(
         Metric("relative_fid", outcome.relative_fid(), n, settings.features, "teacher, same noise, held out")
     )
+    fid = outcome.real_fid()
+    if fid is not None:
+        metrics.append(Metric("fid", fid, n, settings.features, "real pictures"))
     return schedule_file(
         session,
         schedule_name(session, choice),
-        f"{choice.label}; asked for {choice.speedup:g}x, judged by the {settings.reference}",
+        f"{choice.label}; asked for {choice.speedup:g}x, judged by "
+        + ("FID to real pictures" if settings.real else f"the {settings.judged_by}"),
         choice.candidate,
         choice.plan,
         evaluations,

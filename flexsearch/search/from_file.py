@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flexiffusion.errors import ModelMismatch
+from flexiffusion.layout import find_layout
 from flexiffusion.schedule import Schedule, StepsPlan
 from flexsearch.errors import ConfigError
 from flexsearch.models.model import DiffusionModel
@@ -15,7 +16,8 @@ from flexsearch.search.settings import Settings
 def to_candidate(schedule: Schedule, model: DiffusionModel) -> Candidate:
     """What the file's plan evaluates on the model's training timesteps, the nearest in log-SNR to each noise level.
 
-    Raises ModelMismatch when the file is for another family or another number of branches.
+    Raises ModelMismatch when the file is for another family or another number of branches, or drops layers that the
+    model has not.
     """
     if schedule.model.family != model.family or schedule.model.branches != model.branches:
         raise ModelMismatch(
@@ -23,6 +25,7 @@ def to_candidate(schedule: Schedule, model: DiffusionModel) -> Candidate:
             f"{model.source} is {model.family} with {model.branches}. Choose a schedule of the model's own family"
         )
     plan = schedule.plan
+    find_layout(model.unet).named({name for action in plan.actions() for name in action.drop})
     if isinstance(plan, StepsPlan):
         timesteps = [model.schedule.timestep(sigma) for sigma in plan.levels]
         return make_candidate(timesteps, plan.actions())

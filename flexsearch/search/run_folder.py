@@ -13,8 +13,11 @@ schedules/*.json    the found schedules
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +25,20 @@ from typing import Any
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import Study, StudyDirection
-from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
 
-from flexsearch.errors import ConfigError, RunFolderError
+from flexsearch.errors import ConfigError, FlexsearchError, ModelError, RunFolderError
+from flexsearch.models.memory import out_of_memory
 from flexsearch.search.sampler import MethodSampler
 from flexsearch.search.settings import Settings
+from flexsearch.search.trial_store import Claim, open_store, reason, shown
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# What SQLite and safetensors, which have no number of the error, say of it.
+FULL_WORDS = ("no space left", "disk is full", "file too large", "quota exceeded")
 
 
 class RunFolder:
@@ -41,6 +51,7 @@ class RunFolder:
         self.front = path / "front.png"
         self.samples = path / "samples.png"
         self.pictures = path / "pictures"
+        self._claim: Claim | None = None
 
     @classmethod
     def create(cls, path: Path, settings: Settings) -> RunFolder:
@@ -78,8 +89,12 @@ class RunFolder:
     def write_json(self, name: str, document: Any) -> None:
         """Whole or not at all."""
         partial = self.path / f"{name}.partial"
-        partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, self.path / name)
+        try:
+            partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(partial, self.path / name)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
     def keep_model(self, family: str, sha256: str) -> None:
         """Remember the run's checkpoint. Raises RunFolderError where it has been another before."""
@@ -106,31 +121,70 @@ class RunFolder:
         except Timeout as error:
             raise RunFolderError(str(self.path), "another process works on this run", "Wait for it") from error
         with lock:
+            try:
+                yield
+            finally:
+                if self._claim is not None:
+                    self._claim.release()
+
+    @contextmanager
+    def guarded(self, settings: Settings) -> Iterator[None]:
+        """Say plainly what ended a run from outside: a full disk, a lost trial store, no memory. Nothing that was
+        finished is lost, and `resume` goes on."""
+        kept = f"What was finished is kept: `flexsearch resume {self.path}` goes on"
+        try:
             yield
+        except FlexsearchError:
+            raise
+        except Exception as error:
+            said = reason(error)
+            if getattr(error, "errno", None) in FULL or any(words in said.lower() for words in FULL_WORDS):
+                raise RunFolderError(str(self.path), f"the disk is full ({said})", f"Free some. {kept}") from error
+            if isinstance(error, (StorageInternalError, SQLAlchemyError)):
+                place = shown(settings.storage) if settings.storage else str(self.path / "study.db")
+                raise RunFolderError(place, f"the trial store was lost ({said})", f"See to it. {kept}") from error
+            if out_of_memory(error):
+                remedy = f"End other programs, or give a smaller --batch or less --memory to a new run. {kept}"
+                raise ModelError(settings.model, f"memory ran out ({said})", remedy) from error
+            raise
 
     def study(self, settings: Settings, sampler: MethodSampler) -> Study:
         """The run's Optuna study, made if it is not there: minimise (error, cost in full steps)."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        url = settings.storage or f"sqlite:///{self.path / 'study.db'}"
-        try:
-            storage = RDBStorage(url)
-            if url.startswith("sqlite"):
-                # One write-ahead log and no wait for the disk at each gene: a killed process still loses nothing.
-                event.listen(storage.engine, "connect", _fast_commits)
-                storage.engine.dispose()
-            return optuna.create_study(
-                storage=storage,
-                study_name=self.path.resolve().name if settings.storage else "flexsearch",
-                directions=[StudyDirection.MINIMIZE, StudyDirection.MINIMIZE],
-                sampler=sampler,
-                load_if_exists=True,
-            )
-        except Exception as error:  # a dozen kinds, by database
-            raise RunFolderError(url, f"the trial store cannot be opened ({error})", "Check --storage") from error
+        storage = self.store(settings)
+        name = self.study_name(settings)
+        if settings.storage:
+            self._claim = Claim(storage, name)
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=[StudyDirection.MINIMIZE, StudyDirection.MINIMIZE],
+            sampler=sampler,
+            load_if_exists=True,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(["error", "cost in full steps"])
+        if settings.storage and study.user_attrs.get("run") != self._mark():
+            if "run" in study.user_attrs:
+                raise RunFolderError(
+                    shown(settings.storage),
+                    f"it has a study {name!r} of another run",
+                    "Give another --out: a study is called as its run's folder",
+                )
+            study.set_user_attr("run", self._mark())
+        return study
 
+    def store(self, settings: Settings) -> RDBStorage:
+        """The run's trial store."""
+        return open_store(settings.storage or f"sqlite:///{self.path / 'study.db'}")
 
-def _fast_commits(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
+    def study_name(self, settings: Settings) -> str:
+        return self.path.resolve().name if settings.storage else "flexsearch"
+
+    def _mark(self) -> str:
+        """What tells this run from another of the same name in a shared trial store."""
+        path = self.path / ".run"
+        if not path.exists():
+            path.write_text(uuid.uuid4().hex, encoding="utf-8")
+        return path.read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from flexsearch.search.method import Evaluated, Method, stream_of
+from flexsearch.search.candidate import Candidate
+from flexsearch.search.method import Evaluated, Genes, Method, stream_of
+
+UNKNOWN = 1e30  # the error of a trial under way, for those that are proposed meanwhile: not a parent, nor forgotten
 
 
 class SpaceExhausted(Exception):
@@ -21,14 +24,17 @@ class SpaceExhausted(Exception):
 class MethodSampler(BaseSampler):
     """Asks a `Method`. Trial n sees only finished trials with smaller numbers and the stream of (seed, n).
 
-    So its proposal is a function of the study, and the same before and after a kill. Decoded trials are remembered, by
-    number, to spare the decoding.
+    So its proposal is a function of the study, and the same before and after a kill. Where several are under way at a
+    time, the numbers of those that trial n was proposed beside are stored with it (`pending`): it sees their
+    candidates, lest one is proposed twice, as bad ones ("constant liar", Ginsbourger et al. 2010). Decoded trials are
+    remembered, by number, to spare the decoding.
     """
 
     def __init__(self, method: Method, seed: int) -> None:
         self.method = method
         self.seed = seed
         self._decoded: dict[int, Evaluated] = {}
+        self._expected: dict[int, Evaluated] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self.method.distributions)
@@ -36,11 +42,25 @@ class MethodSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
-        genes = self.method.propose(trial.number, self.evaluated(before), stream_of(self.seed, trial.number))
+        pending = trial.user_attrs.get("pending", ())
+        before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number and t.number not in pending]
+        genes = self.propose(trial.number, [*self.evaluated(before), *self._unknown(pending)])
         if genes is None:
             raise SpaceExhausted
         return genes
+
+    def propose(self, number: int, evaluated: Sequence[Evaluated]) -> dict[str, int] | None:
+        """The genes of trial `number` after these; None when nothing new was found."""
+        return self.method.propose(number, evaluated, stream_of(self.seed, number))
+
+    def expect(self, number: int, genes: Genes, candidate: Candidate, cost: float) -> None:
+        """Remember a trial that is under way."""
+        self._expected[number] = unknown(number, genes, candidate, cost)
+
+    def _unknown(self, pending: Collection[int]) -> list[Evaluated]:
+        """Trials as they were known while they were under way; some have been finished before the driver died."""
+        known = [self._expected.get(number) or self._decoded[number] for number in pending]
+        return [unknown(item.number, item.genes, item.candidate, item.cost) for item in known]
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -65,3 +85,8 @@ class MethodSampler(BaseSampler):
                     attributes["calls"],
                 )
         return [self._decoded[trial.number] for trial in finished]
+
+
+def unknown(number: int, genes: Genes, candidate: Candidate, cost: float) -> Evaluated:
+    """A trial of which nothing is known yet but its candidate."""
+    return Evaluated(number, genes, candidate, UNKNOWN, cost)

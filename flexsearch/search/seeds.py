@@ -8,9 +8,11 @@ from typing import Literal
 
 from flexiffusion.cost import CostTable
 from flexiffusion.schedule import FULL, Action, Predictor
-from flexsearch.sampling.levels import SPACINGS, NoiseSchedule, spaced_timesteps
+from flexsearch.sampling.levels import NoiseSchedule, Spacing, spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate, plain
 from flexsearch.search.space import DRAWN
+
+SPACINGS: tuple[Spacing, ...] = ("uniform", "karras", "logsnr")  # what hosts offer
 
 SeedKind = Literal["plain", "deepcache", "spectrum", "easycache", "alternating", "planned"]
 

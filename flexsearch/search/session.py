@@ -13,7 +13,8 @@ from flexiffusion.cost import CostTable
 from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import load_features
-from flexsearch.models.costs import count_macs, known_or_measured_ms
+from flexsearch.metrics.real_fid import RealFid, real_statistics
+from flexsearch.models.costs import count_macs, count_units, known_or_measured_ms
 from flexsearch.models.load import load_model
 from flexsearch.models.memory import automatic_batch
 from flexsearch.models.model import DiffusionModel
@@ -23,7 +24,9 @@ from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_timesteps, reference
 from flexsearch.sampling.trajectory import Recipe
 from flexsearch.search import macro_steps
+from flexsearch.search.autodiffusion import AutoDiffusionMethod
 from flexsearch.search.flexiffusion import FlexiffusionMethod
+from flexsearch.search.joint import JointVariation
 from flexsearch.search.macro_steps import Tables
 from flexsearch.search.method import Method
 from flexsearch.search.operators import Variation
@@ -32,6 +35,7 @@ from flexsearch.search.planner import plans
 from flexsearch.search.seeds import Seed, all_seeds
 from flexsearch.search.settings import ReferenceName, Settings
 from flexsearch.search.space import PlacementSpace, slots_for
+from flexsearch.search.units import UnitSpace
 
 
 class Session:
@@ -86,6 +90,8 @@ class Session:
         settings, given = self.settings, self.settings.other_device
         if settings.cost == "macs":
             return self.table
+        if settings.cost == "units":
+            return count_units(self.model)
         if given is None:
             return known_or_measured_ms(self.model, self.recipe.guidance, self.batch, self.folder / "latency.json")
         if set(given.partial) != set(self.table.partial):
@@ -94,6 +100,10 @@ class Session:
                 f"it has branches {min(given.partial)} to {max(given.partial)}, "
                 f"but {self.model.source} has -1 to {self.model.branches - 1}",
                 "Make it of the same model with `flexsearch profile --out`",
+            )
+        if settings.method in ("autodiffusion", "joint") and set(given.units) != set(self.table.units):
+            raise ConfigError(
+                "--profile", "it does not tell what this model's layers cost", "Make it again with this version"
             )
         return given
 
@@ -114,25 +124,29 @@ class Session:
 
     @cached_property
     def search_engine(self) -> LocalEngine:
-        images = ImageSet(self.settings.seed, 0, self.settings.images, self.prompts[0])
+        return self.engine_for_search(self._references(self._search_images, {"teacher", self.settings.judged_by}))
+
+    def engine_for_search(self, references: dict[ReferenceName, Reference]) -> LocalEngine:
+        """An engine on the search images, with references that are known."""
         prefixes = Prefixes(self.settings.memory << 20) if self.settings.memory else None
-        return self._engine(images, {"teacher", self.settings.reference}, prefixes)
+        return self._engine(self._search_images, references, prefixes)
+
+    @property
+    def _search_images(self) -> ImageSet:
+        return ImageSet(self.settings.seed, 0, self.settings.images, self.prompts[0])
 
     @cached_property
     def held_out_engine(self) -> LocalEngine:
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
-        return self._engine(images, {"teacher", "converged"})
+        return self._engine(images, self._references(images, {"teacher", "converged"}))
 
-    def _engine(
-        self, images: ImageSet, needed: Collection[ReferenceName], prefixes: Prefixes | None = None
-    ) -> LocalEngine:
-        """With the references that are needed: the teacher; the converged solution, by DPM-Solver++ 2M at the same
-        guidance."""
+    def _references(self, images: ImageSet, needed: Collection[ReferenceName]) -> dict[ReferenceName, Reference]:
+        """Those that are needed of: the teacher; the converged solution, by DPM-Solver++ 2M at the same guidance."""
         recipes: dict[ReferenceName, tuple[Recipe, Sequence[int]]] = {
             "teacher": (self.recipe, self.teacher),
             "converged": (Recipe("dpmpp_2m", self.recipe.guidance), converged_timesteps(self.model)),
         }
-        references: dict[ReferenceName, Reference] = {
+        return {
             name: reference(
                 self.model,
                 recipe,
@@ -145,6 +159,10 @@ class Session:
             for name, (recipe, timesteps) in recipes.items()
             if name in needed
         }
+
+    def _engine(
+        self, images: ImageSet, references: dict[ReferenceName, Reference], prefixes: Prefixes | None = None
+    ) -> LocalEngine:
         return LocalEngine(
             self.model,
             self.recipe,
@@ -152,10 +170,20 @@ class Session:
             references,
             self.features,
             self.table,
-            self.settings.reference,
+            self.settings.judged_by,
             self.batch,
             prefixes,
+            self.real,
         )
+
+    @cached_property
+    def real(self) -> RealFid | None:
+        """FID to the real pictures that the settings name."""
+        settings = self.settings
+        if settings.real is None:
+            return None
+        named = (settings.features, self.features)
+        return RealFid(real_statistics(Path(settings.real), named, self.model.image_size, self.folder))
 
     @property
     def table_levels(self) -> int:
@@ -188,6 +216,8 @@ class Session:
             return FlexiffusionMethod(
                 self.teacher, settings.targets, self.model.branches, self.costs, settings.objective
             )
+        if settings.method == "autodiffusion":
+            return self._autodiffusion()
         known = {seed.candidate.key: seed for seed in [*self.seeds, *(self.planned if settings.planner else [])]}
         seeds = [seed for seed in known.values() if seed.candidate.plain or not settings.plain_only]
         slots = max(
@@ -196,4 +226,29 @@ class Session:
         )
         space = PlacementSpace(self.teacher[0], slots, self.model.branches)
         variation = Variation(space, self.model.schedule, self.costs)
+        if settings.method == "joint":
+            units = UnitSpace(space, tuple(self.costs.units))
+            variation = JointVariation(units, self.model.schedule, self.costs)
         return PlacementMethod(seeds, settings.targets, variation, settings.plain_only, settings.objective)
+
+    def _autodiffusion(self) -> AutoDiffusionMethod:
+        """Raises ConfigError for more timesteps than the budget can ever pay for."""
+        settings = self.settings
+        method = AutoDiffusionMethod(
+            self.model.schedule,
+            settings.targets,
+            self.costs,
+            self.model.branches,
+            settings.timesteps,
+            settings.plain_only,
+            settings.objective,
+        )
+        for speedup, target in zip(settings.speedups, settings.targets, strict=True):
+            if settings.timesteps is not None and settings.timesteps * method.cheapest > target + 1e-9:
+                raise ConfigError(
+                    "--timesteps",
+                    f"{settings.timesteps} timesteps cost at least {settings.timesteps * method.cheapest:.1f} full "
+                    f"steps, but {speedup:g}x allows {target:.1f}",
+                    "Give fewer, or a lower --speedup",
+                )
+        return method

@@ -11,18 +11,22 @@ from flexsearch.metrics.objective import ERRORS, STATISTICS, ErrorName, Objectiv
 from flexsearch.sampling.levels import SPACINGS, Spacing
 from flexsearch.sampling.solvers import SOLVERS, SolverName
 
-MethodName = Literal["placement", "flexiffusion"]
+MethodName = Literal["placement", "flexiffusion", "autodiffusion", "joint"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
+EngineName = Literal["local", "ray"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 ReferenceName = Literal["teacher", "converged"]
 REFERENCES: tuple[ReferenceName, ...] = get_args(ReferenceName)
-CostName = Literal["macs", "latency"]
+CostName = Literal["macs", "latency", "units"]
 COSTS: tuple[CostName, ...] = get_args(CostName)
 
 
 @dataclass(frozen=True)
 class Settings:
     """See `flexsearch run --help` for each. `guidance`, `size` and `batch` None: as the model or the device has it;
-    `error` None: as the method has it; `profile`: another device's cost table in milliseconds, as JSON has it."""
+    `error` None: as the method has it; `profile`: another device's cost table in milliseconds, as JSON has it;
+    `timesteps` None: as many as the asked cost pays for; `reference`: or a path to real pictures; `workers` None: one
+    for each device."""
 
     model: str = "tiny"
     method: MethodName = "placement"
@@ -31,12 +35,13 @@ class Settings:
     spacing: Spacing = "uniform"
     guidance: float | None = None
     speedups: tuple[float, ...] = (2.0, 3.0, 5.0)
-    reference: ReferenceName = "teacher"
+    timesteps: int | None = None
+    reference: str = "teacher"
     error: ErrorName | None = None
     statistic: StatisticName = "mean"
     cost: CostName = "macs"
     profile: dict[str, Any] | None = None
-    evaluations: int = 130
+    evaluations: int = 110
     images: int = 16
     held_out: int = 32
     batch: int | None = None
@@ -54,6 +59,10 @@ class Settings:
     dtype: str = "auto"
     compiled: bool = False
     storage: str | None = None
+    engine: EngineName = "local"
+    ray_address: str | None = None
+    workers: int | None = None
+    synchronous: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError, naming the flag, its value and the remedy."""
@@ -61,7 +70,7 @@ class Settings:
             ("--method", self.method, METHODS),
             ("--solver", self.solver, SOLVERS),
             ("--spacing", self.spacing, SPACINGS),
-            ("--reference", self.reference, REFERENCES),
+            ("--engine", self.engine, ENGINES),
             ("--error", self.error, (None, *ERRORS)),
             ("--statistic", self.statistic, STATISTICS),
             ("--cost", self.cost, COSTS),
@@ -69,16 +78,30 @@ class Settings:
             if value not in choices:
                 raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(filter(None, choices))}")
         if self.statistic != "mean" and not self.objective.paired:
-            raise ConfigError("--statistic", "relative FID is one number for all images", "Leave it out")
+            name = "FID" if self.real else "relative FID"
+            raise ConfigError("--statistic", f"{name} is one number for all images", "Leave it out")
+        if self.error is not None and (self.error == "fid") != (self.real is not None):
+            raise ConfigError(
+                "--error",
+                f"{self.error!r} with --reference {self.reference!r}",
+                "FID, and nothing else, is measured to real pictures: give --error fid with --reference FOLDER",
+            )
+        if self.timesteps is not None and self.method != "autodiffusion":
+            raise ConfigError("--timesteps", f"--method {self.method} finds their number", "Use --method autodiffusion")
         if self.profile is not None and self.cost != "latency":
             raise ConfigError("--profile", "milliseconds are not what is counted", "Give --cost latency with it")
         bounds = (("--steps", self.steps, 5, 1000), ("--images", self.images, 2, 100_000),
                   ("--held-out", self.held_out, 2, 100_000), ("--batch", self.batch, 1, 100_000),
                   ("--evaluations", self.evaluations, 1, 1_000_000), ("--seed", self.seed, 0, 2**31 - 1),
-                  ("--memory", self.memory, 0, 2**31 - 1))  # fmt: skip
+                  ("--memory", self.memory, 0, 2**31 - 1), ("--timesteps", self.timesteps, 2, 1000),
+                  ("--workers", self.workers, 1, 10_000))  # fmt: skip
         for flag, number, low, high in bounds:
             if number is not None and not low <= number <= high:
                 raise ConfigError(flag, f"{number} is out of range", f"Give {low} to {high}")
+        for flag, asked in (("--ray-address", self.ray_address), ("--workers", self.workers),
+                            ("--synchronous", self.synchronous)):  # fmt: skip
+            if asked and self.engine == "local":
+                raise ConfigError(flag, "the local engine has no workers", "Give --engine ray with it")
         if not self.speedups:
             raise ConfigError("--speedup", "there is none", "Give one or more, such as 2 or 3.5")
         for speedup in self.speedups:
@@ -95,9 +118,19 @@ class Settings:
         return tuple(self.steps / speedup for speedup in self.speedups)
 
     @property
+    def real(self) -> str | None:
+        """The folder or statistics of real pictures that FID is measured to."""
+        return None if self.reference in REFERENCES else self.reference
+
+    @property
+    def judged_by(self) -> ReferenceName:
+        """What paired errors are measured to."""
+        return next((name for name in REFERENCES if name == self.reference), "teacher")
+
+    @property
     def objective(self) -> Objective:
         """What the search minimises."""
-        own: ErrorName = "rfid" if self.method == "flexiffusion" else "latent"
+        own: ErrorName = "fid" if self.real else "rfid" if self.method == "flexiffusion" else "latent"
         return Objective(self.error or own, self.statistic)
 
     @property

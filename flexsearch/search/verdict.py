@@ -66,17 +66,18 @@ def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
                 rival = min(rivals, key=error_of)
                 chosen.append(Choice(kind, speedup, rival.name, rival.candidate))
         placed = [item for item in affordable if item.candidate.plain]
-        if placed and session.settings.method == "placement":
+        if placed and session.settings.method != "flexiffusion":
             best = min(placed, key=lambda item: item.error)
             chosen.append(Choice("plain_searched", speedup, described(best.candidate), best.candidate))
     return chosen
 
 
 def described(candidate: Candidate) -> str:
-    """A few words, such as `5 full + 7 partial`."""
+    """A few words, such as `5 full + 7 partial` or `8 full, placed, 31 units dropped`."""
     full = sum(action.kind == "full" for action in candidate.actions)
     partial = len(candidate.actions) - full
-    return f"{full} full + {partial} partial" if partial else f"{full} full, placed"
+    words = f"{full} full + {partial} partial" if partial else f"{full} full, placed"
+    return f"{words}, {candidate.dropped} units dropped" if candidate.dropped else words
 
 
 def measure(engine: LocalEngine, choices: Sequence[Choice], on_step: OnStep) -> list[tuple[Choice, Outcome]]:
@@ -146,6 +147,7 @@ def rows(
                 },
                 relative_fid=outcome.relative_fid(),
                 relative_fid_n=len(outcome.features),
+                real_fid=outcome.real_fid(),
                 schedule_file=files.get(choice.candidate.key) if choice.kind == "found" else None,
             )
         )

@@ -124,6 +124,35 @@ class TestCounts:
         assert seen == pytest.approx([LEVELS[0], 6.0, 3.0, 1.0, 0.4])
         assert calls.deep == [True, True, False, True, False]
 
+    def test_a_steps_plan_drops_units(self, host: Any) -> None:
+        """Calls run what is left, joint and split ones alike; the report counts, and no module stays changed."""
+        drop = ("input_blocks.4.0", "middle_block.1", "output_blocks.11.0")
+        rows = [(14.6, ()), (6.0, drop), (3.0, drop[:1]), (1.0, ()), (0.4, drop[2:])]
+        plan = S.StepsPlan(tuple(S.Step(level, S.Action("full", drop=names)) for level, names in rows))
+        ran: list[list[str]] = []
+        units = {name: host.unet().get_submodule(name) for name in drop}
+        hooks = [
+            next(m for m in unit.modules() if not list(m.children())).register_forward_hook(
+                lambda *_, name=name: ran[-1].append(name)
+            )
+            for name, unit in units.items()
+        ]
+        hooks.append(host.unet().register_forward_pre_hook(lambda *_: ran.append([])))
+        try:
+            result, _, outcome = run(host, schedule(plan), noise=noise_for(1, LARGE))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        assert ran == [[name for name in drop if name not in dropped] for _, dropped in rows]
+        assert (outcome.report.full, outcome.report.dropped) == (5, 5)
+        assert "dropped units 5" in str(outcome)
+        assert not any("no effect" in note for note in outcome.notes)
+        split, _, apart = run(host, schedule(plan), noise=noise_for(1, LARGE), joint=lambda sigma: False)
+        torch.testing.assert_close(split, result, **CLOSE)
+        assert apart.report.dropped == 10
+        whole = schedule(S.StepsPlan(tuple(S.Step(level, S.FULL) for level, _ in rows)))
+        assert not torch.allclose(run(host, whole, noise=noise_for(1, LARGE))[0], result)
+
     @pytest.mark.parametrize("predictor", ["reuse", "linear", "quadratic"])
     def test_features_are_few_and_freed(self, host: Any, predictor: str) -> None:
         """Row 16: at most one tensor a chunk for reuse, two for linear, three for quadratic; none after the end."""
@@ -400,9 +429,9 @@ class TestWhatIsSaid:
         outcome = run(host, segments(*[(2, 2)] * 4, model=S.ModelInfo("sd15", 12, "ab" * 32)))[2]
         assert any("abababababab" in note for note in outcome.notes)
 
-    def test_dropped_layers_are_refused_before_sampling(self, host: Any) -> None:
+    def test_dropped_layers_that_are_not_there_are_refused_before_sampling(self, host: Any) -> None:
         dropping = schedule(S.StepsPlan((S.Step(9.0, S.FULL), S.Step(1.0, S.Action("full", drop=("a",))))))
-        with pytest.raises(errors.FlexiffusionError, match="drop"):
+        with pytest.raises(errors.ModelMismatch, match="dropped layer a"):
             engine.apply(host.model(), dropping)
 
     def test_late_conditioning_is_one_miss(self, host: Any) -> None:

@@ -184,6 +184,8 @@ def test_the_strip(pack: Any) -> None:
     assert shown["counts"] == "6 full, 6 partial, own noise levels"
     assert shown["model"] == "sd15, heuristic" and "a hand-made rule" in shown["made_for"]
     json.dumps(shown)
+    dropping = inline.chosen("", (Path(__file__).parents[1] / "golden" / "steps.json").read_text(encoding="utf-8"))
+    assert inline.strip(dropping)["counts"].endswith(", 3 units dropped, own noise levels")
     assert list(pack.routes) == ["/flexiffusion/strip"]
     part("comfy_nodes.routes").register()
     assert list(pack.routes) == ["/flexiffusion/strip"]

@@ -10,7 +10,7 @@ import torch
 from networks import Network, build
 from torch import nn
 
-from flexiffusion.errors import FlexiffusionError, ModelMismatch
+from flexiffusion.errors import ModelMismatch
 from flexiffusion.fit import FAMILIES, family_of, made_for, misfit, require_fit
 from flexiffusion.presets import Preset
 from flexiffusion.schedule import (
@@ -69,10 +69,14 @@ class TestNetwork:
         with pytest.raises(ModelMismatch, match="an unknown one with 9 branches"):
             require_fit(MADE, build("sdxl").unet)
 
-    def test_dropped_layers_are_refused(self, sd1: Network) -> None:
-        steps = StepsPlan((Step(3.0, FULL), Step(1.0, Action("full", drop=("a",)))))
-        with pytest.raises(FlexiffusionError, match="drops layers"):
-            require_fit(replace(MADE, plan=steps, levels=None), sd1.unet)
+    def test_dropped_layers_must_be_there(self, sd1: Network) -> None:
+        def made(name: str) -> Schedule:
+            steps = StepsPlan((Step(3.0, FULL), Step(1.0, Action("full", drop=(name,)))))
+            return replace(MADE, plan=steps, levels=None)
+
+        require_fit(made("middle_block.1"), sd1.unet)
+        with pytest.raises(ModelMismatch, match=r"schedule made: dropped layer middle_block\.3"):
+            require_fit(made("middle_block.3"), sd1.unet)
 
     def test_no_unet(self) -> None:
         with pytest.raises(ModelMismatch):

@@ -221,9 +221,10 @@ class TestRefusals:
             assert run.evaluate(14.0) == FULL
             assert run(lambda: 5, torch.zeros(1)) == 5
 
-    def test_dropped_layers(self, sd1: Network) -> None:
-        with pytest.raises(FlexiffusionError, match="dropped layers"):
-            Run(sd1.unet, plan(F, Action("partial", 0, "reuse", ("mid_block",))))
+    def test_dropped_layers_that_the_network_has_not(self, sd1: Network) -> None:
+        for name in ("mid_block", "input_blocks.0.0", "middle_block.9"):
+            with pytest.raises(ModelMismatch, match=f"dropped layer {name}"):
+                Run(sd1.unet, plan(F, Action("partial", 0, "reuse", (name,))))
 
 
 class TestSurroundings:

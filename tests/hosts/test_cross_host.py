@@ -57,8 +57,19 @@ OWN_LEVELS = schedule(
     ]},
     "own levels",
 )  # fmt: skip
+DROPPED = schedule(
+    {"kind": "steps", "steps": [
+        {"sigma": 14.6146, "do": "full"},
+        {"sigma": 6.0, "do": "full", "drop": ["input_blocks.4.1", "middle_block.1", "output_blocks.5.0"]},
+        {"sigma": 3.0, "do": "full", "drop": ["input_blocks.1.0", "input_blocks.10.0", "output_blocks.11.1"]},
+        {"sigma": 1.6, "do": "partial", "branch": 1, "predictor": "linear", "drop": ["output_blocks.11.0"]},
+        {"sigma": 0.8, "do": "full"},
+        {"sigma": 0.3, "do": "full", "drop": ["middle_block.0", "output_blocks.0.0", "output_blocks.8.0"]},
+    ]},
+    "dropped layers",
+)  # fmt: skip
 ALL_FULL = schedule({"kind": "segments", "segments": [{"steps": 1, "active": 1, "branch": 0}] * STEPS}, "all full")
-SCHEDULES = {"segments": SEGMENTS, "own levels": OWN_LEVELS, "all full": ALL_FULL}
+SCHEDULES = {"segments": SEGMENTS, "own levels": OWN_LEVELS, "dropped layers": DROPPED, "all full": ALL_FULL}
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +207,7 @@ def test_the_same_latent_everywhere(host: Callable[[str], Tensor], reference: Re
         print(f"{name}: relative difference {difference:.2e}")
         assert difference < TOLERANCE, name
     # the schedules differ by far more than that, or the comparison would say nothing
-    for name in ("segments", "own levels"):
+    for name in ("segments", "own levels", "dropped layers"):
         apart = float((expected[name] - expected["all full"]).norm() / expected["all full"].norm())
         print(f"{name} against all full: {apart:.2e}")
         assert apart > 10 * TOLERANCE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -466,14 +467,36 @@ class TestWords:
         assert host.outcomes == []
         assert "made for" in host.warnings[0] and "4 branches" in host.warnings[0]
 
-    def test_a_dropped_layer_is_refused(self, host: WebUI) -> None:
+    def test_a_dropped_layer_that_is_not_there_is_refused(self, host: WebUI) -> None:
         from flexiffusion.schedule import Action, Schedule, Step, StepsPlan
 
-        plan = StepsPlan((Step(9.0, Action("full")), Step(5.0, Action("partial", 1, drop=("middle_block.1",)))))
+        plan = StepsPlan((Step(9.0, Action("full")), Step(5.0, Action("partial", 1, drop=("middle_block.9",)))))
         schedule = Schedule("drops", ModelInfo("sd15", BRANCHES), Sampling(None, None, 10, None, None, None), plan)
         plain, _ = host.run(None, steps=10)
         assert torch.equal(plain, host.run(schedule, steps=10)[0])
-        assert "drops layers" in host.warnings[0]
+        assert "dropped layer middle_block.9" in host.warnings[0]
+
+    def test_dropped_layers(self, host: WebUI) -> None:
+        """What is dropped does not run, at the steps that drop it; the counts say so; nothing stays changed."""
+        from flexiffusion.layout import find_layout
+        from flexiffusion.schedule import Action, Schedule, Step, StepsPlan
+
+        name = "middle_block.1"
+        rows = [(14.0, ()), (9.0, (name,)), (5.0, ()), (2.0, (name,)), (0.5, ())]
+        plan = StepsPlan(tuple(Step(level, Action("full", drop=drop)) for level, drop in rows))
+        schedule = Schedule("drops", ModelInfo("sd15", BRANCHES), Sampling(None, None, 10, None, None, None), plan)
+        unit = find_layout(host.unet).droppable[name]
+        ran: list[int] = []
+        inner = next(m for m in unit.modules() if not list(m.children()))
+        hook = inner.register_forward_hook(lambda *_: ran.append(1))
+        dropped, _ = host.run(schedule, steps=10)
+        hook.remove()
+        assert "forward" not in vars(unit)
+        report = host.outcomes[-1].report
+        assert report.dropped > 0 and len(ran) + report.dropped == report.full
+        assert f"dropped units {report.dropped}" in host.outcomes[-1].counts
+        whole = StepsPlan(tuple(Step(level, Action("full")) for level, _ in rows))
+        assert not torch.equal(dropped, host.run(replace(schedule, plan=whole), steps=10)[0])
 
     def test_another_checkpoint_is_said(self) -> None:
         host = WebUI(sha256="b" * 64)

@@ -10,6 +10,7 @@ from flexsearch.metrics.objective import Objective
 from flexsearch.metrics.paired import Errors
 from flexsearch.sampling.levels import NoiseSchedule, spaced_timesteps
 from flexsearch.search.candidate import Candidate
+from flexsearch.search.evaluator import OneByOne
 from flexsearch.search.racing import Judgement
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -19,7 +20,7 @@ TABLE = CostTable("macs", 100.0, {-1: 1.0, 0: 5.0, 1: 13.0, 2: 30.0, 3: 55.0, 4:
 TEACHER = spaced_timesteps(SCHEDULE, 20, "uniform")
 
 
-class Engine:
+class Engine(OneByOne):
     """Errors from a formula: more full steps are better, and so are levels near an even spread in log sigma."""
 
     table = TABLE

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 from optuna.study import Study
 from optuna.trial import TrialState
+from pool_fixtures import SimulatedCluster
 from search_fixtures import BRANCHES, SCHEDULE, TABLE, TEACHER, Engine
 
+from flexsearch.engines.pool import Pool
 from flexsearch.search.driver import search
+from flexsearch.search.evaluator import OneByOne
 from flexsearch.search.flexiffusion import FlexiffusionMethod
 from flexsearch.search.front import front
 from flexsearch.search.method import Evaluated, Method, stream_of
@@ -35,11 +39,11 @@ METHODS: dict[str, Method] = {
 }
 
 
-def go(folder: Path, method: Method, engine: Engine, evaluations: int, seed: int = 0) -> Study:
+def go(folder: Path, method: Method, engine: OneByOne | Pool, evaluations: int, seed: int = 0) -> Study:
     folder.mkdir(exist_ok=True)
     sampler = MethodSampler(method, seed)
     study = RunFolder(folder).study(Settings(), sampler)
-    search(study, sampler, engine, TABLE, evaluations, True, lambda *_: None)  # type: ignore[arg-type]
+    search(study, sampler, engine, TABLE, evaluations, True, lambda *_: None)
     return study
 
 
@@ -76,6 +80,53 @@ class TestEveryMethod:
         engine = Engine()
         go(tmp_path / "run", METHODS[name], engine, 5)
         assert engine.evaluated == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+class TestManyWorkers:
+    """Asynchronous: what is proposed depends on who finishes first, and is a whole search all the same."""
+
+    @staticmethod
+    def pool(engine: Engine) -> Pool:
+        cluster = SimulatedCluster(engine, 3, lambda job: 1 + (job.number * 7 % 5))
+        return Pool(cluster, engine.count, lambda _: None)
+
+    def test_no_duplicate_is_evaluated(self, name: str, tmp_path: Path) -> None:
+        engine = Engine()
+        study = go(tmp_path / "run", METHODS[name], self.pool(engine), 40)
+        assert len(engine.evaluated) == 40 == len(set(engine.evaluated)) == len(trials_of(study))
+        beside = [len(trial.user_attrs.get("pending", ())) for trial in study.get_trials()]
+        assert max(beside) == 3  # three workers, and one candidate that waits for the first that is free
+
+    def test_killed_again_and_again_it_ends_whole(self, name: str, tmp_path: Path) -> None:
+        done: list[str] = []
+        for stop_at in (0, 3, 7, None):
+            engine = Engine(stop_at)
+            try:
+                study = go(tmp_path / "run", METHODS[name], self.pool(engine), 30)
+            except KeyboardInterrupt:
+                assert stop_at is not None
+            done += engine.evaluated
+        trials = study.get_trials()
+        assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 30
+        assert len(done) == len(set(done)) == 30
+
+    def test_a_killed_one_proposes_again_what_it_had_proposed(self, name: str, tmp_path: Path) -> None:
+        """Even where the process died between the genes of a trial: they are not mixed with those of another."""
+        method = METHODS[name]
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path / "run", method, self.pool(Engine(9)), 30)
+        study = RunFolder(tmp_path / "run").study(Settings(), MethodSampler(method, 0))
+        before = {t.number: t.params for t in study.get_trials() if t.state == TrialState.RUNNING}
+        assert len(before) > 1
+        last = max(before)
+        with sqlite3.connect(tmp_path / "run" / "study.db") as connection:
+            connection.execute(
+                "DELETE FROM trial_params WHERE param_id IN (SELECT param_id FROM trial_params JOIN trials USING "
+                "(trial_id) WHERE number = ? ORDER BY param_id LIMIT -1 OFFSET 4)", (last,)
+            )  # fmt: skip
+        study = go(tmp_path / "run", method, self.pool(Engine()), 30)
+        assert {n: study.get_trials()[n].params for n in before} == before
 
 
 class TestPlacement:

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from model_folders import write_unconditional
+from torch.utils.flop_counter import FlopCounterMode
 
+from flexiffusion.cut import dropping
+from flexiffusion.layout import find_layout
 from flexiffusion.schedule import FULL, Action
 from flexsearch.errors import ConfigError, ModelError
 from flexsearch.models.assets import ASSETS
-from flexsearch.models.costs import count_macs, measure_ms
+from flexsearch.models.costs import count_macs, count_units, measure_ms
 from flexsearch.models.load import load_model
-from flexsearch.models.model import Conditioning, DiffusionModel
+from flexsearch.models.model import Conditioning, DiffusionModel, call_unet
 from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.sampling.noise import initial_noise
 from flexsearch.sampling.trajectory import Recipe, sample
@@ -66,6 +69,30 @@ class TestBundledModel:
         )
         seen = BundledFeatures().classifier(tiny.decode(made.latents)).argmax(dim=1)
         assert (seen == torch.arange(10).repeat(3)).float().mean() >= 0.7
+
+
+class TestPixelModel:
+    def test_is_an_unconditional_ddpm_of_grey_pictures(self) -> None:
+        """Four levels, attention at the two lower ones; every unit can be dropped and its cost is known."""
+        model = load_model("pixel", "cpu")
+        assert model.family == "pixel-fashion" and model.source == "pixel" and not model.conditional
+        assert model.latent_shape == (1, 32, 32) and model.branches == 8 and model.default_guidance == 1.0
+        assert model.decode(torch.zeros(2, 1, 32, 32)).shape == (2, 3, 32, 32)
+        table = count_macs(model, 1.0)
+        assert set(table.units) == set(find_layout(model.unet).droppable) and len(table.units) == 21
+        every = Action("full", drop=tuple(table.units))
+        assert 0 < table.of(every) < 0.5 * table.full
+        assert count_units(model).of(every) == 1.0
+
+    def test_what_a_unit_saves_is_what_is_not_computed(self) -> None:
+        """By counting the multiply-adds of a call that really drops it."""
+        model = load_model("pixel", "cpu")
+        table, layout = count_macs(model, 1.0), find_layout(model.unet)
+        unet = model.unet.to("meta")
+        for name in ("input_blocks.1.0", "input_blocks.3.0", "input_blocks.5.1", "middle_block.1", "output_blocks.7.0"):
+            with FlopCounterMode(display=False) as counter, dropping(layout.named([name])), torch.inference_mode():
+                call_unet(unet, torch.empty(1, 1, 32, 32, device="meta"), 1, None)
+            assert counter.get_total_flops() / 2 == pytest.approx(table.of(Action("full", drop=(name,)))), name
 
 
 class TestSampling:

@@ -1,0 +1,25 @@
+"""`flexsearch dashboard RUN`: look at a run's trials in a browser."""
+
+from __future__ import annotations
+
+import click
+
+from flexsearch.cli.command import Command
+
+
+@click.command(cls=Command)
+@click.argument("folder", metavar="RUN")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0: every one.")
+@click.option("--port", type=int, default=8080, show_default=True, help="0: any that is free.")
+@click.option("--open/--no-open", "opened", default=True, show_default=True, help="Open it in a browser.")
+def dashboard(folder: str, host: str, port: int, opened: bool) -> None:
+    """Open optuna-dashboard on RUN, while it goes on or later; Ctrl+C ends it.
+
+    It can change and delete studies, so it listens on this machine only, unless --host says otherwise.
+    """
+    from pathlib import Path
+
+    from flexsearch.cli.serving import serve
+    from flexsearch.search.run_folder import RunFolder
+
+    serve(*RunFolder.open(Path(folder)), host, port, opened)

@@ -1,0 +1,73 @@
+"""The search loop on a PostgreSQL server: one driver a study, and nothing is lost when the server goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from postgresql_server import Server, running
+from search_fixtures import TABLE, Engine
+from test_driver import METHODS, go, trials_of
+
+from flexsearch.errors import RunFolderError
+from flexsearch.search.driver import search
+from flexsearch.search.racing import Judgement
+from flexsearch.search.run_folder import RunFolder
+from flexsearch.search.sampler import MethodSampler
+from flexsearch.search.settings import Settings
+
+pytestmark = pytest.mark.database
+pytest.importorskip("psycopg")
+
+EVALUATIONS, AT = 14, 6
+
+
+class Until(Engine):
+    """Something happens when so many candidates have been judged."""
+
+    def __init__(self, happens: Callable[[], None]) -> None:
+        super().__init__()
+        self.happens = happens
+
+    def judge(self, *arguments: object) -> Judgement:  # type: ignore[override]
+        if len(self.evaluated) == AT:
+            self.happens()
+        return super().judge(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running() as made:
+        yield made
+
+
+def drive(folder: Path, settings: Settings, engine: Engine) -> list[tuple[int, dict[str, int], list[float]]]:
+    """What `flexsearch run` does with the trial store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run = RunFolder(folder)
+    with run.locked(), run.guarded(settings):
+        sampler = MethodSampler(METHODS["placement"], 0)
+        study = run.study(settings, sampler)
+        search(study, sampler, engine, TABLE, EVALUATIONS, True, lambda *_: None)
+        return trials_of(study)
+
+
+def test_one_driver_and_a_server_that_goes_down(server: Server, tmp_path: Path) -> None:
+    settings = Settings(storage=server.url())
+    mine, theirs = tmp_path / "a" / "run", tmp_path / "b" / "run"
+
+    def meanwhile() -> None:
+        with pytest.raises(RunFolderError, match="another driver works on the study 'run'"):
+            drive(theirs, settings, Engine())
+        server.control("-m", "immediate", "stop")
+
+    with pytest.raises(RunFolderError, match=r"team:\*\*\*@.*the trial store was lost .*flexsearch resume"):
+        drive(mine, settings, Until(meanwhile))
+    server.start()
+    with pytest.raises(RunFolderError, match="a study 'run' of another run"):
+        drive(theirs, settings, Engine())
+    again = Engine()
+    resumed = drive(mine, settings, again)
+    assert len(again.evaluated) == EVALUATIONS - AT
+    assert resumed == trials_of(go(tmp_path / "whole", METHODS["placement"], Engine(), EVALUATIONS))

@@ -1,0 +1,66 @@
+"""What runs on a worker of a cluster, here in this process: the same judgements as the driver's own engine."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flexsearch.engines.choice import require
+from flexsearch.engines.worker import Order, Worker
+from flexsearch.errors import ClusterError, ConfigError
+from flexsearch.search.session import Session
+from flexsearch.search.settings import Settings
+
+SETTINGS = Settings(steps=8, speedups=(2.0,), images=3, planner=False)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    return Session(SETTINGS, tmp_path_factory.mktemp("references"))
+
+
+@pytest.fixture(scope="module")
+def order(session: Session) -> Order:
+    references = session.search_engine.references
+    return Order(SETTINGS, references, session.batch, torch.get_num_threads(), session.model.sha256, os.getcwd())
+
+
+def test_bitwise_what_the_local_engine_says(session: Session, order: Order) -> None:
+    worker = Worker()
+    worker.load(pickle.loads(pickle.dumps(order)))  # as Ray hands it over
+    for seed in session.seeds[:4]:
+        ours = session.search_engine.judge(seed.candidate, SETTINGS.objective)
+        theirs = worker.judge(seed.candidate, SETTINGS.objective, None)
+        assert theirs.error == ours.error and np.array_equal(theirs.errors, ours.errors)
+    assert worker.engine.prefixes is not None and worker.engine.prefixes.limit == SETTINGS.memory << 20
+
+
+def test_relative_paths_begin_where_the_driver_is(
+    order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Worker().load(order)
+    assert os.getcwd() == order.folder
+
+
+def test_another_checkpoint_is_refused(order: Order) -> None:
+    with pytest.raises(ClusterError, match=r"has SHA-256 .* there, 0000000000 here"):
+        Worker().load(replace(order, sha256="0" * 64))
+
+
+def test_another_version_is_refused(order: Order) -> None:
+    with pytest.raises(ClusterError, match=r"is installed there, 99\.0 here.*Install the same version"):
+        Worker().load(replace(order, version="99.0"))
+
+
+def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    require(SETTINGS)
+    with pytest.raises(ConfigError, match=r"Ray is not installed\. Run: pip install 'flexiffusion\[cluster\]'"):
+        require(replace(SETTINGS, engine="ray"))
