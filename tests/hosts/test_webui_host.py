@@ -352,7 +352,8 @@ class TestOthers:
         assert both.key("Flexi compare") == "True"
 
     def test_the_xyz_plot(self, server: Server) -> None:
-        infos = {script["name"]: script for script in server.call("/sdapi/v1/script-info")}
+        # axes are numbered, and image to image has others
+        infos = {s["name"]: s for s in server.call("/sdapi/v1/script-info") if not s["is_img2img"]}
         arguments = [argument["value"] for argument in infos["x/y/z plot"]["args"]]
         labels = infos["x/y/z plot"]["args"][0]["choices"]
         arguments[0] = labels.index("[Flexiffusion] Schedule")
