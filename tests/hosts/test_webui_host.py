@@ -357,8 +357,7 @@ class TestOthers:
         arguments = [argument["value"] for argument in infos["x/y/z plot"]["args"]]
         labels = infos["x/y/z plot"]["args"][0]["choices"]
         arguments[0] = labels.index("[Flexiffusion] Schedule")
-        arguments[1] = "none, sd15-deepcache-2"
-        arguments[2] = []
+        arguments[1], arguments[2] = "", ["none", "sd15-deepcache-2"]  # an axis with choices takes them from the list
         for axis in (3, 6):
             arguments[axis : axis + 3] = labels.index("Nothing"), "", []
         labelled = {argument["label"]: i for i, argument in enumerate(infos["x/y/z plot"]["args"])}
