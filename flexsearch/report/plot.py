@@ -54,12 +54,14 @@ _SIGNS: dict[RowKind, str] = {
     "plain": "M-5.5-5.5H5.5V5.5H-5.5Z",
     "plain_searched": "M0-7.5 7.5 0 0 7.5-7.5 0Z",
     "deepcache": "M0-7 7 5.5H-7Z",
+    "spectrum": "M0 7-7-5.5H7Z",
+    "easycache": "M-2-6.5H2V-2H6.5V2H2V6.5H-2V2H-6.5V-2H-2Z",
 }
 
 
 def sign(kind: RowKind) -> str:
     """The path of a kind's mark, about 12 wide."""
-    return _SIGNS.get(kind, _SIGNS["found"])
+    return _SIGNS[kind]
 
 
 def colour(kind: RowKind) -> str:
