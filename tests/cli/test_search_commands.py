@@ -98,7 +98,8 @@ class TestRun:
         result = json.loads((finished / "result.json").read_text())
         assert [row["kind"] for row in result["rows"]].count("teacher") == 1
         kinds = {row["kind"] for row in result["rows"] if row["speedup_asked"] == 2}
-        assert kinds == {"found", "plain", "plain_searched", "deepcache", "spectrum", "easycache"}
+        # eight steps are too few for Spectrum's warm-up and the ends that EasyCache protects
+        assert kinds == {"found", "plain", "plain_searched", "deepcache"}
         for row in result["rows"]:
             assert row["relative_fid_n"] == 3 and row["seconds_per_image"] > 0
             assert set(row["errors"]) == {"latent/teacher", "latent/converged", "features/teacher"}
@@ -301,7 +302,7 @@ class TestEvaluateAndCompare:
         (path,) = (finished / "schedules").glob("*.json")
         made = document(call("compare", str(path), "--images", "3", "--choose-on", "2", "--json"))
         assert {row["kind"] for row in made["rows"]} >= {"teacher", "found", "plain", "deepcache"}
-        assert {item["rival"] for item in made["comparisons"]} >= {"plain", "deepcache", "spectrum"}
+        assert {item["rival"] for item in made["comparisons"]} == {"plain", "deepcache"}
 
     def test_the_table_on_a_terminal(self, finished: Path) -> None:
         (path,) = (finished / "schedules").glob("*.json")

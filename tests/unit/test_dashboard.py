@@ -32,6 +32,8 @@ def test_serves_the_runs_trials_until_it_is_interrupted(run: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "flexsearch", "dashboard", str(run), "--port", "0", "--no-open"],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        # in a shell's background job, where the tests may run, it is ignored, and Python leaves that so
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         assert process.stderr is not None
