@@ -54,7 +54,7 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
     metavar="FILE",
     help="Count the milliseconds of another device, by `flexsearch profile --out`; with --cost latency.",
 )
-@click.option("--evaluations", type=int, default=110, show_default=True, help="Schedules to evaluate, seeds included.")
+@click.option("--evaluations", type=int, default=100, show_default=True, help="Schedules to evaluate, seeds included.")
 @click.option("--images", type=int, default=16, show_default=True, help="Images a schedule is searched on.")
 @click.option("--held-out", type=int, default=32, show_default=True, help="Other images for the final table.")
 @click.option(

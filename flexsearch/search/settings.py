@@ -41,7 +41,7 @@ class Settings:
     statistic: StatisticName = "mean"
     cost: CostName = "macs"
     profile: dict[str, Any] | None = None
-    evaluations: int = 110
+    evaluations: int = 100
     images: int = 16
     held_out: int = 32
     batch: int | None = None
