@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.marks import searched
+from benchmarks.searches import searched
 from flexsearch.metrics.features import BundledFeatures, extract
 from flexsearch.metrics.real_fid import RealFid, statistics_of, write_statistics
 from flexsearch.sampling.levels import Spacing, spaced_timesteps

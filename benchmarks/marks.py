@@ -13,42 +13,24 @@ Prints two Markdown tables. Interrupted, it goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.searches import searched
 from flexsearch.engines.local import Outcome
 from flexsearch.metrics.paired import Errors, ratio_interval, squared_error
 from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.search import verdict
 from flexsearch.search.candidate import Candidate, plain
-from flexsearch.search.driver import search
 from flexsearch.search.method import Evaluated
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.sampler import MethodSampler
-from flexsearch.search.session import Session
 from flexsearch.search.settings import Settings
 
 COSTS = (6, 8, 10)
 RIVALS = ("log-SNR steps", "locally searched steps", "planned and searched steps")
 SLACK = 1.005  # a step of the output head alone costs 0.002 of a full one: six and six of them count as the cost of six
-
-
-def searched(path: Path, settings: Settings) -> tuple[Session, list[Evaluated]]:
-    folder = RunFolder.open(path)[0] if (path / "settings.json").exists() else RunFolder.create(path, settings)
-    session = Session(settings, path.parent / "references")  # they are the same for all searches
-    sampler = MethodSampler(session.method, settings.seed)
-    study = folder.study(settings, sampler)
-
-    def told(number: int, error: float, cost: float) -> None:
-        if number % 20 == 0:
-            print(f"{path.name} {number}/{settings.evaluations}", file=sys.stderr, flush=True)
-
-    search(study, sampler, session.search_engine, session.costs, settings.evaluations, settings.racing, told)
-    return session, list(sampler.evaluated(study.get_trials(deepcopy=False)))
 
 
 def best(evaluated: list[Evaluated], cost: float) -> Candidate:

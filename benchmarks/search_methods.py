@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,14 +25,12 @@ import numpy as np
 import optuna
 from scipy.stats import t as student
 
+from benchmarks.searches import progress, searched
 from flexiffusion.schedule import FULL, Action
 from flexsearch.metrics.objective import Objective
 from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.driver import search
 from flexsearch.search.method import stream_of
 from flexsearch.search.placement import PlacementMethod
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.sampler import MethodSampler
 from flexsearch.search.session import Session
 from flexsearch.search.settings import Settings
 
@@ -71,17 +68,9 @@ def settings_of(name: str, seed: int, options: argparse.Namespace) -> Settings:
 def own_search(name: str, seed: int, options: argparse.Namespace, work: Path) -> tuple[Session, list[Trial]]:
     """One of our methods, through the driver that `flexsearch run` uses."""
     settings, path = settings_of(name, seed, options), work / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-    folder = RunFolder.open(path)[0] if (path / "settings.json").exists() else RunFolder.create(path, settings)
-    session = Session(settings, work / "references")
-    sampler = MethodSampler(session.method, seed)
-    study = folder.study(settings, sampler)
-
-    def told(number: int, error: float, cost: float) -> None:
-        progress(name, seed, number, settings.evaluations)
-
-    search(study, sampler, session.search_engine, session.costs, settings.evaluations, settings.racing, told)
+    session, evaluated = searched(path, settings)
     calls, trials = session.tables().calls if name == "ours" else 0, []
-    for item in sampler.evaluated(study.get_trials(deepcopy=False)):
+    for item in evaluated:
         calls += item.calls
         trials.append(Trial(calls, item.error, item.cost, item.candidate))
     return session, trials
@@ -113,7 +102,7 @@ def optuna_search(name: str, seed: int, options: argparse.Namespace, work: Path)
         study.tell(asked, [judged.error, candidate.cost(session.costs)])
         calls += judged.calls
         trials.append(Trial(calls, judged.error, candidate.cost(session.costs), candidate))
-        progress(name, seed, number, options.evaluations)
+        progress(path.stem, number, options.evaluations)
     path.write_text(json.dumps([asdict(item) for item in trials]), encoding="utf-8")
     return session, trials
 
@@ -133,11 +122,6 @@ def from_json(document: dict[str, Any]) -> Trial:
     candidate = document.pop("candidate")
     actions = (Action(**{**action, "drop": ()}) for action in candidate["actions"])
     return Trial(**document, candidate=make_candidate(candidate["timesteps"], actions))
-
-
-def progress(name: str, seed: int, number: int, count: int) -> None:
-    if number % 20 == 0:
-        print(f"{name}, seed {seed}: {number}/{count}", file=sys.stderr, flush=True)
 
 
 def hypervolume(trials: Sequence[Trial], highest: float) -> float:
