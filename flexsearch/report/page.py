@@ -16,9 +16,9 @@ from flexiffusion.errors import ScheduleError
 from flexiffusion.schedule import Schedule
 from flexsearch.errors import RunFolderError
 from flexsearch.report import palette, pictures, plot
-from flexsearch.report.rows import KIND_WORDS, RIVALS, Comparison, Row, comparisons, groups, rows_from
+from flexsearch.report.rows import KIND_WORDS, Comparison, Row, comparisons, groups, rivals_met, rows_from
 from flexsearch.report.table import ERROR_TITLES, NOTE, error_text, multiply_adds
-from flexsearch.search.settings import REFERENCES
+from flexsearch.search.settings import paired_reference
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # The WebUI's and ComfyUI's names of this tool's solvers; others are named as they are.
@@ -113,8 +113,7 @@ def render(run: Path) -> str:
     # The search's own errors stand in the plot where they are what the plot shows.
     alike = settings.get("error") in (None, "latent") and settings.get("cost", "macs") == "macs"
     alike = alike and settings.get("method") == "placement"
-    # of a search judged by real pictures the teacher is what paired errors are measured to
-    error = f"latent/{settings['reference'] if settings['reference'] in REFERENCES else 'teacher'}"
+    error = f"latent/{paired_reference(settings['reference'])}"
     found_against = comparisons(rows)
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -140,7 +139,7 @@ def render(run: Path) -> str:
         plot=plot,
         kinds=plot.kinds(rows),
         kind_words=KIND_WORDS,
-        rivals=[rival for rival in RIVALS if any(item.rival == rival for item in found_against)],
+        rivals=rivals_met(found_against),
         error_titles={key: title.replace("\n", " ") for key, title in ERROR_TITLES.items()},
         error_text=lambda e: error_text(e.mean, (e.low, e.high)),
         multiply_adds=multiply_adds,

@@ -139,6 +139,12 @@ def verdict(found: Estimate, rival: Estimate) -> Verdict:
     return "worse" if found.low > rival.high else "no clear difference"
 
 
+def rivals_met(found: Sequence[Comparison]) -> list[RowKind]:
+    """The kinds that were compared with, in a fixed order."""
+    met = {comparison.rival for comparison in found}
+    return [rival for rival in RIVALS if rival in met]
+
+
 def groups(rows: tuple[Row, ...]) -> tuple[tuple[float | None, tuple[Row, ...]], ...]:
     """The rows by asked speed-up: the teacher's group (None) first, then rising; found before its rivals."""
     asked = sorted({row.speedup_asked for row in rows if row.speedup_asked is not None})

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flexsearch.report.rows import KIND_WORDS, RIVALS, Comparison, Estimate, Row, RowKind, Verdict, comparisons, groups
+from flexsearch.report.rows import (
+    KIND_WORDS,
+    Comparison,
+    Estimate,
+    Row,
+    RowKind,
+    Verdict,
+    comparisons,
+    groups,
+    rivals_met,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -45,7 +55,7 @@ class FinalTable:
         else:
             yield self._measured(list(range(_COSTS)))
             yield self._measured([0, 1, *range(_COSTS, count)])
-        against = _rivals(comparisons(tuple(self.rows)))
+        against = rivals_met(comparisons(tuple(self.rows)))
         most = len(against) if options.max_width >= WIDE else _NARROW_RIVALS
         for first in range(0, len(against), max(most, 1)):
             yield self._verdicts(against[first : first + most])
@@ -91,7 +101,7 @@ def markdown(rows: Sequence[Row], error_keys: Sequence[str] = tuple(ERROR_TITLES
     ]
     lines = _markdown_table([_headings(error_keys), *measured])
     found = comparisons(tuple(rows))
-    rivals = _rivals(found)
+    rivals = rivals_met(found)
     verdicts = _verdict_rows(found, error_keys, rivals)
     if verdicts:
         body = [[asked, error, *(_verdict(c) for c in against)] for asked, error, against in verdicts]
@@ -149,12 +159,6 @@ def _error(estimate: Estimate | None) -> str:
         return _MISSING
     value, _, interval = error_text(estimate.mean, (estimate.low, estimate.high)).partition(" ")
     return f"{value}\n{interval[1:-1]}" if interval else value
-
-
-def _rivals(found: Sequence[Comparison]) -> list[RowKind]:
-    """The kinds that were compared with, in a fixed order."""
-    met = {comparison.rival for comparison in found}
-    return [rival for rival in RIVALS if rival in met]
 
 
 def _verdict_headings(rivals: Sequence[RowKind]) -> list[str]:

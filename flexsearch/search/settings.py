@@ -21,6 +21,11 @@ CostName = Literal["macs", "latency", "units"]
 COSTS: tuple[CostName, ...] = get_args(CostName)
 
 
+def paired_reference(reference: str) -> ReferenceName:
+    """What paired errors are measured to: the teacher, where `reference` names real pictures."""
+    return next((name for name in REFERENCES if name == reference), "teacher")
+
+
 @dataclass(frozen=True)
 class Settings:
     """See `flexsearch run --help` for each. `guidance`, `size` and `batch` None: as the model or the device has it;
@@ -125,7 +130,7 @@ class Settings:
     @property
     def judged_by(self) -> ReferenceName:
         """What paired errors are measured to."""
-        return next((name for name in REFERENCES if name == self.reference), "teacher")
+        return paired_reference(self.reference)
 
     @property
     def objective(self) -> Objective:
