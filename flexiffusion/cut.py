@@ -79,6 +79,15 @@ class _Patch:
         self._saved.append((unit, attributes.get("forward", _ABSENT)))
         attributes["forward"] = forward
 
+    def put_all(self, forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> None:
+        """All of them, or none where one cannot be had."""
+        try:
+            for unit, forward in forwards:
+                self.put(unit, forward)
+        except BaseException:
+            self.undo()
+            raise
+
     def undo(self) -> None:
         while self._saved:
             unit, before = self._saved.pop()
@@ -113,12 +122,8 @@ class capturing:
     def __enter__(self) -> Capture:
         delivers = {self._layout.deep(branch)[-1]: branch for branch in self._branches}
         if delivers:
-            try:
-                for unit in self._layout.deep(min(self._branches)):
-                    self._patch.put(unit, self._watch(unit, unit.forward, delivers.get(unit)))
-            except BaseException:
-                self._patch.undo()
-                raise
+            deep = self._layout.deep(min(self._branches))
+            self._patch.put_all((unit, self._watch(unit, unit.forward, delivers.get(unit))) for unit in deep)
         return self.capture
 
     def __exit__(
@@ -202,13 +207,8 @@ class skipping:
                 f"{delivered.size}. Capture again at this size"
             )
         zeros = _Zeros(feature.shape[0], delivered.size[0])
-        try:
-            for unit in units:
-                self._patch.put(unit, zeros.returning(shapes[unit]))
-            self._patch.put(last, self._deliver(shapes[last], zeros))
-        except BaseException:
-            self._patch.undo()
-            raise
+        self._patch.put_all((unit, zeros.returning(shapes[unit])) for unit in units)
+        self._patch.put_all([(last, self._deliver(shapes[last], zeros))])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -246,12 +246,7 @@ class dropping:
         self._patch = _Patch()
 
     def __enter__(self) -> None:
-        try:
-            for unit in self._units:
-                self._patch.put(unit, _left(unit))
-        except BaseException:
-            self._patch.undo()
-            raise
+        self._patch.put_all((unit, _left(unit)) for unit in self._units)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
