@@ -109,7 +109,9 @@ class Run:
                 "Use a schedule made for this model family"
             )
         self._actions = plan.actions or (FULL,)
-        self._dropped = [self._layout.named(a.drop) if self._layout and a.drop else () for a in self._actions]
+        names = sorted({name for action in self._actions for name in action.drop})
+        units = dict(zip(names, self._layout.named(names), strict=True)) if self._layout else {}
+        self._dropped = [tuple(units[name] for name in action.drop) for action in self._actions]
         self._uses, self._last_full = _uses(self._actions)
         self._cache: dict[_Key, _Chunk] = {}
         self._index = -1
@@ -271,12 +273,7 @@ class Run:
                 return None
             histories.append(history)
         # one entry is handed over as it is: joining copies it, and a lone one is cloned when it is handed out
-        parts = [
-            self._predicted(action, history)
-            if len(history) > 1
-            else history[0].feature
-            for history in histories
-        ]
+        parts = [self._predicted(action, history) if len(history) > 1 else history[0].feature for history in histories]
         feature = torch.cat(parts) if len(parts) > 1 else parts[0]
         fresh = len(parts) > 1 or len(histories[0]) > 1
         return skipping(self._layout, action.branch, feature, self._cache[keys[0]].shapes, fresh)
