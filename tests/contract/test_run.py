@@ -18,7 +18,7 @@ from flexiffusion.errors import FlexiffusionError, ModelMismatch
 from flexiffusion.layout import find_layout
 from flexiffusion.plan import Plan
 from flexiffusion.predictor import weights
-from flexiffusion.run import Run
+from flexiffusion.run import Report, Run
 from flexiffusion.schedule import FULL, PREDICTORS, Action
 
 
@@ -30,6 +30,20 @@ def of_chunks(network: Network, order: Sequence[str]) -> tuple[Tensor, dict[str,
         drawn[name] = network.conditioning(2)
     joined = {key: torch.cat([drawn[name][key] for name in order]) for key in drawn["cond"]}
     return torch.cat([network.sample()] * len(order)), joined
+
+
+def delivered_by(network: Network, made: Plan) -> tuple[list[Tensor], Report]:
+    """What the last deep unit of branch 2 handed on at each level, of another sample each; and the report."""
+    conditioning, delivered = network.conditioning(2), []
+    last = find_layout(network.unet).deep(2)[-1]
+    hook = last.register_forward_hook(lambda m, a, output: delivered.append(output.clone()))
+    with Run(network.unet, made) as run:
+        for i, sigma in enumerate(made.levels):
+            run.evaluate(sigma)
+            run(lambda i=i, t=sigma: network(network.sample(seed=i), conditioning, timestep(t)), network.sample())
+        report = run.report
+    hook.remove()
+    return delivered, report
 
 
 class TestSameResults:
@@ -119,17 +133,8 @@ class TestSameResults:
 
     def test_predicted_feature_is_what_the_units_return(self, sd1: Network) -> None:
         """The quadratic through three full steps, made here by hand."""
-        conditioning = sd1.conditioning(2)
-        layout = find_layout(sd1.unet)
         made = plan(F, F, F, P(2, "quadratic"))
-        last = layout.deep(2)[-1]
-        delivered: list[Tensor] = []
-        hook = last.register_forward_hook(lambda m, a, output: delivered.append(output.clone()))
-        with Run(sd1.unet, made) as run:
-            for i, sigma in enumerate(made.levels):
-                run.evaluate(sigma)
-                run(lambda i=i, t=sigma: sd1(sd1.sample(seed=i), conditioning, timestep(t)), sd1.sample())
-        hook.remove()
+        delivered, _ = delivered_by(sd1, made)
         x = [-2 * math.log(sigma) for sigma in made.levels]
         expected = sum(
             delivered[i] * math.prod((x[3] - x[j]) / (x[i] - x[j]) for j in range(3) if j != i) for i in range(3)
@@ -138,17 +143,8 @@ class TestSameResults:
 
     def test_spectrum_reads_every_full_step_before(self, sd1: Network) -> None:
         """Places are fractions of the run, not noise levels."""
-        conditioning = sd1.conditioning(2)
         made = plan(F, P(2, "spectrum"), F, F, P(2, "spectrum"), F, P(2, "spectrum"))
-        last = find_layout(sd1.unet).deep(2)[-1]
-        delivered: list[Tensor] = []
-        hook = last.register_forward_hook(lambda m, a, output: delivered.append(output.clone()))
-        with Run(sd1.unet, made) as run:
-            for i, sigma in enumerate(made.levels):
-                run.evaluate(sigma)
-                run(lambda i=i, t=sigma: sd1(sd1.sample(seed=i), conditioning, timestep(t)), sd1.sample())
-            report = run.report
-        hook.remove()
+        delivered, report = delivered_by(sd1, made)
         assert (report.full, report.partial, report.misses) == (4, 3, 0)
         for step, fulls in ((4, (0, 2, 3)), (6, (0, 2, 3, 5))):
             factors = weights("spectrum", [full / 6 for full in fulls], step / 6)
