@@ -108,7 +108,10 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
             figures.FrontPoint(row.cost_full_steps, error.mean, row.kind, low=error.low, high=error.high)
             for row, error in ((row, row.errors[key]) for row in rows)
         ],
-        evaluated=[(item.cost, item.error) for item in evaluated] if key.startswith(objective.error) else (),
+        # where both are of the rows' kinds
+        evaluated=[(item.cost, item.error) for item in evaluated]
+        if key.startswith(objective.error) and settings.cost == "macs"
+        else (),
         title=f"{session.model.family}, {settings.solver}, {settings.held_out} held-out images",
         error_name=f"paired {key.replace('/', ' error to the ')}",
         teacher_cost=float(settings.steps),
