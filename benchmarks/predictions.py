@@ -37,7 +37,10 @@ def main() -> None:
     )
     session = Session(settings, Path("runs/references"))
     tables, engine = session.tables(), session.held_out_engine
-    print(f"{options.model}, {options.solver}, {options.held_out} held-out images; tables of {tables.calls} calls.\n")
+    print(
+        f"{options.model}, {options.solver}, {options.held_out} held-out images; tables of {sum(tables.calls)} calls, "
+        f"the work of {tables.work(session.table):.0f} full ones.\n"
+    )
     print("| cost | schedule | predicted distance | measured distance | measured / predicted |\n|---|---|---|---|---|")
     pairs: list[tuple[float, float, float]] = []
     for cost in options.costs:

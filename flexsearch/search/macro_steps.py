@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from flexiffusion.cost import CostTable
 from flexiffusion.cut import capturing, skipping
 from flexiffusion.layout import Layout, find_layout
 from flexiffusion.predictor import log_snr, predict
@@ -75,20 +77,26 @@ class Tables:
     grid: tuple[int, ...]
     errors: Errors
     gains: Errors
-    calls: int  # full and partial network calls that they took, of one image each
+    calls: tuple[int, ...]  # network calls that they took, of one image each: full, and partial of each of `BRANCHES`
+
+    def work(self, costs: CostTable) -> float:
+        """What the calls cost, in full steps of one image."""
+        full, *partial = self.calls
+        shares = (costs.partial.get(branch, 0.0) / costs.full for branch in BRANCHES)
+        return full + sum(count * share for count, share in zip(partial, shares, strict=True))
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         arrays = {"grid": np.array(self.grid), "errors": self.errors, "gains": self.gains}
-        save_file({**arrays, "calls": np.array([self.calls])}, partial)
+        save_file({**arrays, "calls": np.array(self.calls)}, partial)
         os.replace(partial, path)
 
     @classmethod
     def load(cls, path: Path) -> Tables:
         arrays = load_file(path)
-        return cls(tuple(arrays["grid"].tolist()), arrays["errors"], arrays["gains"], int(arrays["calls"][0]))
+        return cls(tuple(arrays["grid"].tolist()), arrays["errors"], arrays["gains"], tuple(arrays["calls"].tolist()))
 
 
 def known_or_measured(
@@ -110,7 +118,7 @@ def known_or_measured(
         "grid": grid_of(model.schedule),
         "kinds": [asdict(kind) for kind in KINDS],
         "reach": REACH,
-        "version": 2,
+        "version": 3,
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"tables-{key}.safetensors"
@@ -139,7 +147,7 @@ class Measurer:
         self.sigmas = model.schedule.sigmas(self.grid)
         self.branches = tuple(branches)
         self.layout: Layout = find_layout(model.unet)
-        self.calls = 0
+        self.calls: dict[int | None, int] = {}
         self.images = len(noise)
         self._trace(noise)
         self.partial: dict[tuple[int, int, int, int], Tensor] = {}
@@ -147,8 +155,8 @@ class Measurer:
     def _solver(self, levels: Sequence[int]) -> Solver:
         return make_solver(self.recipe.solver, self.model.noise_config, [self.grid[level] for level in levels])
 
-    def _call(self, sample: Tensor, level: int) -> Tensor:
-        self.calls += self.images
+    def _call(self, sample: Tensor, level: int, branch: int | None = None) -> Tensor:
+        self.calls[branch] = self.calls.get(branch, 0) + self.images
         rows, told = self.model.network_input(sample.to(self.model.dtype), self.conditioning, self.recipe.guidance)
         return self.model.call(rows, self.grid[level], told)
 
@@ -181,7 +189,7 @@ class Measurer:
             history = [(log_snr(self.sigmas[node]), self.features[node][branch]) for node in nodes]
             feature = predict("linear", history, log_snr(self.sigmas[level]))
             with skipping(self.layout, branch, feature, self.shapes, True):
-                self.partial[key] = self._guided(self._call(self.samples[level], level))
+                self.partial[key] = self._guided(self._call(self.samples[level], level, branch))
         return self.partial[key]
 
     def arrival(self, before: int | None, i: int, j: int, kind: Kind) -> Tensor | None:
@@ -272,13 +280,14 @@ def measure(
 ) -> Tables:
     """Tables of a model and a solver over the images of `noise`; `progress` is told after each level of each batch."""
     branches = [branch for branch in BRANCHES if branch < model.branches]
-    parts, weights, calls = [], [], 0
+    parts, weights, calls = [], [], Counter[int | None]()
     for first in range(0, len(noise), batch):
         measurer = Measurer(
             model, recipe, noise[first : first + batch], conditioning.rows(first, first + batch), branches
         )
         parts.append((measurer.errors(progress), measurer.gains()))
         weights.append(measurer.images)
-        calls += measurer.calls
+        calls.update(measurer.calls)
     errors, gains = (np.average([part[k] for part in parts], axis=0, weights=weights) for k in (0, 1))
-    return Tables(measurer.grid, errors.astype(np.float32), gains.astype(np.float32), calls)
+    made = tuple(calls[kind] for kind in (None, *BRANCHES))
+    return Tables(measurer.grid, errors.astype(np.float32), gains.astype(np.float32), made)

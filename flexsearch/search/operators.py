@@ -51,9 +51,7 @@ class Variation:
         if not fulls:
             return parent
         cut = fulls[stream.integers(len(fulls))]
-        head = [
-            step for step in zip(parent.timesteps, parent.actions, strict=True) if step[0] > other.timesteps[cut]
-        ]
+        head = [step for step in zip(parent.timesteps, parent.actions, strict=True) if step[0] > other.timesteps[cut]]
         steps = [*head, *zip(other.timesteps[cut:], other.actions[cut:], strict=True)][: self.space.slots]
         return make_candidate([timestep for timestep, _ in steps], [action for _, action in steps])
 

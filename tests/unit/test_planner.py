@@ -35,7 +35,7 @@ def tables(seed: int) -> Tables:
             possible = (gap == 0 if i == 0 else gap < i) and i + hop + 1 <= count
             if possible and kind.places(i, i + hop + 1) is not None:
                 errors[number, i, gap, hop] = (hop + 1) ** 2 / (1 + kind.partials) * stream.uniform(0.5, 2)
-    return Tables(GRID, errors, stream.uniform(0.5, 2, count + 1).astype(np.float32), 0)
+    return Tables(GRID, errors, stream.uniform(0.5, 2, count + 1).astype(np.float32), (0, 0, 0))
 
 
 def chains(table: Tables, kinds: tuple[int, ...], i: int = 0, gap: int = 0) -> Iterator[tuple[int, float]]:
