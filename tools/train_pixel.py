@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tools.fashion_mnist import read
-from tools.training import SEED, Stage, batch_indices, checkpoint, min_snr_loss, stratified_timesteps, train
+from tools.training import Stage, batch_indices, checkpoint, min_snr_loss, stratified_timesteps, train
 
 
 def new_unet() -> UNet2DModel:
@@ -84,8 +84,8 @@ def main() -> None:
     parser.add_argument("--export", action="store_true", help="write the newest checkpoint; train no further")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(SEED)
     stage = Stage("pixel", arguments.steps, 16, 1e-3)
+    torch.manual_seed(stage.seed)
     unet = new_unet()
     if not arguments.export:
         train_unet(stage, unet.to("cuda" if torch.cuda.is_available() else "cpu"), arguments.work)

@@ -5,6 +5,9 @@
 Stages run in order (vae, classifier, unet, export); each checkpoints into DIR and a later call goes on where the
 last one stopped. Every batch derives from (seed, stage, step), so an interrupted training equals an uninterrupted one
 on the same machine. About 90 minutes on two CPU cores; the device is the GPU where there is one.
+
+`--seed` trains another U-Net and text encoder on the same latents (benchmarks.transfer asks whether a schedule serves
+both): give it a folder of its own that holds a copy of vae.pt, classifier.pt and latents.safetensors.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,13 +29,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from flexsearch.metrics.bundled import FashionClassifier
 from tools.fashion_mnist import CLASSES, read, to_rgb
-from tools.training import SEED, Stage, batch_indices, checkpoint, min_snr_loss, stratified_timesteps, train
+from tools.training import Stage, batch_indices, checkpoint, min_snr_loss, stratified_timesteps, train
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "a grey {} on black", "one {}, studio photo")
 VAE = Stage("vae", 800, 64, 2e-3)
 CLASSIFIER = Stage("classifier", 2000, 128, 2e-3)
 UNET = Stage("unet", 3600, 64, 1e-3)
-STAGES = (VAE, CLASSIFIER, UNET)
 PROMPT_TOKENS = 16
 
 
@@ -173,16 +177,19 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
-def train_denoiser(vae: AutoencoderKL, work: Path, device: torch.device) -> tuple[Denoiser, CLIPTokenizer]:
+def train_denoiser(
+    stage: Stage, vae: AutoencoderKL, work: Path, device: torch.device
+) -> tuple[Denoiser, CLIPTokenizer]:
     moments, labels = encode_all(vae, work, device), read("train")[1]
     tokenizer = new_tokenizer(work)
+    torch.manual_seed(stage.seed)
     model = Denoiser(tokenizer).to(device)
     tokens = tokenizer([*prompts(), ""], padding="max_length", return_tensors="pt").input_ids  # the last is "no prompt"
     abar = new_scheduler().alphas_cumprod
 
     def loss_of(step: int) -> Tensor:
         model.train()
-        indices, generator = batch_indices(UNET, step, len(moments))
+        indices, generator = batch_indices(stage, step, len(moments))
         count = len(indices)
         mean, std = moments[indices].float().chunk(2, dim=1)
         latents = mean + std * torch.randn(mean.shape, generator=generator)
@@ -198,7 +205,7 @@ def train_denoiser(vae: AutoencoderKL, work: Path, device: torch.device) -> tupl
         error = F.mse_loss(predicted, noise.to(device), reduction="none").mean(dim=(1, 2, 3))
         return min_snr_loss(error, abar[timesteps])
 
-    train(UNET, model, loss_of, work)
+    train(stage, model, loss_of, work)
     return model, tokenizer
 
 
@@ -207,6 +214,7 @@ def export(
     classifier: FashionClassifier,
     denoiser: Denoiser,
     tokenizer: CLIPTokenizer,
+    stages: Sequence[Stage],
     work: Path,
     out: Path,
 ) -> None:
@@ -236,7 +244,7 @@ def export(
             "batch": stage.batch,
             "seconds": torch.load(checkpoint(stage, work), weights_only=True, map_location="cpu")["seconds"],
         }
-        for stage in STAGES
+        for stage in stages
     }
     (work / "training.json").write_text(json.dumps(report, indent=1))
 
@@ -245,11 +253,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and cached latents")
     parser.add_argument("--out", type=Path, default=Path("flexsearch/assets"))
-    stages = [*(stage.name for stage in STAGES), "export"]
-    parser.add_argument("--stage", choices=stages, default="export", help="stop after this stage")
+    names = [VAE.name, CLASSIFIER.name, UNET.name, "export"]
+    parser.add_argument("--stage", choices=names, default="export", help="stop after this stage")
+    parser.add_argument("--seed", type=int, default=UNET.seed, help="of U-Net and text encoder")
+    parser.add_argument("--unet-steps", type=int, default=UNET.steps, help="batches of 64")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(SEED)
+    torch.manual_seed(VAE.seed)
+    unet = replace(UNET, steps=arguments.unet_steps, seed=arguments.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vae = train_vae(arguments.work, device)
     if arguments.stage == "vae":
@@ -257,9 +268,9 @@ def main() -> None:
     classifier = train_classifier(arguments.work, device)
     if arguments.stage == "classifier":
         return
-    denoiser, tokenizer = train_denoiser(vae, arguments.work, device)
+    denoiser, tokenizer = train_denoiser(unet, vae, arguments.work, device)
     if arguments.stage == "export":
-        export(vae, classifier, denoiser, tokenizer, arguments.work, arguments.out)
+        export(vae, classifier, denoiser, tokenizer, (VAE, CLASSIFIER, unet), arguments.work, arguments.out)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-SEED = 0
-
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: `steps` batches of `batch` pictures, and the highest learning rate."""
+    """One training: `steps` batches of `batch` pictures, the highest learning rate, and the seed of all its draws."""
 
     name: str
     steps: int
     batch: int
     peak_lr: float
+    seed: int = 0
 
 
 class Ema:
@@ -54,8 +53,8 @@ def batch_indices(stage: Stage, step: int, count: int) -> tuple[Tensor, torch.Ge
     """Indices of batch `step`, from one permutation an epoch, and the generator of everything else that is random."""
     per_epoch = count // stage.batch
     epoch, position = divmod(step, per_epoch)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(SEED * 7919 + epoch))
-    generator = torch.Generator().manual_seed(SEED * 1_000_003 + step)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(stage.seed * 7919 + epoch))
+    generator = torch.Generator().manual_seed(stage.seed * 1_000_003 + step)
     return order[position * stage.batch : (position + 1) * stage.batch], generator
 
 

@@ -1,0 +1,80 @@
+"""Do schedules that were searched on one model, guidance and solver serve others?
+
+    python -m benchmarks.transfer [FILE ...] [--other FOLDER] [--held-out 48]
+
+Each schedule file (the bundled model's own, if none is given) is run as it was searched; on `--other`, the same model
+trained from another seed (`python -m tools.train_tiny --seed 1`); at other guidance scales; and with other solvers.
+Everything is judged there anew: against the teacher of that model, guidance and solver, with the best hand-made fewer
+steps and the best uniform DeepCache of the next whole number of full steps, chosen there on other images. Printed, as
+Markdown: the schedule's error, and its ratios to both with 95 % paired-bootstrap intervals; below 1 it still pays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flexiffusion.codec import read
+from flexiffusion.schedule import Schedule
+from flexsearch.metrics.paired import ratio_interval
+from flexsearch.sampling.solvers import SOLVERS
+from flexsearch.search import verdict
+from flexsearch.search.from_file import settings_of, to_candidate
+from flexsearch.search.session import Session
+from flexsearch.search.settings import Settings
+
+OWN = sorted((Path(__file__).parents[1] / "schedules").glob("tiny-*.json"))
+GUIDANCES = (1.0, 4.0, 7.5)
+
+
+def changes(own: str | None, other: Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "as searched", {}
+    if other is not None:
+        yield "another training seed", {"model": str(other)}
+    for guidance in GUIDANCES:
+        yield f"guidance {guidance:g}", {"guidance": guidance}
+    for solver in SOLVERS:
+        if solver != own:
+            yield solver, {"solver": solver}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="*", default=OWN)
+    parser.add_argument("--other", type=Path, help="diffusers folder of the same shape")
+    parser.add_argument("--held-out", type=int, default=48)
+    parser.add_argument("--references", type=Path, default=Path("runs/references"))
+    options = parser.parse_args()
+    print("| schedule | where | latent error to teacher | / fewer steps | / DeepCache |\n|---|---|---|---|---|")
+    for path in options.files:
+        schedule = read(path)
+        for label, change in changes(schedule.sampling.sampler, options.other):
+            print(f"| {schedule.name} | {label} | {judged(schedule, change, options)} |", flush=True)
+
+
+def judged(schedule: Schedule, change: dict[str, Any], options: argparse.Namespace) -> str:
+    settings = replace(settings_of(schedule, Settings(held_out=options.held_out)), **change)
+    session = Session(settings, options.references)
+    candidate = to_candidate(schedule, session.model)
+    cost = math.ceil(candidate.cost(session.table))
+    session = Session(replace(settings, speedups=(settings.steps / cost,)), options.references)
+    rivals = {choice.kind: choice.candidate for choice in verdict.choose(session, [])}
+    engine = session.held_out_engine
+    errors = {
+        kind: engine.evaluate(item).latent_errors("teacher")
+        for kind, item in {"found": candidate, **rivals}.items()
+        if kind in ("found", "plain", "deepcache")
+    }
+    ratios = [
+        "{:.2f} ({:.2f}-{:.2f})".format(*ratio_interval(errors["found"], errors[kind]))
+        for kind in ("plain", "deepcache")
+    ]
+    return f"{errors['found'].mean():.2e} | {' | '.join(ratios)}"
+
+
+if __name__ == "__main__":
+    main()
