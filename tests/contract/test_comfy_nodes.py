@@ -103,6 +103,20 @@ def test_example_workflows_have_pictures_and_known_nodes(pack: Any) -> None:
     assert used == set(inputs), "every node is shown in an example"
 
 
+def test_example_workflows_hold_null_only_for_missing_links() -> None:
+    """The front end's schema refuses null elsewhere, and tells the user so in a large alert."""
+
+    def nulls(value: Any, name: str) -> list[str]:
+        if isinstance(value, dict):
+            return [found for key, item in value.items() for found in nulls(item, key)]
+        if isinstance(value, list):
+            return [found for item in value for found in nulls(item, name)]
+        return [name] if value is None else []
+
+    for path in (ROOT / "example_workflows").glob("*.json"):
+        assert set(nulls(json.loads(path.read_text(encoding="utf-8")), "")) <= {"link", "links", "widgets_values"}, path
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "golden" / "workflows").glob("*.json")), ids=lambda p: p.stem)
 def test_released_workflows_still_fit_the_nodes(pack: Any, path: Path) -> None:
     """Row 20, without the host: every input of a released workflow is known, and none that is needed is missing."""

@@ -116,7 +116,7 @@ FIT = """(margin) => {
 SAVED = """() => {
   const graph = window.app.graph.serialize();
   graph.extra = {};
-  return graph;
+  return JSON.parse(JSON.stringify(graph));  // what is undefined would arrive as null, which the host's schema refuses
 }"""
 
 
