@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import extract
 from flexsearch.metrics.relative_fid import RelativeFid
+from flexsearch.whole_file import whole_file
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 AT_ONCE = 256
@@ -133,8 +133,5 @@ def read_statistics(path: Path, features: tuple[str, nn.Module]) -> Statistics:
 
 def write_statistics(path: Path, statistics: Statistics) -> None:
     """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
+    with whole_file(path) as draft, open(draft, "wb") as file:
         np.savez(file, mu=statistics.mean, sigma=statistics.covariance)
-    os.replace(partial, path)

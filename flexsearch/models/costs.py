@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from flexsearch.models.memory import out_of_memory, release
 from flexsearch.models.model import DiffusionModel, Told, call_unet, halved
 from flexsearch.sampling.clock import clock
 from flexsearch.sampling.noise import initial_noise
+from flexsearch.whole_file import whole_file
 
 
 def count_macs(model: DiffusionModel, guidance: float) -> CostTable:
@@ -112,10 +112,8 @@ def known_or_measured_ms(model: DiffusionModel, guidance: float, batch: int, pat
     except (OSError, ValueError, KeyError, TypeError, ScheduleError):
         pass  # not there, or half written
     table, _ = measure_ms(model, guidance, batch)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"determines": determines, "ms": table.to_dict()}, indent=1), encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps({"determines": determines, "ms": table.to_dict()}, indent=1), encoding="utf-8")
     return table
 
 
@@ -150,9 +148,7 @@ def _measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int
         skipped = () if kind.branch is None else layout.deep(kind.branch)
         units = sum(saved for unit, saved in savings.items() if unit not in skipped)
         scale = min(scale, ms / (units * 1.02)) if units else scale
-    return CostTable(
-        "ms", medians[FULL], partial, by_name(layout, {unit: ms * scale for unit, ms in savings.items()})
-    )
+    return CostTable("ms", medians[FULL], partial, by_name(layout, {unit: ms * scale for unit, ms in savings.items()}))
 
 
 def unit_ms(

@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from flexsearch.whole_file import whole_file
+
 
 def cache_folder() -> Path:
     """Where this tool keeps what it can make again: `$XDG_CACHE_HOME/flexiffusion`, or `~/.cache/flexiffusion`."""
@@ -46,10 +48,8 @@ def _read(store: Path) -> dict[str, str]:
 
 
 def _write(store: Path, known: dict[str, str]) -> None:
-    partial = store.with_name(f"{store.name}.{os.getpid()}")
     try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, store)
+        with whole_file(store) as draft:
+            draft.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     except OSError:
         pass  # a cache that cannot be written costs time, nothing else

@@ -47,9 +47,7 @@ def read_header(path: Path) -> Header:
 
     suffix = path.suffix.lower()
     if suffix in PICKLES:
-        refuse(
-            f"{suffix} files are pickles, which can run any program when opened: not loaded", TO_SAFETENSORS
-        )
+        refuse(f"{suffix} files are pickles, which can run any program when opened: not loaded", TO_SAFETENSORS)
     if suffix in UNFINISHED:
         refuse(f"{suffix} is the name of a download that has not finished", "Wait for it, or download it again")
     if suffix == ".gguf":

@@ -21,6 +21,7 @@ from flexiffusion.schedule import Action, Schedule
 from flexsearch.report import palette
 from flexsearch.report.rows import KIND_WORDS, KINDS, RowKind
 from flexsearch.sharing import png
+from flexsearch.whole_file import whole_file
 
 _DPI = 150
 _STRIP_ROW = 50  # steps
@@ -208,6 +209,5 @@ def _speedup_axis(axes: Axes, teacher_cost: float) -> None:
 
 def _save(figure: Figure, path: Path, texts: Mapping[str, str] = MappingProxyType({})) -> None:
     """Written whole or not at all: a picture cut off by an interruption would look like a result."""
-    unfinished = path.with_name(path.name + ".part")
-    figure.savefig(unfinished, format="png", metadata={"Software": None, **texts})
-    unfinished.replace(path)
+    with whole_file(path) as draft:
+        figure.savefig(draft, format="png", metadata={"Software": None, **texts})

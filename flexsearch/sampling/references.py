@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.sampling.noise import initial_noise
 from flexsearch.sampling.trajectory import Recipe, sample
+from flexsearch.whole_file import whole_file
 
 HELD_OUT = 1 << 30  # image indices of held-out noise begin here, out of reach of any search
 CONVERGED_STEPS = 60
@@ -105,18 +105,10 @@ def reference(
     result = Reference(
         made.latents, (pictures * 255).round().to(torch.uint8), extract(features[1], pictures), made.states
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    try:
+    with whole_file(path) as draft:
         save_file(
-            {name: tensor.contiguous() for name, tensor in vars(result).items()},
-            partial,
-            {"key": json.dumps(determines)},
+            {name: tensor.contiguous() for name, tensor in vars(result).items()}, draft, {"key": json.dumps(determines)}
         )
-        os.replace(partial, path)
-    except (OSError, SafetensorError):
-        partial.unlink(missing_ok=True)  # half of it would only fill the disk
-        raise
     return result
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +34,7 @@ from flexsearch.sampling.levels import NoiseSchedule, spaced_timesteps
 from flexsearch.sampling.references import ImageSet
 from flexsearch.sampling.solvers import Solver, make_solver
 from flexsearch.sampling.trajectory import Recipe
+from flexsearch.whole_file import whole_file
 
 IMAGES = 4  # that the tables are measured on
 LEVELS = 32
@@ -87,11 +87,9 @@ class Tables:
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
         arrays = {"grid": np.array(self.grid), "errors": self.errors, "gains": self.gains}
-        save_file({**arrays, "calls": np.array(self.calls)}, partial)
-        os.replace(partial, path)
+        with whole_file(path) as draft:
+            save_file({**arrays, "calls": np.array(self.calls)}, draft)
 
     @classmethod
     def load(cls, path: Path) -> Tables:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from flexsearch.models.memory import out_of_memory
 from flexsearch.search.sampler import MethodSampler
 from flexsearch.search.settings import Settings
 from flexsearch.search.trial_store import Claim, open_store, reason, shown
+from flexsearch.whole_file import whole_file
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # What SQLite and safetensors, which have no number of the error, say of it.
@@ -88,13 +88,8 @@ class RunFolder:
 
     def write_json(self, name: str, document: Any) -> None:
         """Whole or not at all."""
-        partial = self.path / f"{name}.partial"
-        try:
-            partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(partial, self.path / name)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+        with whole_file(self.path / name) as draft:
+            draft.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def keep_model(self, family: str, sha256: str) -> None:
         """Remember the run's checkpoint. Raises RunFolderError where it has been another before."""

@@ -22,6 +22,7 @@ from flexiffusion.errors import ScheduleError
 from flexiffusion.presets import Preset
 from flexiffusion.schedule import Schedule
 from flexsearch.errors import ConfigError
+from flexsearch.whole_file import whole_file
 
 NOTES = ".sources"  # JSON, but without .json: hosts list every file with that ending
 Outcome = Literal["added", "replaced", "there already"]
@@ -120,9 +121,8 @@ class Shelf:
 
     def _write_notes(self, notes: Mapping[str, Note]) -> None:
         document = {stem: dataclasses.asdict(notes[stem]) for stem in sorted(notes)}
-        partial = self.folder / f"{NOTES}.partial"
-        partial.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, self.folder / NOTES)
+        with whole_file(self.folder / NOTES) as draft:
+            draft.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
