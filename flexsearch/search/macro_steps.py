@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -105,7 +106,10 @@ def known_or_measured(
     batch: int,
     progress: Callable[[], None] = lambda: None,
 ) -> Tables:
-    """The tables over an image set, from `folder` if they are there, else measured and kept."""
+    """The tables over an image set, from `folder` if they are there, else measured and kept.
+
+    `progress` is told after each level of each batch, or as often at once.
+    """
     determines = {
         "model": model.sha256,
         "prediction": model.noise_config,
@@ -122,9 +126,13 @@ def known_or_measured(
     path = folder / f"tables-{key}.safetensors"
     if path.exists():
         try:
-            return Tables.load(path)
+            tables = Tables.load(path)
         except (SafetensorError, KeyError):
             path.unlink()  # half written by a machine that went down: it is made again
+        else:
+            for _ in range(len(tables.grid) * math.ceil(images.count / batch)):
+                progress()
+            return tables
     tables = measure(model, recipe, images.noise(model), images.conditioning(model), batch, progress)
     tables.save(path)
     return tables
