@@ -288,16 +288,14 @@ def _entry(preset: Preset, note: dict[str, str] | None) -> dict[str, Any]:
 
 def _print_list(found: Sequence[Preset], notes: dict[Path, dict[str, str]]) -> None:
     from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from flexiffusion.presets import bundled_folder
 
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for heading in ("preset", "family", "steps", "speed-up", "kind", "from"):
-        numbers = heading in ("steps", "speed-up")
-        table.add_column(heading, justify="right" if numbers else "left", no_wrap=heading != "from", overflow="fold")
+    rows = [("preset", "family", "steps", "speed-up", "kind", "from")]
     for preset in found:
         schedule, note = preset.schedule, notes.get(preset.path)
         speedup = schedule.cost.speedup_macs if schedule.cost else None
@@ -310,5 +308,16 @@ def _print_list(found: Sequence[Preset], notes: dict[Path, dict[str, str]]) -> N
             schedule.provenance.kind,
             note["origin"] if note else place,
         )
-        table.add_row(*(Text(output.printable(cell)) for cell in cells))
-    Console().print(table)
+        rows.append(tuple(output.printable(cell) for cell in cells))
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for heading, *column in zip(*rows, strict=True):
+        # Where the terminal is narrow, only the last one is cut: `presets show` has it whole.
+        width = None if heading == "from" else max(cell_len(cell) for cell in (heading, *column))
+        numbers = heading in ("steps", "speed-up")
+        table.add_column(heading, justify="right" if numbers else "left", no_wrap=True, min_width=width)
+    for row in rows[1:]:
+        table.add_row(*map(Text, row))
+    console = Console()
+    if not console.is_terminal:  # nothing is cut off in a file or a pipe
+        console.width = console.measure(table, options=console.options.update(width=10_000)).maximum
+    console.print(table)

@@ -104,6 +104,7 @@ class TestLocal:
         assert len(document["errors"]) == 1 and "broken.json" in document["errors"][0]
         done = call("list", "--family", "sd15")
         assert "broken" in done.stderr and "sdxl" not in done.stdout
+        assert str(tmp_path / "a.json") in done.stdout, "nothing is cut off where the output is no terminal"
 
     def test_another_of_the_same_name_needs_replace_or_a_name(self, shelf: Path, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_bytes(GOOD)

@@ -81,6 +81,7 @@ def test_killed_resumed_and_to_one_driver_at_a_time(alone: str, tmp_path: Path) 
     run = tmp_path / "run"
     first = flexsearch("run", *SMALL, "24", "--out", str(run), "--storage", alone)
     wait_for(first, alone, "run", 4)
+    first.send_signal(signal.SIGSTOP)  # it keeps the study's lock, however slow the next command is to start
     # A copy of the folder, as a colleague on another machine would have it: the study is in use.
     shutil.copytree(run, tmp_path / "elsewhere" / "run")
     code, said = ended(flexsearch("resume", str(tmp_path / "elsewhere" / "run")))
