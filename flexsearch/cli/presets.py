@@ -295,7 +295,7 @@ def _print_list(found: Sequence[Preset], notes: dict[Path, dict[str, str]]) -> N
 
     from flexiffusion.presets import bundled_folder
 
-    rows = [("preset", "family", "steps", "speed-up", "kind", "from")]
+    rows: list[tuple[str, ...]] = [("preset", "family", "steps", "speed-up", "kind", "from")]
     for preset in found:
         schedule, note = preset.schedule, notes.get(preset.path)
         speedup = schedule.cost.speedup_macs if schedule.cost else None
@@ -309,15 +309,15 @@ def _print_list(found: Sequence[Preset], notes: dict[Path, dict[str, str]]) -> N
             note["origin"] if note else place,
         )
         rows.append(tuple(output.printable(cell) for cell in cells))
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    for heading, *column in zip(*rows, strict=True):
-        # Where the terminal is narrow, only the last one is cut: `presets show` has it whole.
-        width = None if heading == "from" else max(cell_len(cell) for cell in (heading, *column))
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    console = Console()
+    if console.is_terminal:  # where it is narrow only the last column is cut: `presets show` has it whole
+        widths[-1] = min(widths[-1], max(8, console.width - sum(widths[:-1]) - len(widths) - 1))
+    table = Table(box=SIMPLE_HEAD, header_style="bold", padding=0)
+    for heading, width in zip(rows[0], widths, strict=True):
         numbers = heading in ("steps", "speed-up")
-        table.add_column(heading, justify="right" if numbers else "left", no_wrap=True, min_width=width)
+        table.add_column(heading, justify="right" if numbers else "left", no_wrap=True, width=width)
     for row in rows[1:]:
         table.add_row(*map(Text, row))
-    console = Console()
-    if not console.is_terminal:  # nothing is cut off in a file or a pipe
-        console.width = console.measure(table, options=console.options.update(width=10_000)).maximum
+    console.width = max(console.width, sum(widths) + len(widths) + 1)
     console.print(table)
