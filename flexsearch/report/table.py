@@ -139,7 +139,7 @@ def _cells(row: Row, error_keys: Sequence[str], first: bool) -> list[str]:
     """One cell for each heading; the asked speed-up only on the first row of its group."""
     measured = "not timed" if row.speedup_measured is None else f"{row.speedup_measured:.2f}x"
     return [
-        f"{row.speedup_asked:g}x" if first and row.speedup_asked is not None else "",
+        f"{row.speedup_asked:.3g}x" if first and row.speedup_asked is not None else "",
         row.label,
         f"{row.cost_full_steps:.2f}\n{row.full} F + {row.partial} p",
         f"{multiply_adds(row.macs)}\n{row.speedup_macs:.2f}x",
@@ -172,7 +172,7 @@ def _verdict_rows(
     by_place = {(c.speedup_asked, c.error, c.rival): c for c in found}
     body: list[tuple[str, str, list[Comparison | None]]] = []
     for speedup in sorted({c.speedup_asked for c in found}):
-        asked = f"{speedup:g}x"
+        asked = f"{speedup:.3g}x"
         for key in error_keys:
             against = [by_place.get((speedup, key, rival)) for rival in rivals]
             if any(against):
