@@ -1,0 +1,86 @@
+"""The found schedules of a finished run against every rival at the same cost, fewer steps of other solvers among them.
+
+    python -m benchmarks.rivals RUN
+
+The run's own rivals (fewer steps of its solver, hand-made and with searched placement; DeepCache, Spectrum, EasyCache),
+and as many plain steps of DDIM, DPM-Solver++ 2M and UniPC in the best of the hand-made spacings. Whatever is chosen is
+chosen on the search images; everything is measured on the held-out ones. Printed, as Markdown: latent errors to the
+run's teacher and to the converged solution, and what the found schedule's are of them, with 95 % paired-bootstrap
+intervals: below 1 the found one is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from flexsearch.engines.local import LocalEngine, Outcome
+from flexsearch.metrics.paired import ratio_interval
+from flexsearch.sampling.solvers import SolverName
+from flexsearch.search import verdict
+from flexsearch.search.candidate import Candidate
+from flexsearch.search.run_folder import RunFolder
+from flexsearch.search.sampler import MethodSampler
+from flexsearch.search.seeds import plain_seeds
+from flexsearch.search.session import Session
+from flexsearch.search.settings import ReferenceName
+
+SOLVERS: tuple[SolverName, ...] = ("ddim", "dpmpp_2m", "uni_pc")
+REFERENCES: tuple[ReferenceName, ...] = ("teacher", "converged")
+
+
+def with_solver(engine: LocalEngine, solver: SolverName) -> LocalEngine:
+    """The same images and references, sampled by another solver."""
+    other = copy.copy(engine)
+    other.recipe, other.prefixes = replace(engine.recipe, solver=solver), None
+    return other
+
+
+def other_solvers(session: Session, target: float) -> Iterator[tuple[str, LocalEngine, Candidate]]:
+    """Of each solver that the run does not use the best hand-made plain steps."""
+    for solver in SOLVERS:
+        if solver != session.recipe.solver:
+            engine = with_solver(session.search_engine, solver)
+            seeds = list(plain_seeds(session.model.schedule, [int(target + 1e-9)]))
+            errors = [engine.judge(seed.candidate, session.method.objective).error for seed in seeds]
+            best = seeds[errors.index(min(errors))]
+            yield f"{solver}, {best.name}", with_solver(session.held_out_engine, solver), best.candidate
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    folder, settings = RunFolder.open(parser.parse_args().run)
+    session = Session(settings, folder.references)
+    sampler = MethodSampler(session.method, settings.seed)
+    evaluated = list(sampler.evaluated(folder.study(settings, sampler).get_trials(deepcopy=False)))
+    chosen = verdict.choose(session, evaluated)
+    headings = ("asked", "schedule", "cost", "to teacher", "found / it", "to converged", "found / it")
+    print(f"| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
+    for speedup, target in zip(settings.speedups, settings.targets, strict=True):
+        own = [choice for choice in chosen if choice.speedup == speedup]
+        rows: list[tuple[str, LocalEngine, Candidate]] = [
+            (choice.label, session.held_out_engine, choice.candidate) for choice in own
+        ]
+        rows += other_solvers(session, target)
+        found: Outcome | None = None  # the first row
+        for label, engine, candidate in rows:
+            outcome = engine.evaluate(candidate)
+            cells = []
+            for name in REFERENCES:
+                errors = outcome.latent_errors(name)
+                ratio = (
+                    "{:.2f} ({:.2f}-{:.2f})".format(*ratio_interval(found.latent_errors(name), errors)) if found else ""
+                )
+                cells += [f"{errors.mean():.2e}", ratio]
+            cost = candidate.cost(session.table)
+            asked = "" if found else f"{speedup:.3g}x"
+            print(f"| {asked} | {'' if found else 'found: '}{label} | {cost:.2f} | {' | '.join(cells)} |", flush=True)
+            found = found or outcome
+
+
+if __name__ == "__main__":
+    main()
