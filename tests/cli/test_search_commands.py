@@ -26,6 +26,7 @@ from flexiffusion.cost import CostTable
 from flexiffusion.schedule import SegmentsPlan, StepsPlan
 from flexsearch.cli import exit_codes, main
 from flexsearch.search import macro_steps, verdict
+from flexsearch.search.settings import SLACK
 from tools.make_random_checkpoint import write
 
 # The planner's tables take as long as all of this: TestPlan makes small ones.
@@ -92,18 +93,17 @@ class TestRun:
         assert {metric.name for metric in schedule.metrics} == {"latent_mse", "relative_fid"}
         assert all(metric.n == 3 for metric in schedule.metrics)
         assert schedule.cost is not None and schedule.cost.speedup_macs is not None
-        assert schedule.cost.speedup_macs >= 2
+        assert schedule.cost.speedup_macs >= 2 / (1 + SLACK)
 
     def test_the_table_has_every_rival(self, finished: Path) -> None:
         result = json.loads((finished / "result.json").read_text())
         assert [row["kind"] for row in result["rows"]].count("teacher") == 1
         kinds = {row["kind"] for row in result["rows"] if row["speedup_asked"] == 2}
-        # eight steps are too few for Spectrum's warm-up and the ends that EasyCache protects
-        assert kinds == {"found", "plain", "plain_searched", "deepcache"}
+        assert kinds == {"found", "plain", "plain_searched", "deepcache", "spectrum", "easycache"}
         for row in result["rows"]:
             assert row["relative_fid_n"] == 3 and row["seconds_per_image"] > 0
             assert set(row["errors"]) == {"latent/teacher", "latent/converged", "features/teacher"}
-            assert row["speedup_asked"] is None or row["speedup_macs"] >= row["speedup_asked"] - 1e-9
+            assert row["speedup_asked"] is None or row["speedup_macs"] >= row["speedup_asked"] / (1 + SLACK) - 1e-9
 
     def test_found_is_no_worse_than_any_seed_on_the_search_images(self, finished: Path) -> None:
         front = json.loads((finished / "result.json").read_text())["front"]
@@ -298,11 +298,11 @@ class TestEvaluateAndCompare:
         assert made["rows"][1]["errors"]["latent/teacher"]["n"] == 4
         assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
-    def test_compare_shows_fewer_steps_and_deepcache(self, finished: Path) -> None:
+    def test_compare_shows_every_rival(self, finished: Path) -> None:
         (path,) = (finished / "schedules").glob("*.json")
         made = document(call("compare", str(path), "--images", "3", "--choose-on", "2", "--json"))
         assert {row["kind"] for row in made["rows"]} >= {"teacher", "found", "plain", "deepcache"}
-        assert {item["rival"] for item in made["comparisons"]} == {"plain", "deepcache"}
+        assert {item["rival"] for item in made["comparisons"]} == {"plain", "deepcache", "spectrum", "easycache"}
 
     def test_the_table_on_a_terminal(self, finished: Path) -> None:
         (path,) = (finished / "schedules").glob("*.json")
@@ -343,7 +343,7 @@ class TestPlan:
         plans = document(call(*arguments))["plans"]
         assert [plan["asked"] for plan in plans] == [3.0, 6.0]
         for plan in plans:
-            assert plan["speedup"]["macs"] >= plan["asked"]
+            assert plan["speedup"]["macs"] >= plan["asked"] / (1 + SLACK)
             schedule = codec.read(Path(plan["file"]))
             assert isinstance(schedule.plan, StepsPlan) and not schedule.metrics
             assert len(schedule.plan.steps) == plan["full"] + plan["partial"]
@@ -362,7 +362,7 @@ class TestPlan:
         (plan,) = document(call("plan", "--steps", "12", "--speedup", "6", "--profile", str(profile), "--json"))[
             "plans"
         ]
-        assert plan["full"] + plan["partial"] <= 2 and plan["speedup"]["ms"] >= 6
+        assert plan["full"] + plan["partial"] <= 2 and plan["speedup"]["ms"] >= 6 / (1 + SLACK)
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
