@@ -16,6 +16,7 @@ from flexsearch.metrics.objective import Objective
 from flexsearch.metrics.paired import Errors, mean_root
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.method import Evaluated
+from flexsearch.search.settings import SLACK
 
 STAGES = (8, 32, 128)  # images met after each stage
 CLEAR = 3.0  # standard errors by which a candidate must lag to leave: with 8 images, Student's one-sided 1 %
@@ -64,7 +65,7 @@ def lags(errors: Errors, rival: Errors) -> bool:
 
 
 def rival_of(candidate: Candidate, cost: float, evaluated: Sequence[Evaluated], images: int) -> Errors | None:
-    """Errors of the best evaluated candidate that costs no more and met all images; None if there is none.
+    """Errors of the best evaluated candidate that costs no more (but for `SLACK`) and met all images, or None.
 
     Plain candidates race against plain ones: the search keeps the best of them as a row of its final table, and one
     that was only compared with partial steps on eight images would be a poor rival there.
@@ -72,6 +73,8 @@ def rival_of(candidate: Candidate, cost: float, evaluated: Sequence[Evaluated], 
     able = [
         item
         for item in evaluated
-        if item.cost <= cost + 1e-9 and len(item.errors) == images and (item.candidate.plain or not candidate.plain)
+        if item.cost <= cost * (1 + SLACK)
+        and len(item.errors) == images
+        and (item.candidate.plain or not candidate.plain)
     ]
     return min(able, key=lambda item: item.error).errors if able else None

@@ -13,6 +13,7 @@ from flexsearch.search.candidate import Candidate, make_candidate, plain
 from flexsearch.search.space import DRAWN
 
 SPACINGS: tuple[Spacing, ...] = ("uniform", "karras", "logsnr")  # what hosts offer
+TURNS: tuple[Spacing, ...] = ("uniform", "logsnr")  # of full and partial steps by turns: the plainest, the usual best
 
 SeedKind = Literal["plain", "deepcache", "spectrum", "easycache", "alternating", "planned"]
 
@@ -108,7 +109,7 @@ def alternating_seeds(
         count = 2 * int(pairs) + (1 if rest >= 1 else 0)
         if not 3 <= count <= len(schedule):
             continue
-        for spacing in SPACINGS:
+        for spacing in TURNS:
             for predictor in DRAWN:
                 name = f"full/partial by turns, branch {branch}, {predictor}, {spacing}, {count} steps"
                 yield Seed(

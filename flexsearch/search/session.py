@@ -218,7 +218,8 @@ class Session:
             )
         if settings.method == "autodiffusion":
             return self._autodiffusion()
-        known = {seed.candidate.key: seed for seed in [*self.seeds, *(self.planned if settings.planner else [])]}
+        # The plans first: whatever else is hand-made then races against them, and mostly meets a few images only.
+        known = {seed.candidate.key: seed for seed in [*(self.planned if settings.planner else []), *self.seeds]}
         seeds = [seed for seed in known.values() if seed.candidate.plain or not settings.plain_only]
         slots = max(
             slots_for(self.costs, max(settings.targets), len(self.model.schedule)),

@@ -119,3 +119,8 @@ class TestRival:
 
     def test_none_is_cheap_enough(self) -> None:
         assert rival_of(self.MIXED, 2.0, self.evaluated(), IMAGES) is None
+
+    def test_half_a_per_cent_of_cost_makes_no_difference(self) -> None:
+        cheapest = min(item.cost for item in self.evaluated() if len(item.errors) == IMAGES)
+        assert rival_of(self.MIXED, cheapest / 1.004, self.evaluated(), IMAGES) is not None
+        assert rival_of(self.MIXED, cheapest / 1.006, self.evaluated(), IMAGES) is None
