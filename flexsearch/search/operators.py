@@ -47,7 +47,7 @@ class Variation:
 
         No feature crosses a full step but for prediction, so both halves do what they did.
         """
-        fulls = [i for i, action in enumerate(other.actions) if i > 0 and action == FULL]
+        fulls = [i for i, action in enumerate(other.actions) if i > 0 and action.kind == "full"]
         if not fulls:
             return parent
         cut = fulls[stream.integers(len(fulls))]

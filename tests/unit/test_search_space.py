@@ -119,6 +119,12 @@ class TestOperators:
                 for i in cuts
             )
 
+    def test_crossover_takes_over_at_a_full_step_that_drops_layers(self) -> None:
+        mother = plain((999, 800, 600))
+        father = make_candidate((999, 500, 100), [FULL, Action("full", drop=("unit",)), Action("partial", 0)])
+        child = VARIATION.cross(mother, father, np.random.default_rng(0))
+        assert child.timesteps == (999, 800, 600, 500, 100) and child.actions[3:] == father.actions[1:]
+
     def test_shift_keeps_levels_and_counts(self) -> None:
         parent = alternating(spaced_timesteps(SCHEDULE, 7, "logsnr"), 0, "reuse")
         children = {VARIATION.shift(parent, np.random.default_rng(seed)) for seed in range(10)}
