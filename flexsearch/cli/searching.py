@@ -122,7 +122,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
         folder.samples,
         [
             (
-                "teacher" if choice.speedup is None else f"{choice.speedup:g}x: {choice.label}",
+                "teacher" if choice.speedup is None else f"{choice.speedup:g}x\n{choice.label}",
                 outcome.pictures,
             )
             for choice, outcome in shown
