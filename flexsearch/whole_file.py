@@ -12,9 +12,9 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to: it takes `path`'s place when the block ends, and is removed if that raises.
 
-    Two processes that write the same file do not meet; the last one's stays. Raises OSError, as the writing does.
+    Two processes that write the same file do not meet; the last one's stays. Raises OSError, as the writing does,
+    and where there is no such folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield draft

@@ -133,5 +133,6 @@ def read_statistics(path: Path, features: tuple[str, nn.Module]) -> Statistics:
 
 def write_statistics(path: Path, statistics: Statistics) -> None:
     """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as draft, open(draft, "wb") as file:
         np.savez(file, mu=statistics.mean, sigma=statistics.covariance)

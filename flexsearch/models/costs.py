@@ -112,6 +112,7 @@ def known_or_measured_ms(model: DiffusionModel, guidance: float, batch: int, pat
     except (OSError, ValueError, KeyError, TypeError, ScheduleError):
         pass  # not there, or half written
     table, _ = measure_ms(model, guidance, batch)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as draft:
         draft.write_text(json.dumps({"determines": determines, "ms": table.to_dict()}, indent=1), encoding="utf-8")
     return table

@@ -49,6 +49,7 @@ def _read(store: Path) -> dict[str, str]:
 
 def _write(store: Path, known: dict[str, str]) -> None:
     try:
+        store.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(store) as draft:
             draft.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     except OSError:

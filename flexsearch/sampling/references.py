@@ -105,6 +105,7 @@ def reference(
     result = Reference(
         made.latents, (pictures * 255).round().to(torch.uint8), extract(features[1], pictures), made.states
     )
+    folder.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as draft:
         save_file(
             {name: tensor.contiguous() for name, tensor in vars(result).items()}, draft, {"key": json.dumps(determines)}

@@ -89,6 +89,7 @@ class Tables:
     def save(self, path: Path) -> None:
         """Whole or not at all."""
         arrays = {"grid": np.array(self.grid), "errors": self.errors, "gains": self.gains}
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as draft:
             save_file({**arrays, "calls": np.array(self.calls)}, draft)
 
