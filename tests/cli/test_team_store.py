@@ -74,7 +74,7 @@ def front(folder: Path) -> list[str]:
     return [point["schedule"] for point in json.loads((folder / "result.json").read_text())["front"]]
 
 
-def test_killed_resumed_and_to_one_driver_at_a_time(alone: str, tmp_path: Path) -> None:
+def test_killed_resumed_and_to_one_driver_at_a_time(alone: str, server: Server, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     assert ended(flexsearch("run", *SMALL, "24", "--out", str(whole)))[0] == 0
 
