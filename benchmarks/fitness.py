@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import kendalltau
 
+from benchmarks.searches import finished
 from flexsearch.metrics.paired import Errors
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.sampler import MethodSampler
-from flexsearch.search.session import Session
 
 MEANS: dict[str, Callable[[Errors], Errors]] = {
     "arithmetic": lambda errors: errors.mean(axis=1),
@@ -52,11 +49,8 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=15)
     parser.add_argument("--held-out", type=int, default=96)
     arguments = parser.parse_args()
-    folder, settings = RunFolder.open(arguments.run)
-    settings = replace(settings, held_out=arguments.held_out)
-    session = Session(settings, folder.references)
-    sampler = MethodSampler(session.method, settings.seed)
-    evaluated = list(sampler.evaluated(folder.study(settings, sampler).get_trials(deepcopy=False)))
+    session, evaluated = finished(arguments.run, held_out=arguments.held_out)
+    settings = session.settings
     stream = np.random.default_rng(0)
     print(f"| asked cost | images | {' | '.join(MEANS)} |")
     print(f"|---|---|{'---|' * len(MEANS)}")

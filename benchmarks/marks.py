@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.ratios import ratio_text
 from benchmarks.searches import searched
 from flexsearch.engines.local import Outcome
-from flexsearch.metrics.paired import Errors, ratio_interval, squared_error
+from flexsearch.metrics.paired import Errors, squared_error
 from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.search import verdict
 from flexsearch.search.candidate import Candidate, plain
@@ -49,9 +50,8 @@ MEASURES: dict[str, Callable[[Outcome], Errors]] = {
 
 
 def ratio(name: str, ours: Outcome, rival: Outcome) -> str:
-    values = ratio_interval(MEASURES[name](ours), MEASURES[name](rival))
     power = 2 if name == "latent distance" else 1  # as a squared error, like the others
-    return "{:.2f} ({:.2f}-{:.2f})".format(*(value**power for value in values))
+    return ratio_text(MEASURES[name](ours), MEASURES[name](rival), power)
 
 
 def main() -> None:

@@ -21,10 +21,10 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from benchmarks.ratios import ratio_text
 from flexiffusion import codec, presets
 from flexiffusion.predictor import chebyshev, lagrange
 from flexiffusion.schedule import Schedule
-from flexsearch.metrics.paired import ratio_interval
 from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate
 from flexsearch.search.from_file import to_candidate
@@ -113,7 +113,7 @@ def main() -> None:
         cells = []
         for name, candidate in candidates.items():
             errors = engine.evaluate(candidate).latent_errors(arguments.reference)
-            cells.append("{:.2f} ({:.2f}-{:.2f})".format(*ratio_interval(errors, own[name])))
+            cells.append(ratio_text(errors, own[name]))
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
 
     row("Spectrum", {name: with_spectrum(candidate) for name, candidate in named.items()})

@@ -17,13 +17,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.ratios import ratio_text
+from benchmarks.searches import finished
 from flexsearch.engines.local import LocalEngine, Outcome
-from flexsearch.metrics.paired import ratio_interval
 from flexsearch.sampling.solvers import SolverName
 from flexsearch.search import verdict
 from flexsearch.search.candidate import Candidate
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.sampler import MethodSampler
 from flexsearch.search.seeds import plain_seeds
 from flexsearch.search.session import Session
 from flexsearch.search.settings import ReferenceName
@@ -53,10 +52,8 @@ def other_solvers(session: Session, target: float) -> Iterator[tuple[str, LocalE
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    folder, settings = RunFolder.open(parser.parse_args().run)
-    session = Session(settings, folder.references)
-    sampler = MethodSampler(session.method, settings.seed)
-    evaluated = list(sampler.evaluated(folder.study(settings, sampler).get_trials(deepcopy=False)))
+    session, evaluated = finished(parser.parse_args().run)
+    settings = session.settings
     chosen = verdict.choose(session, evaluated)
     headings = ("asked", "schedule", "cost", "to teacher", "found / it", "to converged", "found / it")
     print(f"| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
@@ -72,9 +69,7 @@ def main() -> None:
             cells = []
             for name in REFERENCES:
                 errors = outcome.latent_errors(name)
-                ratio = (
-                    "{:.2f} ({:.2f}-{:.2f})".format(*ratio_interval(found.latent_errors(name), errors)) if found else ""
-                )
+                ratio = ratio_text(found.latent_errors(name), errors) if found else ""
                 cells += [f"{errors.mean():.2e}", ratio]
             cost = candidate.cost(session.table)
             asked = "" if found else f"{speedup:.3g}x"

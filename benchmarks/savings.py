@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.searches import searched
+from benchmarks.searches import searched, spent
 from flexsearch.search.method import Evaluated
 from flexsearch.search.settings import Settings
 
@@ -30,7 +30,7 @@ WITH: dict[str, dict[str, Any]] = {
     "planner": {"planner": True},
     "all three": {"memory": 1024, "racing": True, "planner": True},
 }
-Spent = tuple[float, float]  # calls and work
+Spent = tuple[int, float]  # calls and work
 
 
 def course(name: str, seed: int, options: argparse.Namespace) -> tuple[list[tuple[Spent, float]], list[Evaluated]]:
@@ -45,16 +45,11 @@ def course(name: str, seed: int, options: argparse.Namespace) -> tuple[list[tupl
         images=options.images,
     )
     session, evaluated = searched(options.work / f"{name.replace(' ', '-')}-{seed}", settings)
-    calls, work, least = 0.0, 0.0, math.inf
-    if settings.planner:
-        calls, work = float(sum(session.tables().calls)), session.tables().work(session.costs)
-    found = []
-    for item in evaluated:
-        calls += item.calls
-        work += item.calls * item.cost / len(item.candidate.timesteps)
+    least, found = math.inf, []
+    for item, so_far in zip(evaluated, spent(session, evaluated), strict=True):
         if item.cost <= settings.targets[0] + 1e-9:
             least = min(least, item.error)
-        found.append(((calls, work), least))
+        found.append((so_far, least))
     return found, evaluated
 
 
@@ -75,9 +70,9 @@ def main() -> None:
         assert [item.error for item in courses["none"][1]] == [item.error for item in courses["shared prefixes"][1]]
         (calls, work), mark = courses["none"][0][-1]
         for name, (found, _) in courses.items():
-            spent, least = found[-1]
-            reached = next((spent for spent, error in found if error <= mark), (math.nan, math.nan))
-            rows[name].append([spent[0] / calls, spent[1] / work, least / mark, reached[0] / calls, reached[1] / work])
+            whole, least = found[-1]
+            reached = next((so_far for so_far, error in found if error <= mark), (math.nan, math.nan))
+            rows[name].append([whole[0] / calls, whole[1] / work, least / mark, reached[0] / calls, reached[1] / work])
     print(
         f"{options.evaluations} evaluations, {options.images} images, {options.speedup:g}x of {options.steps} steps, "
         f"{len(options.seeds)} seeds; all over the search with none of the three, in per cent.\n"

@@ -28,7 +28,7 @@ import numpy as np
 import optuna
 from scipy.stats import t as student
 
-from benchmarks.searches import progress, searched
+from benchmarks.searches import progress, searched, spent, work_of
 from flexiffusion.schedule import FULL, Action
 from flexsearch.metrics.objective import Objective
 from flexsearch.search.candidate import Candidate, make_candidate
@@ -74,14 +74,10 @@ def own_search(name: str, seed: int, options: argparse.Namespace, work: Path) ->
     """One of our methods, through the driver that `flexsearch run` uses."""
     settings, path = settings_of(name, seed, options), work / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
     session, evaluated = searched(path, settings)
-    calls, spent, trials = 0, 0.0, []
-    if name == "ours":
-        calls, spent = sum(session.tables().calls), session.tables().work(session.costs)
-    for item in evaluated:
-        calls += item.calls
-        spent += item.calls * item.cost / len(item.candidate.timesteps)
-        trials.append(Trial(calls, spent, item.error, item.cost, item.candidate))
-    return session, trials
+    return session, [
+        Trial(calls, work, item.error, item.cost, item.candidate)
+        for item, (calls, work) in zip(evaluated, spent(session, evaluated), strict=True)
+    ]
 
 
 def optuna_search(name: str, seed: int, options: argparse.Namespace, work: Path) -> tuple[Session, list[Trial]]:
@@ -101,7 +97,7 @@ def optuna_search(name: str, seed: int, options: argparse.Namespace, work: Path)
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=samplers[name]())
-    calls, spent, trials = 0, 0.0, []
+    calls, made, trials = 0, 0.0, []
     for number in range(options.evaluations):
         asked = study.ask(dict(method.distributions))
         drawn = repaired(method, asked.params)
@@ -110,8 +106,8 @@ def optuna_search(name: str, seed: int, options: argparse.Namespace, work: Path)
         cost = candidate.cost(session.costs)
         study.tell(asked, [judged.error, cost])
         calls += judged.calls
-        spent += judged.calls * cost / len(candidate.timesteps)
-        trials.append(Trial(calls, spent, judged.error, cost, candidate))
+        made += work_of(judged.calls, cost, candidate)
+        trials.append(Trial(calls, made, judged.error, cost, candidate))
         progress(path.stem, number, options.evaluations)
     path.write_text(json.dumps([asdict(item) for item in trials]), encoding="utf-8")
     return session, trials

@@ -1,10 +1,14 @@
-"""A search as `flexsearch run` makes it, without its table, for benchmarks that look at the trials."""
+"""A search as `flexsearch run` makes it, without its table, for benchmarks that look at the trials; what it cost."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from flexsearch.search.candidate import Candidate
 from flexsearch.search.driver import search
 from flexsearch.search.method import Evaluated
 from flexsearch.search.run_folder import RunFolder
@@ -28,6 +32,32 @@ def searched(path: Path, settings: Settings) -> tuple[Session, list[Evaluated]]:
 
     search(study, sampler, session.search_engine, session.costs, settings.evaluations, settings.racing, told)
     return session, list(sampler.evaluated(study.get_trials(deepcopy=False)))
+
+
+def finished(path: Path, **changes: Any) -> tuple[Session, list[Evaluated]]:
+    """The trials of a finished run, and its session with some settings changed."""
+    folder, settings = RunFolder.open(path)
+    settings = replace(settings, **changes)
+    session = Session(settings, folder.references)
+    sampler = MethodSampler(session.method, settings.seed)
+    return session, list(sampler.evaluated(folder.study(settings, sampler).get_trials(deepcopy=False)))
+
+
+def work_of(calls: int, cost: float, candidate: Candidate) -> float:
+    """A candidate's calls in full steps: each is the share of one that its multiply-adds are on average."""
+    return calls * cost / len(candidate.timesteps)
+
+
+def spent(session: Session, evaluated: Sequence[Evaluated]) -> Iterator[tuple[int, float]]:
+    """Network calls and their work, in full steps, up to and with each trial; the planner's tables are included."""
+    calls, work = 0, 0.0
+    if session.settings.plans:
+        tables = session.tables()
+        calls, work = sum(tables.calls), tables.work(session.costs)
+    for item in evaluated:
+        calls += item.calls
+        work += work_of(item.calls, item.cost, item.candidate)
+        yield calls, work
 
 
 def progress(name: str, number: int, count: int) -> None:

@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ratios import ratio_text
 from flexiffusion.codec import read
 from flexiffusion.schedule import Schedule
-from flexsearch.metrics.paired import ratio_interval
 from flexsearch.sampling.solvers import SOLVERS
 from flexsearch.search import verdict
 from flexsearch.search.from_file import settings_of, to_candidate
@@ -69,10 +69,7 @@ def judged(schedule: Schedule, change: dict[str, Any], options: argparse.Namespa
         for kind, item in {"found": candidate, **rivals}.items()
         if kind in ("found", "plain", "deepcache")
     }
-    ratios = [
-        "{:.2f} ({:.2f}-{:.2f})".format(*ratio_interval(errors["found"], errors[kind]))
-        for kind in ("plain", "deepcache")
-    ]
+    ratios = [ratio_text(errors["found"], errors[kind]) for kind in ("plain", "deepcache")]
     return f"{errors['found'].mean():.2e} | {' | '.join(ratios)}"
 
 

@@ -45,7 +45,7 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
         at.advance()
         _ = session.held_out_engine
         at.advance()
-    if settings.planner and settings.method in ("placement", "joint"):
+    if settings.plans:
         with stage("planner's tables", session.table_levels, "levels") as at:
             session.tables(at.advance)
     folder.write_json("costs.json", session.costs.to_dict())

@@ -123,12 +123,22 @@ class Settings:
             raise ConfigError("--guidance", f"{self.guidance:g} is out of range", "Give 1 to 100")
 
     @property
+    def own_method(self) -> bool:
+        """Whether it is a search of ours, not one of the papers'."""
+        return self.method in ("placement", "joint")
+
+    @property
+    def plans(self) -> bool:
+        """Whether the search begins with the planner's schedules."""
+        return self.planner and self.own_method
+
+    @property
     def targets(self) -> tuple[float, ...]:
         """What a schedule may cost at most for each asked speed-up, in full steps.
 
         The papers' searches keep to the asked cost; ours may exceed it by `SLACK`.
         """
-        slack = SLACK if self.method in ("placement", "joint") else 0.0
+        slack = SLACK if self.own_method else 0.0
         return tuple(self.steps / speedup * (1 + slack) for speedup in self.speedups)
 
     @property
