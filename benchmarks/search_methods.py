@@ -1,16 +1,17 @@
 """Our search against the paper's, random search, and Optuna's NSGA-II and TPE on the same space.
 
     python -m benchmarks.search_methods --work FOLDER [--seeds 0 1 2 3 4] [--evaluations 500] [--speedup 3]
+        [--searches ours "paper, relative FID"] [--own-evaluations 100]
 
-Every method gets as many evaluations on the same images; random search, NSGA-II and TPE draw the genes of our space
-and have their candidates brought to the asked cost as ours are, but know neither seeds nor plans, do not race and
-share no prefixes. Network calls are counted for one image each, the planner's tables included; work is the same in
-full steps, a partial call being the share of one that its multiply-adds are.
+Every method gets as many evaluations (ours `--own-evaluations`, if given) on the same images; random search, NSGA-II
+and TPE draw the genes of our space and have their candidates brought to the asked cost as ours are, but know neither
+seeds nor plans, do not race and share no prefixes. Network calls are counted for one image each, the planner's tables
+included; work is the same in full steps, a partial call being the share of one that its multiply-adds are.
 
 Printed, as Markdown: the least latent error on the search images after all calls; the error of that schedule on
 held-out images; the hypervolume of the front (log10 error below 1, cost below the teacher's; larger is better); and the
 share of the paper's calls and work after which our best schedule so far has, on held-out images, no more error than the
-better of the paper's two searches has at its end. Means over seeds with 95 % intervals (Student's t). Interrupted, it
+better of the paper's searches has at its end. Means over seeds with 95 % intervals (Student's t). Interrupted, it
 goes on where it stopped; seeds may be searched by several processes and printed by a last one over all.
 """
 
@@ -41,6 +42,7 @@ LATENT = Objective("latent")
 OURS = ("ours", "ours without planner")
 PAPER = ("paper, relative FID", "paper, latent error")
 OPTUNA = ("random", "NSGA-II", "TPE")
+SEARCHES = (*OURS, *PAPER, *OPTUNA)
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ class Figures:
     error: float
     held_out: float
     hypervolume: float
-    reached: Trial | None = None  # the first that is as good as the paper's last
+    share: tuple[float, float] | None = None  # of the paper's calls and work, after which we are as good as it
 
 
 def settings_of(name: str, seed: int, options: argparse.Namespace) -> Settings:
-    common = {"seed": seed, "evaluations": options.evaluations, "images": options.images, "steps": options.steps,
+    own = name in OURS and options.own_evaluations is not None
+    evaluations = options.own_evaluations if own else options.evaluations
+    common = {"seed": seed, "evaluations": evaluations, "images": options.images, "steps": options.steps,
               "guidance": options.guidance, "held_out": options.held_out, "speedups": (options.speedup,)}  # fmt: skip
     if name.startswith("paper"):
         return Settings(**common, method="flexiffusion", error="latent" if "latent" in name else None)
@@ -170,8 +174,13 @@ def first_within(session: Session, trials: Sequence[Trial], error: float) -> Tri
 
 def figures_of_seed(made: dict[str, tuple[Session, list[Trial]]]) -> dict[str, Figures]:
     found = {name: figures(*searched) for name, searched in made.items()}
-    mark = min(found[name].held_out for name in PAPER)
-    return found | {name: replace(found[name], reached=first_within(*made[name], mark)) for name in OURS}
+    papers = [found[name] for name in PAPER if name in found]
+    for name in set(OURS) & set(found) if papers else ():
+        mark = min(paper.held_out for paper in papers)
+        if reached := first_within(*made[name], mark):
+            share = (reached.calls / papers[0].calls, reached.work / papers[0].work)
+            found[name] = replace(found[name], share=share)
+    return found
 
 
 def interval(values: Sequence[float]) -> str:
@@ -189,7 +198,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=SEARCHES)
     parser.add_argument("--evaluations", type=int, default=500)
+    parser.add_argument("--own-evaluations", type=int, help="of our searches, if not as many as of the others")
     parser.add_argument("--speedup", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, help="as the model has it; 1 halves the work")
@@ -197,10 +208,12 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=64)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[Figures]] = {name: [] for name in (*OURS, *PAPER, *OPTUNA)}
+    found: dict[str, list[Figures]] = {name: [] for name in options.searches}
     for seed in options.seeds:
-        made = {name: own_search(name, seed, options, options.work) for name in (*OURS, *PAPER)}
-        made |= {name: optuna_search(name, seed, options, options.work) for name in OPTUNA}
+        made = {
+            name: (optuna_search if name in OPTUNA else own_search)(name, seed, options, options.work)
+            for name in options.searches
+        }
         for name, figure in figures_of_seed(made).items():
             found[name].append(figure)
     print(
@@ -215,12 +228,13 @@ def main() -> None:
             for key in ("calls", "work", "error", "held_out", "hypervolume")
         ]
         print(f"| {name} | {' | '.join(cells)} |")
-    for name in OURS:
-        pairs = [(row.reached, paper) for row, paper in zip(found[name], found[PAPER[0]], strict=True) if row.reached]
-        calls = interval([100 * mine.calls / paper.calls for mine, paper in pairs])
-        work = interval([100 * mine.work / paper.work for mine, paper in pairs])
+    if not set(PAPER) & set(found):
+        return
+    for name in (name for name in OURS if name in found):
+        shares = [row.share for row in found[name] if row.share is not None]
+        calls, work = (interval([100 * share[k] for share in shares]) for k in (0, 1))
         print(
-            f"\n{name}: as good on held-out images as the better of the paper's two, in {len(pairs)} of "
+            f"\n{name}: as good on held-out images as the better of the paper's searches, in {len(shares)} of "
             f"{len(options.seeds)} seeds; after {calls} % of its calls, {work} % of its work."
         )
 
