@@ -1,12 +1,14 @@
 """Searched timesteps and dropped layers against hand-made ones: FID to the 10,000 test pictures of Fashion-MNIST.
 
-    python -m benchmarks.autodiffusion steps --work FOLDER      # 4, 6, 10, 15 steps; timesteps alone, and with layers
+    python -m benchmarks.autodiffusion steps --work FOLDER      # timesteps alone: 4, 6, 10, 15 steps
     python -m benchmarks.autodiffusion methods --work FOLDER    # the three search methods at 2x, 3x, 5x
 
-Searches minimise FID to the *training* pictures, on noise that no table sees; every seed is a search and a set of
-samples of its own. `--model pixel` is the bundled DDPM. FID falls with the number of samples: compare rows of one table
-only. Prints a Markdown table: the mean over the seeds, in brackets the lowest and the highest. Interrupted, it goes on
-where it stopped. Needs Debian's package dataset-fashion-mnist.
+Searches minimise, on noise that no table sees, the paired error of `--images` images to the converged solution, or with
+`--fitness fid` what AutoDiffusion's paper minimises: FID to the *training* pictures, which takes a thousand images or
+more. Every seed is a search and a set of samples of its own. `--model pixel` is the bundled DDPM. FID falls with the
+number of samples: compare rows of one table only. Prints a Markdown table: the mean over the seeds, in brackets the
+lowest and the highest. Interrupted, it goes on where it stopped, and samples are only added to when `--samples` grows.
+Needs Debian's package dataset-fashion-mnist.
 """
 
 from __future__ import annotations
@@ -32,17 +34,19 @@ from flexsearch.search.candidate import Candidate, plain
 from flexsearch.search.session import Session
 from flexsearch.search.settings import MethodName, Settings
 from flexsearch.search.verdict import described
+from flexsearch.whole_file import whole_file
 from tools.fashion_mnist import read, to_rgb
 
 STEPS = (4, 6, 10, 15)
 SPEEDUPS = (2.0, 3.0, 5.0)
 TEACHER = 30
 HAND_MADE: tuple[tuple[str, SolverName, Spacing], ...] = (
-    ("DDIM, uniform", "ddim", "uniform"),
-    ("DDIM, quadratic", "ddim", "quadratic"),
-    ("DPM-Solver++ 2M, uniform", "dpmpp_2m", "uniform"),
-    ("DPM-Solver++ 2M, even in log-SNR", "dpmpp_2m", "logsnr"),
+    ("uniform", "ddim", "uniform"),
+    ("quadratic", "ddim", "quadratic"),
+    ("uniform", "dpmpp_2m", "uniform"),
+    ("even in log-SNR", "dpmpp_2m", "logsnr"),
 )
+SOLVER: dict[SolverName, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++ 2M"}
 METHODS: tuple[tuple[str, MethodName, bool], ...] = (
     ("Flexiffusion: segments", "flexiffusion", False),
     ("AutoDiffusion: timesteps only", "autodiffusion", True),
@@ -65,60 +69,62 @@ class Bench:
         if not self.train.exists():
             write_statistics(self.train, statistics_of(self.real("train")))
         self.fid = RealFid(statistics_of(self.real("t10k")))
-        self.plain_session = self.session("autodiffusion", TEACHER / 4, 0, True)
+        settings = self.settings("ddim", "autodiffusion", TEACHER / 4, 0, True)
+        self.plain_session = Session(settings, self.work / "references")
 
     def real(self, split: str) -> Tensor:
         pictures = read(split)[0]  # type: ignore[arg-type]
         return torch.cat([extract(self.module, to_rgb(chunk)) for chunk in pictures.split(1000)])
 
-    def settings(self, method: MethodName, speedup: float, seed: int, steps_only: bool) -> Settings:
+    def settings(self, solver: SolverName, method: MethodName, speedup: float, seed: int, steps_only: bool) -> Settings:
+        paired = self.arguments.fitness == "latent"
         return Settings(
             model=self.arguments.model,
             method=method,
-            solver="ddim",
+            solver=solver,
             steps=TEACHER,
             speedups=(speedup,),
-            reference=str(self.train),
+            reference="converged" if paired else str(self.train),
+            error="latent" if paired else "fid",
             evaluations=self.arguments.evaluations,
             images=self.arguments.images,
             seed=seed,
-            planner=False,
             plain_only=steps_only,
             batch=BATCH,
         )
 
-    def session(self, method: MethodName, speedup: float, seed: int, steps_only: bool) -> Session:
-        return Session(self.settings(method, speedup, seed, steps_only), self.work / "references")
-
-    def found(self, method: MethodName, speedup: float, seed: int, steps_only: bool) -> Candidate:
+    def found(self, solver: SolverName, method: MethodName, speedup: float, seed: int, steps_only: bool) -> Candidate:
         """The best candidate of a search on its own images."""
-        name = f"{method}{'-steps' if steps_only else ''}-{speedup:g}x-seed{seed}-{self.arguments.evaluations}"
-        session, evaluated = searched(self.work / name, self.settings(method, speedup, seed, steps_only))
-        affordable = [item for item in evaluated if item.cost <= session.settings.targets[0] + 1e-9]
+        settings = self.settings(solver, method, speedup, seed, steps_only)
+        name = (
+            f"{solver}-{method}{'-steps' if steps_only else ''}-{speedup:g}x-seed{seed}-{self.arguments.fitness}-"
+            f"{settings.evaluations}-{settings.images}"
+        )
+        _, evaluated = searched(self.work / name, settings)
+        affordable = [item for item in evaluated if item.cost <= settings.targets[0] + 1e-9]
         return min(affordable, key=lambda item: item.error).candidate
 
     def measured(self, recipe: Recipe, candidate: Candidate, seed: int) -> float:
         """FID to the test pictures."""
-        model, count = self.plain_session.model, self.arguments.samples
-        path = self.work / f"{recipe.solver}-{candidate.key[:16]}-{model.sha256[:16]}-{seed}-{count}.safetensors"
-        if not path.exists():
-            parts = []
-            prompts = self.plain_session.prompts[0]
-            for first in range(0, count, BATCH):
-                images = ImageSet(seed, FIRST + first, min(BATCH, count - first), prompts)
-                made = sample(
-                    model,
-                    recipe,
-                    images.noise(model),
-                    images.conditioning(model),
-                    candidate.timesteps,
-                    candidate.actions,
-                    batch=BATCH,
-                )
-                parts.append(extract(self.module, model.decode(made.latents)))
-                print(f"{path.name} {first + images.count}/{count}", file=sys.stderr, flush=True)
-            save_file({"features": torch.cat(parts)}, path)
-        return self.fid(load_file(path)["features"])
+        model, prompts = self.plain_session.model, self.plain_session.prompts[0]
+        path = self.work / f"{recipe.solver}-{candidate.key[:16]}-{model.sha256[:16]}-{seed}.safetensors"
+        parts = [load_file(path)["features"]] if path.exists() else []
+        for first in range(sum(map(len, parts)), self.arguments.samples, BATCH):
+            images = ImageSet(seed, FIRST + first, min(BATCH, self.arguments.samples - first), prompts)
+            made = sample(
+                model,
+                recipe,
+                images.noise(model),
+                images.conditioning(model),
+                candidate.timesteps,
+                candidate.actions,
+                batch=BATCH,
+            )
+            parts.append(extract(self.module, model.decode(made.latents)))
+            with whole_file(path) as draft:
+                save_file({"features": torch.cat(parts)}, draft)
+            print(f"{path.name} {first + images.count}/{self.arguments.samples}", file=sys.stderr, flush=True)
+        return self.fid(torch.cat(parts)[: self.arguments.samples])
 
     def row(self, group: str, label: str, solver: SolverName, candidates: list[Candidate]) -> str:
         """One candidate a seed; what is said of it is the first one's."""
@@ -126,17 +132,35 @@ class Bench:
         values = [self.measured(recipe, candidate, seed) for seed, candidate in enumerate(candidates)]
         cost = sum(candidate.cost(self.plain_session.table) for candidate in candidates) / len(candidates)
         fid = f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-        return f"| {group} | {label} | {described(candidates[0])} | {cost:.2f} | {fid} |"
+        return f"| {group} | {SOLVER[solver]}, {label} | {described(candidates[0])} | {cost:.2f} | {fid} |"
 
     def hand_made(self, group: str, count: int) -> Iterator[str]:
         for label, solver, spacing in HAND_MADE:
             candidate = plain(spaced_timesteps(self.plain_session.model.schedule, count, spacing))
             yield self.row(group, label, solver, [candidate] * self.arguments.seeds)
 
-    def searches(self, group: str, speedup: float, methods: tuple[tuple[str, MethodName, bool], ...]) -> Iterator[str]:
+    def searches(
+        self, group: str, solver: SolverName, speedup: float, methods: tuple[tuple[str, MethodName, bool], ...]
+    ) -> Iterator[str]:
         for label, method, steps_only in methods:
-            found = [self.found(method, speedup, seed, steps_only) for seed in range(self.arguments.seeds)]
-            yield self.row(group, f"DDIM, {label}", "ddim", found)
+            found = [self.found(solver, method, speedup, seed, steps_only) for seed in range(self.arguments.seeds)]
+            yield self.row(group, label, solver, found)
+
+    def steps(self) -> Iterator[str]:
+        """Timesteps alone."""
+        for count in self.arguments.only or STEPS:
+            group = f"{count:g} steps"
+            yield from self.hand_made(group, int(count))
+            for solver in SOLVER:
+                yield from self.searches(group, solver, TEACHER / count, METHODS[1:2])
+
+    def methods(self) -> Iterator[str]:
+        """What else a step may be."""
+        solver, teacher = self.arguments.solver, plain(self.plain_session.teacher)
+        yield self.row("1x", f"uniform: the teacher, {TEACHER} steps", solver, [teacher] * self.arguments.seeds)
+        for speedup in self.arguments.only or SPEEDUPS:
+            yield from self.hand_made(f"{speedup:g}x", int(TEACHER / speedup))
+            yield from self.searches(f"{speedup:g}x", solver, speedup, METHODS)
 
 
 def main() -> None:
@@ -146,8 +170,10 @@ def main() -> None:
     parser.add_argument("--model", default="pixel")
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--evaluations", type=int, default=500, help="of each search")
-    parser.add_argument("--images", type=int, default=1000, help="of each evaluation")
+    parser.add_argument("--fitness", choices=["latent", "fid"], default="latent")
+    parser.add_argument("--evaluations", type=int, default=250, help="of each search")
+    parser.add_argument("--images", type=int, default=32, help="of each evaluation")
+    parser.add_argument("--solver", choices=sorted(SOLVER), default="dpmpp_2m", help="of the three search methods")
     parser.add_argument("--only", type=float, nargs="*", help="these numbers of steps, or speed-ups")
     arguments = parser.parse_args()
     bench = Bench(arguments)
@@ -156,20 +182,8 @@ def main() -> None:
           f"{arguments.evaluations} evaluations of {arguments.images} images. Floor (half of the training pictures): "
           f"{floor:.3f}.\n")  # fmt: skip
     print("| asked | schedule | | cost in full steps | FID |\n|---|---|---|---|---|", flush=True)
-    if arguments.table == "steps":
-        for count in arguments.only or STEPS:
-            for line in bench.hand_made(f"{count:g} steps", int(count)):
-                print(line, flush=True)
-            for line in bench.searches(f"{count:g} steps", TEACHER / count, METHODS[1:3]):
-                print(line, flush=True)
-        return
-    teacher = plain(bench.plain_session.teacher)
-    print(bench.row("1x", f"DDIM, uniform: the teacher, {TEACHER} steps", "ddim", [teacher] * arguments.seeds))
-    for speedup in arguments.only or SPEEDUPS:
-        for line in bench.hand_made(f"{speedup:g}x", int(TEACHER / speedup)):
-            print(line, flush=True)
-        for line in bench.searches(f"{speedup:g}x", speedup, METHODS):
-            print(line, flush=True)
+    for line in bench.steps() if arguments.table == "steps" else bench.methods():
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
