@@ -1,10 +1,10 @@
 """Train the bundled pixel model, an unconditional DDPM at 32x32 on Fashion-MNIST, and export its diffusers folder.
 
-    python -m tools.train_pixel --work DIR [--steps 3000] [--out flexsearch/assets]
+    python -m tools.train_pixel --work DIR [--steps 12000] [--out flexsearch/assets]
 
 Checkpoints into DIR every 100 batches and goes on where the last call stopped; `--export` writes what the newest
 checkpoint holds without training further. Every batch derives from (seed, step), so an interrupted training equals an
-uninterrupted one on the same machine and with the same --steps. About a quarter of an hour of one CPU core.
+uninterrupted one on the same machine and with the same --steps. About an hour of one CPU core.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def export(stage: Stage, unet: UNet2DModel, work: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--steps", type=int, default=3000, help="batches of 16 in all")
+    parser.add_argument("--steps", type=int, default=12000, help="batches of 16 in all")
     parser.add_argument("--out", type=Path, default=Path("flexsearch/assets"))
     parser.add_argument("--export", action="store_true", help="write the newest checkpoint; train no further")
     arguments = parser.parse_args()
