@@ -8,11 +8,12 @@ and TPE draw the genes of our space and have their candidates brought to the ask
 seeds nor plans, do not race and share no prefixes. Network calls are counted for one image each, the planner's tables
 included; work is the same in full steps, a partial call being the share of one that its multiply-adds are.
 
-Printed, as Markdown: the least latent error on the search images after all calls; the error of that schedule on
-held-out images; the hypervolume of the front (log10 error below 1, cost below the teacher's; larger is better); and the
-share of the paper's calls and work after which our best schedule so far has, on held-out images, no more error than the
-better of the paper's searches has at its end. Means over seeds with 95 % intervals (Student's t). Interrupted, it
-goes on where it stopped; seeds may be searched by several processes and printed by a last one over all.
+Printed, as Markdown: calls, work, and seconds of CPU time (of searches that were not interrupted; the planner's tables
+are in them, the references are not); the least latent error on the search images after all calls; the error of that
+schedule on held-out images; the hypervolume of the front (log10 error below 1, cost below the teacher's; larger is
+better); and the share of the paper's calls and work after which our best schedule so far has, on held-out images, no
+more error than the better of the paper's searches has at its end. Means over seeds with 95 % intervals (Student's t).
+Interrupted, it goes on where it stopped; seeds may be searched by several processes and printed by a last one over all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -58,6 +60,7 @@ class Trial:
 class Figures:
     calls: int
     work: float
+    seconds: float  # nan where it was interrupted
     error: float
     held_out: float
     hypervolume: float
@@ -74,9 +77,8 @@ def settings_of(name: str, seed: int, options: argparse.Namespace) -> Settings:
     return Settings(**common, planner=name == "ours")
 
 
-def own_search(name: str, seed: int, options: argparse.Namespace, work: Path) -> tuple[Session, list[Trial]]:
+def own_search(path: Path, settings: Settings) -> tuple[Session, list[Trial]]:
     """One of our methods, through the driver that `flexsearch run` uses."""
-    settings, path = settings_of(name, seed, options), work / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
     session, evaluated = searched(path, settings)
     return session, [
         Trial(calls, work, item.error, item.cost, item.candidate)
@@ -84,10 +86,10 @@ def own_search(name: str, seed: int, options: argparse.Namespace, work: Path) ->
     ]
 
 
-def optuna_search(name: str, seed: int, options: argparse.Namespace, work: Path) -> tuple[Session, list[Trial]]:
+def optuna_search(path: Path, settings: Settings, name: str) -> tuple[Session, list[Trial]]:
     """A sampler of Optuna's on the genes of our space. Kept as JSON when it is done."""
-    session = Session(settings_of(name, seed, options), work / "references")
-    path = work / f"{name}-{seed}.json"
+    session = Session(settings, path.parent / "references")
+    trials: list[Trial] = []
     if path.exists():
         return session, [from_json(document) for document in json.loads(path.read_text(encoding="utf-8"))]
     method, (target,) = session.method, session.settings.targets
@@ -95,26 +97,38 @@ def optuna_search(name: str, seed: int, options: argparse.Namespace, work: Path)
     engine = session.search_engine
     engine.prefixes = None
     samplers = {
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        "NSGA-II": lambda: optuna.samplers.NSGAIISampler(seed=seed),
-        "TPE": lambda: optuna.samplers.TPESampler(seed=seed),
+        "random": lambda: optuna.samplers.RandomSampler(seed=settings.seed),
+        "NSGA-II": lambda: optuna.samplers.NSGAIISampler(seed=settings.seed),
+        "TPE": lambda: optuna.samplers.TPESampler(seed=settings.seed),
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=samplers[name]())
-    calls, made, trials = 0, 0.0, []
-    for number in range(options.evaluations):
+    calls, made = 0, 0.0
+    for number in range(settings.evaluations):
         asked = study.ask(dict(method.distributions))
         drawn = repaired(method, asked.params)
-        candidate = method.variation.fit(drawn, target, stream_of(seed, number))
+        candidate = method.variation.fit(drawn, target, stream_of(settings.seed, number))
         judged = engine.judge(candidate, LATENT)
         cost = candidate.cost(session.costs)
         study.tell(asked, [judged.error, cost])
         calls += judged.calls
         made += work_of(judged.calls, cost, candidate)
         trials.append(Trial(calls, made, judged.error, cost, candidate))
-        progress(path.stem, number, options.evaluations)
+        progress(path.stem, number, settings.evaluations)
     path.write_text(json.dumps([asdict(item) for item in trials]), encoding="utf-8")
     return session, trials
+
+
+def timed(name: str, seed: int, options: argparse.Namespace) -> tuple[Session, list[Trial], float]:
+    """A search, and its seconds of CPU time, which are kept beside it; nan where it was interrupted."""
+    path = options.work / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}{'.json' if name in OPTUNA else ''}"
+    kept = options.work / f"{path.stem}.seconds"
+    begins, began = not path.exists(), time.process_time()
+    settings = settings_of(name, seed, options)
+    session, trials = optuna_search(path, settings, name) if name in OPTUNA else own_search(path, settings)
+    if begins:
+        kept.write_text(f"{time.process_time() - began}\n", encoding="ascii")
+    return session, trials, float(kept.read_text(encoding="ascii")) if kept.exists() else math.nan
 
 
 def repaired(method: PlacementMethod, genes: dict[str, int]) -> Candidate:
@@ -154,11 +168,11 @@ def held_out(session: Session, candidate: Candidate) -> float:
     return LATENT.of(session.held_out_engine.evaluate(candidate).latent_errors("teacher"))
 
 
-def figures(session: Session, trials: Sequence[Trial]) -> Figures:
+def figures(session: Session, trials: Sequence[Trial], seconds: float) -> Figures:
     best = min(affordable(session, trials), key=lambda item: item.error)
     volume = hypervolume(trials, float(session.settings.steps))
     last = trials[-1]
-    return Figures(last.calls, last.work, best.error, held_out(session, best.candidate), volume)
+    return Figures(last.calls, last.work, seconds, best.error, held_out(session, best.candidate), volume)
 
 
 def first_within(session: Session, trials: Sequence[Trial], error: float) -> Trial | None:
@@ -172,19 +186,20 @@ def first_within(session: Session, trials: Sequence[Trial], error: float) -> Tri
     return None
 
 
-def figures_of_seed(made: dict[str, tuple[Session, list[Trial]]]) -> dict[str, Figures]:
-    found = {name: figures(*searched) for name, searched in made.items()}
+def figures_of_seed(made: dict[str, tuple[Session, list[Trial], float]]) -> dict[str, Figures]:
+    found = {name: figures(*search) for name, search in made.items()}
     papers = [found[name] for name in PAPER if name in found]
     for name in set(OURS) & set(found) if papers else ():
         mark = min(paper.held_out for paper in papers)
-        if reached := first_within(*made[name], mark):
+        if reached := first_within(*made[name][:2], mark):
             share = (reached.calls / papers[0].calls, reached.work / papers[0].work)
             found[name] = replace(found[name], share=share)
     return found
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and 95 % interval."""
+    """Mean and 95 % interval, of what is known."""
+    values = [value for value in values if not math.isnan(value)]
     if not values:
         return "–"
     mean = float(np.mean(values))
@@ -210,22 +225,22 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Figures]] = {name: [] for name in options.searches}
     for seed in options.seeds:
-        made = {
-            name: (optuna_search if name in OPTUNA else own_search)(name, seed, options, options.work)
-            for name in options.searches
-        }
+        references = Session(settings_of(OPTUNA[0], seed, options), options.work / "references")
+        assert references.search_engine is not None  # they are no search's own work
+        made = {name: timed(name, seed, options) for name in options.searches}
         for name, figure in figures_of_seed(made).items():
             found[name].append(figure)
     print(
         f"{options.evaluations} evaluations, {options.steps} steps of DPM-Solver++ 2M at {options.speedup:g}x, "
         f"{options.images} images, {options.held_out} held out, {len(options.seeds)} seeds.\n"
     )
-    print("| search | network calls | work | least error | held out | hypervolume |\n|---|---|---|---|---|---|")
+    head = "| search | network calls | work | CPU, s | least error | held out | hypervolume |"
+    print(f"{head}\n{'|---' * 7}|")
     for name, rows in found.items():
         by_fid = name == PAPER[0]  # its errors on the search images are another kind
         cells = [
             "" if by_fid and key in ("error", "hypervolume") else interval([getattr(row, key) for row in rows])
-            for key in ("calls", "work", "error", "held_out", "hypervolume")
+            for key in ("calls", "work", "seconds", "error", "held_out", "hypervolume")
         ]
         print(f"| {name} | {' | '.join(cells)} |")
     if not set(PAPER) & set(found):

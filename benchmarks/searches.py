@@ -20,9 +20,14 @@ from flexsearch.search.settings import Settings
 def searched(path: Path, settings: Settings) -> tuple[Session, list[Evaluated]]:
     """The finished trials of the run folder `path`, which is gone on with if it is there; progress to stderr.
 
-    References are shared with the folders beside it.
+    References are shared with the folders beside it. Ends the program where the folder is of another search.
     """
-    folder = RunFolder.open(path)[0] if (path / "settings.json").exists() else RunFolder.create(path, settings)
+    if (path / "settings.json").exists():
+        folder, kept = RunFolder.open(path)
+        if kept != settings:
+            sys.exit(f"{path} is a search with other settings. Give another --work folder.")
+    else:
+        folder = RunFolder.create(path, settings)
     session = Session(settings, path.parent / "references")
     sampler = MethodSampler(session.method, settings.seed)
     study = folder.study(settings, sampler)
