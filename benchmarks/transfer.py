@@ -20,9 +20,9 @@ from typing import Any
 
 from benchmarks.ratios import ratio_text
 from flexiffusion.codec import read
-from flexiffusion.schedule import Schedule
 from flexsearch.sampling.solvers import SOLVERS
 from flexsearch.search import verdict
+from flexsearch.search.candidate import Candidate
 from flexsearch.search.from_file import settings_of, to_candidate
 from flexsearch.search.session import Session
 from flexsearch.search.settings import Settings
@@ -52,16 +52,16 @@ def main() -> None:
     print("| schedule | where | latent error to teacher | / fewer steps | / DeepCache |\n|---|---|---|---|---|")
     for path in options.files:
         schedule = read(path)
+        settings = settings_of(schedule, Settings(held_out=options.held_out))
+        candidate = to_candidate(schedule, Session(settings, options.references).model)
         for label, change in changes(schedule.sampling.sampler, options.other):
-            print(f"| {schedule.name} | {label} | {judged(schedule, change, options)} |", flush=True)
+            judgement = judged(candidate, replace(settings, **change), options.references)
+            print(f"| {schedule.name} | {label} | {judgement} |", flush=True)
 
 
-def judged(schedule: Schedule, change: dict[str, Any], options: argparse.Namespace) -> str:
-    settings = replace(settings_of(schedule, Settings(held_out=options.held_out)), **change)
-    session = Session(settings, options.references)
-    candidate = to_candidate(schedule, session.model)
-    cost = math.ceil(candidate.cost(session.table))
-    session = Session(replace(settings, speedups=(settings.steps / cost,)), options.references)
+def judged(candidate: Candidate, settings: Settings, references: Path) -> str:
+    cost = math.ceil(candidate.cost(Session(settings, references).table))
+    session = Session(replace(settings, speedups=(settings.steps / cost,)), references)
     rivals = {choice.kind: choice.candidate for choice in verdict.choose(session, [])}
     engine = session.held_out_engine
     errors = {
