@@ -189,8 +189,10 @@ def first_within(session: Session, trials: Sequence[Trial], error: float) -> Tri
 def figures_of_seed(made: dict[str, tuple[Session, list[Trial], float]]) -> dict[str, Figures]:
     found = {name: figures(*search) for name, search in made.items()}
     papers = [found[name] for name in PAPER if name in found]
-    for name in set(OURS) & set(found) if papers else ():
-        mark = min(paper.held_out for paper in papers)
+    if not papers:
+        return found
+    mark = min(paper.held_out for paper in papers)
+    for name in set(OURS) & set(found):
         if reached := first_within(*made[name][:2], mark):
             share = (reached.calls / papers[0].calls, reached.work / papers[0].work)
             found[name] = replace(found[name], share=share)
