@@ -71,6 +71,7 @@ class Bench:
         self.fid = RealFid(statistics_of(self.real("t10k")))
         settings = self.settings("ddim", "autodiffusion", TEACHER / 4, 0, True)
         self.plain_session = Session(settings, self.work / "references")
+        self.plain_session.model.unet.to(memory_format=torch.channels_last)  # a fifth faster at this size on a CPU
 
     def real(self, split: str) -> Tensor:
         pictures = read(split)[0]  # type: ignore[arg-type]
@@ -118,7 +119,7 @@ class Bench:
                 images.conditioning(model),
                 candidate.timesteps,
                 candidate.actions,
-                batch=BATCH,
+                batch=50,
             )
             parts.append(extract(self.module, model.decode(made.latents)))
             with whole_file(path) as draft:
@@ -172,7 +173,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--fitness", choices=["latent", "fid"], default="latent")
     parser.add_argument("--evaluations", type=int, default=250, help="of each search")
-    parser.add_argument("--images", type=int, default=32, help="of each evaluation")
+    parser.add_argument("--images", type=int, default=16, help="of each evaluation")
     parser.add_argument("--solver", choices=sorted(SOLVER), default="dpmpp_2m", help="of the three search methods")
     parser.add_argument("--only", type=float, nargs="*", help="these numbers of steps, or speed-ups")
     arguments = parser.parse_args()
