@@ -3,11 +3,12 @@
     python -m benchmarks.autodiffusion steps --work FOLDER      # timesteps alone: 4, 6, 10, 15 steps
     python -m benchmarks.autodiffusion methods --work FOLDER    # the three search methods at 2x, 3x, 5x
 
-Searches minimise, on noise that no table sees, the paired error of `--images` images to the converged solution, or with
-`--fitness fid` what AutoDiffusion's paper minimises: FID to the *training* pictures, which takes a thousand images or
-more. Every seed is a search and a set of samples of its own. `--model pixel` is the bundled DDPM. FID falls with the
-number of samples: compare rows of one table only. Prints a Markdown table: the mean over the seeds, in brackets the
-lowest and the highest. Interrupted, it goes on where it stopped, and samples are only added to when `--samples` grows.
+Searches minimise, on noise that no table sees, a paired error of `--images` images to the converged solution, in the
+model's own space or in the bundled features, or with `--fitness fid` what AutoDiffusion's paper minimises: FID to the
+*training* pictures, of `--fid-images` images. Every seed is a search and a set of samples of its own. `--model pixel`
+is the bundled DDPM. FID falls with the number of samples: compare rows of one table only. Prints a Markdown table: the
+mean over the seeds, in brackets the lowest and the highest. Interrupted, it goes on where it stopped, and samples are
+only added to when `--samples` grows.
 Needs Debian's package dataset-fashion-mnist.
 """
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from benchmarks.searches import searched
 from flexsearch.metrics.features import BundledFeatures, extract
+from flexsearch.metrics.objective import ErrorName
 from flexsearch.metrics.real_fid import RealFid, statistics_of, write_statistics
 from flexsearch.sampling.levels import Spacing, spaced_timesteps
 from flexsearch.sampling.references import ImageSet
@@ -53,6 +55,7 @@ METHODS: tuple[tuple[str, MethodName, bool], ...] = (
     ("AutoDiffusion: timesteps and layers", "autodiffusion", False),
     ("joint space", "joint", False),
 )
+FITNESS: dict[ErrorName, str] = {"latent": "latent error", "features": "feature error", "fid": "FID"}
 FIRST = 1 << 28  # image indices apart from those of any search or held-out set
 BATCH = 250
 
@@ -69,7 +72,7 @@ class Bench:
         if not self.train.exists():
             write_statistics(self.train, statistics_of(self.real("train")))
         self.fid = RealFid(statistics_of(self.real("t10k")))
-        settings = self.settings("ddim", "autodiffusion", TEACHER / 4, 0, True)
+        settings = self.settings("ddim", "autodiffusion", TEACHER / 4, 0, True, "latent")
         self.plain_session = Session(settings, self.work / "references")
         self.plain_session.model.unet.to(memory_format=torch.channels_last)  # a fifth faster at this size on a CPU
 
@@ -77,8 +80,16 @@ class Bench:
         pictures = read(split)[0]  # type: ignore[arg-type]
         return torch.cat([extract(self.module, to_rgb(chunk)) for chunk in pictures.split(1000)])
 
-    def settings(self, solver: SolverName, method: MethodName, speedup: float, seed: int, steps_only: bool) -> Settings:
-        paired = self.arguments.fitness == "latent"
+    def settings(
+        self,
+        solver: SolverName,
+        method: MethodName,
+        speedup: float,
+        seed: int,
+        steps_only: bool,
+        fitness: ErrorName,
+    ) -> Settings:
+        paired = fitness != "fid"
         return Settings(
             model=self.arguments.model,
             method=method,
@@ -86,20 +97,19 @@ class Bench:
             steps=TEACHER,
             speedups=(speedup,),
             reference="converged" if paired else str(self.train),
-            error="latent" if paired else "fid",
+            error=fitness,
             evaluations=self.arguments.evaluations,
-            images=self.arguments.images,
+            images=self.arguments.images if paired else self.arguments.fid_images,
             seed=seed,
             plain_only=steps_only,
             batch=BATCH,
         )
 
-    def found(self, solver: SolverName, method: MethodName, speedup: float, seed: int, steps_only: bool) -> Candidate:
+    def found(self, settings: Settings) -> Candidate:
         """The best candidate of a search on its own images."""
-        settings = self.settings(solver, method, speedup, seed, steps_only)
+        method = f"{settings.method}{'-steps' if settings.plain_only else ''}-{settings.speedups[0]:g}x"
         name = (
-            f"{solver}-{method}{'-steps' if steps_only else ''}-{speedup:g}x-seed{seed}-{self.arguments.fitness}-"
-            f"{settings.evaluations}-{settings.images}"
+            f"{settings.solver}-{method}-seed{settings.seed}-{settings.error}-{settings.evaluations}-{settings.images}"
         )
         _, evaluated = searched(self.work / name, settings)
         affordable = [item for item in evaluated if item.cost <= settings.targets[0] + 1e-9]
@@ -144,8 +154,12 @@ class Bench:
         self, group: str, solver: SolverName, speedup: float, methods: tuple[tuple[str, MethodName, bool], ...]
     ) -> Iterator[str]:
         for label, method, steps_only in methods:
-            found = [self.found(solver, method, speedup, seed, steps_only) for seed in range(self.arguments.seeds)]
-            yield self.row(group, label, solver, found)
+            for fitness in self.arguments.fitness:
+                found = [
+                    self.found(self.settings(solver, method, speedup, seed, steps_only, fitness))
+                    for seed in range(self.arguments.seeds)
+                ]
+                yield self.row(group, f"{label}, by {FITNESS[fitness]}", solver, found)
 
     def steps(self) -> Iterator[str]:
         """Timesteps alone."""
@@ -171,9 +185,10 @@ def main() -> None:
     parser.add_argument("--model", default="pixel")
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--fitness", choices=["latent", "fid"], default="latent")
+    parser.add_argument("--fitness", nargs="+", choices=sorted(FITNESS), default=["latent"], help="a search each")
     parser.add_argument("--evaluations", type=int, default=250, help="of each search")
-    parser.add_argument("--images", type=int, default=16, help="of each evaluation")
+    parser.add_argument("--images", type=int, default=16, help="of each evaluation by a paired error")
+    parser.add_argument("--fid-images", type=int, default=500, help="of each evaluation by FID")
     parser.add_argument("--solver", choices=sorted(SOLVER), default="dpmpp_2m", help="of the three search methods")
     parser.add_argument("--only", type=float, nargs="*", help="these numbers of steps, or speed-ups")
     arguments = parser.parse_args()
