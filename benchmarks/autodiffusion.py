@@ -1,7 +1,7 @@
 """Searched timesteps and dropped layers against hand-made ones: FID to the 10,000 test pictures of Fashion-MNIST.
 
     python -m benchmarks.autodiffusion steps --work FOLDER      # timesteps alone: 4, 6, 10, 15 steps
-    python -m benchmarks.autodiffusion methods --work FOLDER    # the three search methods at 2x, 3x, 5x
+    python -m benchmarks.autodiffusion methods --work FOLDER    # the search methods at 2x, 3x, 5x
 
 Searches minimise, on noise that no table sees, a paired error of `--images` images to the converged solution, in the
 model's own space or in the bundled features, or with `--fitness fid` what AutoDiffusion's paper minimises: FID to the
@@ -49,10 +49,13 @@ HAND_MADE: tuple[tuple[str, SolverName, Spacing], ...] = (
     ("even in log-SNR", "dpmpp_2m", "logsnr"),
 )
 SOLVER: dict[SolverName, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++ 2M"}
+TIMESTEPS_ONLY: tuple[str, MethodName, bool] = ("AutoDiffusion: timesteps only", "autodiffusion", True)
 METHODS: tuple[tuple[str, MethodName, bool], ...] = (
     ("Flexiffusion: segments", "flexiffusion", False),
-    ("AutoDiffusion: timesteps only", "autodiffusion", True),
+    TIMESTEPS_ONLY,
     ("AutoDiffusion: timesteps and layers", "autodiffusion", False),
+    ("placement search: timesteps only", "placement", True),
+    ("placement search: with partial steps", "placement", False),
     ("joint space", "joint", False),
 )
 FITNESS: dict[ErrorName, str] = {"latent": "latent error", "features": "feature error", "fid": "FID"}
@@ -167,7 +170,7 @@ class Bench:
             group = f"{count:g} steps"
             yield from self.hand_made(group, int(count))
             for solver in SOLVER:
-                yield from self.searches(group, solver, TEACHER / count, METHODS[1:2])
+                yield from self.searches(group, solver, TEACHER / count, (TIMESTEPS_ONLY,))
 
     def methods(self) -> Iterator[str]:
         """What else a step may be."""
@@ -189,7 +192,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=250, help="of each search")
     parser.add_argument("--images", type=int, default=16, help="of each evaluation by a paired error")
     parser.add_argument("--fid-images", type=int, default=500, help="of each evaluation by FID")
-    parser.add_argument("--solver", choices=sorted(SOLVER), default="dpmpp_2m", help="of the three search methods")
+    parser.add_argument("--solver", choices=sorted(SOLVER), default="dpmpp_2m", help="of the table of methods")
     parser.add_argument("--only", type=float, nargs="*", help="these numbers of steps, or speed-ups")
     arguments = parser.parse_args()
     bench = Bench(arguments)
