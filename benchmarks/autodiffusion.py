@@ -3,9 +3,9 @@
     python -m benchmarks.autodiffusion steps --work FOLDER      # timesteps alone: 4, 6, 10, 15 steps
     python -m benchmarks.autodiffusion methods --work FOLDER    # the search methods at 2x, 3x, 5x
 
-Searches minimise, on noise that no table sees, a paired error of `--images` images to the converged solution, in the
-model's own space or in the bundled features, or with `--fitness fid` what AutoDiffusion's paper minimises: FID to the
-*training* pictures, of `--fid-images` images. Every seed is a search and a set of samples of its own. `--model pixel`
+Searches minimise, on noise that no table sees, a paired error of `--images` images to the teacher, in the bundled
+features (which bounds relative FID) or the model's own space, or with `--fitness fid` what AutoDiffusion's paper
+minimises: FID to the *training* pictures, of `--fid-images` images. Every seed is a search and a set of samples of its own. `--model pixel`
 is the bundled DDPM. FID falls with the number of samples: compare rows of one table only. Prints a Markdown table: the
 mean over the seeds, in brackets the lowest and the highest. Interrupted, it goes on where it stopped, and samples are
 only added to when `--samples` grows.
@@ -99,7 +99,7 @@ class Bench:
             solver=solver,
             steps=TEACHER,
             speedups=(speedup,),
-            reference="converged" if paired else str(self.train),
+            reference="teacher" if paired else str(self.train),
             error=fitness,
             evaluations=self.arguments.evaluations,
             images=self.arguments.images if paired else self.arguments.fid_images,
@@ -188,9 +188,9 @@ def main() -> None:
     parser.add_argument("--model", default="pixel")
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--fitness", nargs="+", choices=sorted(FITNESS), default=["latent"], help="a search each")
+    parser.add_argument("--fitness", nargs="+", choices=sorted(FITNESS), default=["features"], help="a search each")
     parser.add_argument("--evaluations", type=int, default=250, help="of each search")
-    parser.add_argument("--images", type=int, default=16, help="of each evaluation by a paired error")
+    parser.add_argument("--images", type=int, default=8, help="of each evaluation by a paired error")
     parser.add_argument("--fid-images", type=int, default=500, help="of each evaluation by FID")
     parser.add_argument("--solver", choices=sorted(SOLVER), default="dpmpp_2m", help="of the table of methods")
     parser.add_argument("--only", type=float, nargs="*", help="these numbers of steps, or speed-ups")
