@@ -4,11 +4,11 @@
     python -m benchmarks.autodiffusion methods --work FOLDER    # the search methods at 2x, 3x, 5x
 
 Searches minimise, on noise that no table sees, a paired error of `--images` images to the teacher, in the bundled
-features (which bounds relative FID) or the model's own space, or with `--fitness fid` what AutoDiffusion's paper
-minimises: FID to the *training* pictures, of `--fid-images` images. Every seed is a search and a set of samples of its own. `--model pixel`
-is the bundled DDPM. FID falls with the number of samples: compare rows of one table only. Prints a Markdown table: the
-mean over the seeds, in brackets the lowest and the highest. Interrupted, it goes on where it stopped, and samples are
-only added to when `--samples` grows.
+features (which bounds relative FID) or in the model's own space, or with `--fitness fid` what AutoDiffusion's paper
+minimises: FID to the *training* pictures, of `--fid-images` images. Every seed is a search and a set of samples of its
+own. `--model pixel` is the bundled DDPM. FID falls with the number of samples: compare rows of one table only. Prints a
+Markdown table: the mean over the seeds, in brackets the lowest and the highest. Interrupted, it goes on where it
+stopped, and samples are only added to when `--samples` grows.
 Needs Debian's package dataset-fashion-mnist.
 """
 
