@@ -49,12 +49,14 @@ HAND_MADE: tuple[tuple[str, SolverName, Spacing], ...] = (
     ("even in log-SNR", "dpmpp_2m", "logsnr"),
 )
 SOLVER: dict[SolverName, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++ 2M"}
-TIMESTEPS_ONLY: tuple[str, MethodName, bool] = ("AutoDiffusion: timesteps only", "autodiffusion", True)
+TIMESTEPS_ONLY: tuple[tuple[str, MethodName, bool], ...] = (
+    ("AutoDiffusion: timesteps only", "autodiffusion", True),
+    ("placement search: timesteps only", "placement", True),
+)
 METHODS: tuple[tuple[str, MethodName, bool], ...] = (
     ("Flexiffusion: segments", "flexiffusion", False),
-    TIMESTEPS_ONLY,
+    *TIMESTEPS_ONLY,
     ("AutoDiffusion: timesteps and layers", "autodiffusion", False),
-    ("placement search: timesteps only", "placement", True),
     ("placement search: with partial steps", "placement", False),
     ("joint space", "joint", False),
 )
@@ -170,7 +172,7 @@ class Bench:
             group = f"{count:g} steps"
             yield from self.hand_made(group, int(count))
             for solver in SOLVER:
-                yield from self.searches(group, solver, TEACHER / count, (TIMESTEPS_ONLY,))
+                yield from self.searches(group, solver, TEACHER / count, TIMESTEPS_ONLY)
 
     def methods(self) -> Iterator[str]:
         """What else a step may be."""

@@ -35,7 +35,8 @@ def searched(path: Path, settings: Settings) -> tuple[Session, list[Evaluated]]:
     def told(number: int, error: float, cost: float) -> None:
         progress(path.name, number, settings.evaluations)
 
-    search(study, sampler, session.search_engine, session.costs, settings.evaluations, settings.racing, told)
+    with folder.locked():
+        search(study, sampler, session.search_engine, session.costs, settings.evaluations, settings.racing, told)
     return session, list(sampler.evaluated(study.get_trials(deepcopy=False)))
 
 
