@@ -35,7 +35,7 @@ from flexsearch.sampling.trajectory import Recipe, sample
 from flexsearch.search.candidate import Candidate, plain
 from flexsearch.search.session import Session
 from flexsearch.search.settings import MethodName, Settings
-from flexsearch.search.verdict import described
+from flexsearch.search.verdict import choose, described
 from flexsearch.whole_file import whole_file
 from tools.fashion_mnist import read, to_rgb
 
@@ -155,6 +155,17 @@ class Bench:
             candidate = plain(spaced_timesteps(self.plain_session.model.schedule, count, spacing))
             yield self.row(group, label, solver, [candidate] * self.arguments.seeds)
 
+    def deepcache(self, group: str, solver: SolverName, speedup: float) -> str:
+        """DeepCache at the interval and branch that are best by the first fitness, on each search's images."""
+        fitness = self.arguments.fitness[0]
+        best = []
+        for seed in range(self.arguments.seeds):
+            session = Session(
+                self.settings(solver, "placement", speedup, seed, False, fitness), self.work / "references"
+            )
+            best += [choice.candidate for choice in choose(session, ()) if choice.kind == "deepcache"]
+        return self.row(group, f"best DeepCache by {FITNESS[fitness]}", solver, best)
+
     def searches(
         self, group: str, solver: SolverName, speedup: float, methods: tuple[tuple[str, MethodName, bool], ...]
     ) -> Iterator[str]:
@@ -180,6 +191,7 @@ class Bench:
         yield self.row("1x", f"uniform: the teacher, {TEACHER} steps", solver, [teacher] * self.arguments.seeds)
         for speedup in self.arguments.only or SPEEDUPS:
             yield from self.hand_made(f"{speedup:g}x", int(TEACHER / speedup))
+            yield self.deepcache(f"{speedup:g}x", solver, speedup)
             yield from self.searches(f"{speedup:g}x", solver, speedup, METHODS)
 
 
