@@ -54,7 +54,6 @@ def judge(files: Sequence[str], prompts_file: str | None, rivals: bool, picture:
         figures.samples(
             Path(picture),
             [(choice.label, outcome.pictures) for choice, outcome in measured],
-            title="one seed in each column",
         )
     _show(rows, peak_memory(session.model.device))
 

@@ -127,7 +127,6 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
             )
             for choice, outcome in shown
         ],
-        title="one seed in each column",
     )
     for choice, outcome in shown:
         name = pictures.TEACHER if choice.speedup is None else schedule_name(session, choice)

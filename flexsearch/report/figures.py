@@ -80,7 +80,7 @@ def front(
     _save(figure, path)
 
 
-def samples(path: Path, strips: Sequence[tuple[str, NDArray[Any]]], *, title: str = "") -> None:
+def samples(path: Path, strips: Sequence[tuple[str, NDArray[Any]]]) -> None:
     """Pictures in rows: the teacher above, schedules below, the same seed in each column.
 
     `strips` are (label, images (N, H, W, 3) in 0..1), all with the same N, H, W. Raises ValueError otherwise.
@@ -92,7 +92,7 @@ def samples(path: Path, strips: Sequence[tuple[str, NDArray[Any]]], *, title: st
     cell = min(1.1, 12.0 / count)  # inches
     label_width = 2.3
     row_height = cell * height / width
-    figure, axes = _figure(label_width + cell * count, row_height * len(strips) + (0.4 if title else 0.1))
+    figure, axes = _figure(label_width + cell * count, row_height * len(strips) + 0.4)
     gap = max(1, round(width * 0.04))
     for index, (label, images) in enumerate(strips):
         top = index * (height + gap)
@@ -106,8 +106,7 @@ def samples(path: Path, strips: Sequence[tuple[str, NDArray[Any]]], *, title: st
     axes.set_xlim(0, count * (width + gap) - gap)
     axes.set_ylim(len(strips) * (height + gap) - gap, 0)
     axes.set_axis_off()
-    if title:
-        axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+    axes.set_title("one seed in each column", fontsize=10, loc="left")
     _save(figure, path)
 
 
