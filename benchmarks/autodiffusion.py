@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from benchmarks.real_fid import FIRST, real_features
 from benchmarks.searches import searched
 from flexsearch.metrics.features import BundledFeatures, extract
 from flexsearch.metrics.objective import ErrorName
@@ -37,7 +37,6 @@ from flexsearch.search.session import Session
 from flexsearch.search.settings import MethodName, Settings
 from flexsearch.search.verdict import choose, described
 from flexsearch.whole_file import whole_file
-from tools.fashion_mnist import read, to_rgb
 
 STEPS = (4, 6, 10, 15)
 SPEEDUPS = (2.0, 3.0, 5.0)
@@ -61,8 +60,8 @@ METHODS: tuple[tuple[str, MethodName, bool], ...] = (
     ("joint space", "joint", False),
 )
 FITNESS: dict[ErrorName, str] = {"latent": "latent error", "features": "feature error", "fid": "FID"}
-FIRST = 1 << 28  # image indices apart from those of any search or held-out set
-BATCH = 250
+CHUNK = 250  # samples that are kept at a time, at most lost by an interrupt
+BATCH = 50  # fastest on a CPU
 
 
 class Bench:
@@ -73,26 +72,26 @@ class Bench:
         self.work: Path = arguments.work
         self.work.mkdir(parents=True, exist_ok=True)
         self.module = BundledFeatures()
+        self.fid = RealFid(statistics_of(real_features(self.module, "t10k")))
+        train = real_features(self.module, "train")
+        self.floor = self.fid(train[::2])
         self.train = self.work / "train.npz"
         if not self.train.exists():
-            write_statistics(self.train, statistics_of(self.real("train")))
-        self.fid = RealFid(statistics_of(self.real("t10k")))
-        settings = self.settings("ddim", "autodiffusion", TEACHER / 4, 0, True, "latent")
-        self.plain_session = Session(settings, self.work / "references")
+            write_statistics(self.train, statistics_of(train))
+        self.plain_session = self.session(self.settings("ddim", 2.0, "features", seed=0))
         self.plain_session.model.unet.to(memory_format=torch.channels_last)  # a fifth faster at this size on a CPU
 
-    def real(self, split: str) -> Tensor:
-        pictures = read(split)[0]  # type: ignore[arg-type]
-        return torch.cat([extract(self.module, to_rgb(chunk)) for chunk in pictures.split(1000)])
+    def session(self, settings: Settings) -> Session:
+        return Session(settings, self.work / "references")
 
     def settings(
         self,
         solver: SolverName,
-        method: MethodName,
         speedup: float,
-        seed: int,
-        steps_only: bool,
         fitness: ErrorName,
+        seed: int,
+        method: MethodName = "placement",
+        steps_only: bool = False,
     ) -> Settings:
         paired = fitness != "fid"
         return Settings(
@@ -107,7 +106,7 @@ class Bench:
             images=self.arguments.images if paired else self.arguments.fid_images,
             seed=seed,
             plain_only=steps_only,
-            batch=BATCH,
+            batch=250,
         )
 
     def found(self, settings: Settings) -> Candidate:
@@ -125,8 +124,8 @@ class Bench:
         model, prompts = self.plain_session.model, self.plain_session.prompts[0]
         path = self.work / f"{recipe.solver}-{candidate.key[:16]}-{model.sha256[:16]}-{seed}.safetensors"
         parts = [load_file(path)["features"]] if path.exists() else []
-        for first in range(sum(map(len, parts)), self.arguments.samples, BATCH):
-            images = ImageSet(seed, FIRST + first, min(BATCH, self.arguments.samples - first), prompts)
+        for first in range(sum(map(len, parts)), self.arguments.samples, CHUNK):
+            images = ImageSet(seed, FIRST + first, min(CHUNK, self.arguments.samples - first), prompts)
             made = sample(
                 model,
                 recipe,
@@ -134,7 +133,7 @@ class Bench:
                 images.conditioning(model),
                 candidate.timesteps,
                 candidate.actions,
-                batch=50,
+                batch=BATCH,
             )
             parts.append(extract(self.module, model.decode(made.latents)))
             with whole_file(path) as draft:
@@ -155,16 +154,16 @@ class Bench:
             candidate = plain(spaced_timesteps(self.plain_session.model.schedule, count, spacing))
             yield self.row(group, label, solver, [candidate] * self.arguments.seeds)
 
-    def deepcache(self, group: str, solver: SolverName, speedup: float) -> str:
-        """DeepCache at the interval and branch that are best by the first fitness, on each search's images."""
+    def deepcache(self, group: str, solver: SolverName, speedup: float) -> Iterator[str]:
+        """DeepCache at the interval and branch that are best by the first fitness, on each search's images; no row
+        where none costs so little."""
         fitness = self.arguments.fitness[0]
-        best = []
-        for seed in range(self.arguments.seeds):
-            session = Session(
-                self.settings(solver, "placement", speedup, seed, False, fitness), self.work / "references"
-            )
-            best += [choice.candidate for choice in choose(session, ()) if choice.kind == "deepcache"]
-        return self.row(group, f"best DeepCache by {FITNESS[fitness]}", solver, best)
+        sessions = [self.session(self.settings(solver, speedup, fitness, seed)) for seed in range(self.arguments.seeds)]
+        best = [
+            choice.candidate for session in sessions for choice in choose(session, ()) if choice.kind == "deepcache"
+        ]
+        if best:
+            yield self.row(group, f"best DeepCache by {FITNESS[fitness]}", solver, best)
 
     def searches(
         self, group: str, solver: SolverName, speedup: float, methods: tuple[tuple[str, MethodName, bool], ...]
@@ -172,7 +171,7 @@ class Bench:
         for label, method, steps_only in methods:
             for fitness in self.arguments.fitness:
                 found = [
-                    self.found(self.settings(solver, method, speedup, seed, steps_only, fitness))
+                    self.found(self.settings(solver, speedup, fitness, seed, method, steps_only))
                     for seed in range(self.arguments.seeds)
                 ]
                 yield self.row(group, f"{label}, by {FITNESS[fitness]}", solver, found)
@@ -191,7 +190,7 @@ class Bench:
         yield self.row("1x", f"uniform: the teacher, {TEACHER} steps", solver, [teacher] * self.arguments.seeds)
         for speedup in self.arguments.only or SPEEDUPS:
             yield from self.hand_made(f"{speedup:g}x", int(TEACHER / speedup))
-            yield self.deepcache(f"{speedup:g}x", solver, speedup)
+            yield from self.deepcache(f"{speedup:g}x", solver, speedup)
             yield from self.searches(f"{speedup:g}x", solver, speedup, METHODS)
 
 
@@ -210,10 +209,10 @@ def main() -> None:
     parser.add_argument("--only", type=float, nargs="*", help="these numbers of steps, or speed-ups")
     arguments = parser.parse_args()
     bench = Bench(arguments)
-    floor = bench.fid(bench.real("train")[::2])
     print(f"FID to the test pictures, {arguments.samples} samples, {arguments.seeds} seeds; searches: "
-          f"{arguments.evaluations} evaluations of {arguments.images} images. Floor (half of the training pictures): "
-          f"{floor:.3f}.\n")  # fmt: skip
+          f"{arguments.evaluations} evaluations of {arguments.images} images ({arguments.fid_images} by FID). "
+          "Floor (half of the training pictures): "
+          f"{bench.floor:.3f}.\n")  # fmt: skip
     print("| asked | schedule | | cost in full steps | FID |\n|---|---|---|---|---|", flush=True)
     for line in bench.steps() if arguments.table == "steps" else bench.methods():
         print(line, flush=True)
