@@ -142,12 +142,13 @@ class Bench:
         return self.fid(torch.cat(parts)[: self.arguments.samples])
 
     def row(self, group: str, label: str, solver: SolverName, candidates: list[Candidate]) -> str:
-        """One candidate a seed; what is said of it is the first one's."""
+        """One candidate a seed."""
         recipe = dataclasses.replace(self.plain_session.recipe, solver=solver)
         values = [self.measured(recipe, candidate, seed) for seed, candidate in enumerate(candidates)]
         cost = sum(candidate.cost(self.plain_session.table) for candidate in candidates) / len(candidates)
         fid = f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-        return f"| {group} | {SOLVER[solver]}, {label} | {described(candidates[0])} | {cost:.2f} | {fid} |"
+        words = "; ".join(dict.fromkeys(map(described, candidates)))
+        return f"| {group} | {SOLVER[solver]}, {label} | {words} | {cost:.2f} | {fid} |"
 
     def hand_made(self, group: str, count: int) -> Iterator[str]:
         for label, solver, spacing in HAND_MADE:
