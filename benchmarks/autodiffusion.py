@@ -45,8 +45,8 @@ HAND_MADE: tuple[tuple[str, SolverName, Spacing], ...] = (
     ("uniform", "ddim", "uniform"),
     ("quadratic", "ddim", "quadratic"),
     ("uniform", "dpmpp_2m", "uniform"),
-    ("even in log-SNR", "dpmpp_2m", "logsnr"),
 )
+LOG_SNR: tuple[str, SolverName, Spacing] = ("even in log-SNR", "dpmpp_2m", "logsnr")
 SOLVER: dict[SolverName, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++ 2M"}
 TIMESTEPS_ONLY: tuple[tuple[str, MethodName, bool], ...] = (
     ("AutoDiffusion: timesteps only", "autodiffusion", True),
@@ -150,8 +150,8 @@ class Bench:
         words = "; ".join(dict.fromkeys(map(described, candidates)))
         return f"| {group} | {SOLVER[solver]}, {label} | {words} | {cost:.2f} | {fid} |"
 
-    def hand_made(self, group: str, count: int) -> Iterator[str]:
-        for label, solver, spacing in HAND_MADE:
+    def hand_made(self, group: str, count: int, *more: tuple[str, SolverName, Spacing]) -> Iterator[str]:
+        for label, solver, spacing in (*HAND_MADE, *more):
             candidate = plain(spaced_timesteps(self.plain_session.model.schedule, count, spacing))
             yield self.row(group, label, solver, [candidate] * self.arguments.seeds)
 
@@ -190,7 +190,7 @@ class Bench:
         solver, teacher = self.arguments.solver, plain(self.plain_session.teacher)
         yield self.row("1x", f"uniform: the teacher, {TEACHER} steps", solver, [teacher] * self.arguments.seeds)
         for speedup in self.arguments.only or SPEEDUPS:
-            yield from self.hand_made(f"{speedup:g}x", int(TEACHER / speedup))
+            yield from self.hand_made(f"{speedup:g}x", int(TEACHER / speedup), LOG_SNR)
             yield from self.deepcache(f"{speedup:g}x", solver, speedup)
             yield from self.searches(f"{speedup:g}x", solver, speedup, METHODS)
 
