@@ -1,0 +1,26 @@
+"""Timing: a person is told when the machine's other work makes the measured speed-ups worthless."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from flexsearch.cli.measuring import time_all
+from flexsearch.search import verdict
+
+
+@pytest.mark.parametrize(
+    ("turns", "busy"),
+    [([0.3, 6.4, 6.5], "21.3 times"), ([0.3, 0.31, 6.4], None), ([0.3], None)],
+    ids=["most turns are slow", "one slow turn", "one turn"],
+)
+def test_says_where_times_cannot_be_relied_on(
+    turns: list[float], busy: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = {"steady": [0.1] * len(turns), "other": turns}
+    monkeypatch.setattr(verdict, "timed", lambda *_: taken)
+    assert time_all(cast(Any, None), []) == taken
+    said = capsys.readouterr().err
+    assert ("This machine was busy" in said) == (busy is not None)
+    assert busy is None or busy in said
