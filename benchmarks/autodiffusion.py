@@ -106,7 +106,7 @@ class Bench:
             images=self.arguments.images if paired else self.arguments.fid_images,
             seed=seed,
             plain_only=steps_only,
-            batch=250,
+            batch=250,  # above any paired error's images: an evaluation is one batch
         )
 
     def found(self, settings: Settings) -> Candidate:

@@ -51,10 +51,7 @@ def judge(files: Sequence[str], prompts_file: str | None, rivals: bool, picture:
     keys = {candidate.key: file for candidate, file in zip(candidates, files, strict=True)}
     rows = verdict.rows(engine, measured, time_all(engine, measured), keys)
     if picture is not None:
-        figures.samples(
-            Path(picture),
-            [(choice.label, outcome.pictures) for choice, outcome in measured],
-        )
+        figures.samples(Path(picture), [(choice.label, outcome.pictures) for choice, outcome in measured])
     _show(rows, peak_memory(session.model.device))
 
 
