@@ -2,7 +2,7 @@
 
     python -m benchmarks.activation_memory
 
-It is where `FLOATS_PER_PIXEL` in flexsearch/models/memory.py comes from. Attention is taken as fused: its scores are
+It is where `FLOATS_PER_PIXEL` in flexsearch/devices.py comes from. Attention is taken as fused: its scores are
 never stored. Nothing is computed, so it takes seconds at any size.
 """
 
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.layouts import FAMILY_NAMES
 from benchmarks.partial_step import told
-from flexsearch.models.memory import FLOATS_PER_PIXEL
+from flexsearch.devices import FLOATS_PER_PIXEL
 from flexsearch.models.model import call_unet
 from flexsearch.models.single_file import unet_config
 from tools.make_random_checkpoint import checkpoint_shape

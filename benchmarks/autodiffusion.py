@@ -25,17 +25,17 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.real_fid import FIRST, real_features
 from benchmarks.searches import searched
+from flexiffusion.noise import Spacing, spaced_timesteps
 from flexsearch.metrics.features import BundledFeatures, extract
 from flexsearch.metrics.objective import ErrorName
 from flexsearch.metrics.real_fid import RealFid, statistics_of, write_statistics
-from flexsearch.sampling.levels import Spacing, spaced_timesteps
+from flexsearch.runs.final_table import choose, described
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import MethodName, Settings
 from flexsearch.sampling.references import ImageSet
 from flexsearch.sampling.solvers import SolverName
 from flexsearch.sampling.trajectory import Recipe, sample
 from flexsearch.search.candidate import Candidate, plain
-from flexsearch.search.session import Session
-from flexsearch.search.settings import MethodName, Settings
-from flexsearch.search.verdict import choose, described
 from flexsearch.whole_file import whole_file
 
 STEPS = (4, 6, 10, 15)

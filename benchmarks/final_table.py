@@ -9,7 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from flexsearch.report.rows import Estimate, Row
+from flexsearch.metrics.paired import Estimate
+from flexsearch.report.rows import Row
 from flexsearch.report.table import markdown
 
 

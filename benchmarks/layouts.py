@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from flexsearch.devices import clock
 from flexsearch.models.ldm_keys import FAMILIES, FamilyName
 from flexsearch.models.single_file import unet_config
-from flexsearch.sampling.clock import clock
 from tools.make_random_checkpoint import checkpoint_shape
 
 FAMILY_NAMES: tuple[FamilyName, ...] = tuple(family.name for family in FAMILIES)

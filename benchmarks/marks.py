@@ -21,13 +21,13 @@ import numpy as np
 
 from benchmarks.ratios import ratio_text
 from benchmarks.searches import searched
+from flexiffusion.noise import spaced_timesteps
 from flexsearch.engines.local import Outcome
 from flexsearch.metrics.paired import Errors, squared_error
-from flexsearch.sampling.levels import spaced_timesteps
-from flexsearch.search import verdict
+from flexsearch.runs import final_table as verdict
+from flexsearch.runs.settings import Settings
 from flexsearch.search.candidate import Candidate, plain
 from flexsearch.search.method import Evaluated
-from flexsearch.search.settings import Settings
 
 COSTS = (6, 8, 10)
 RIVALS = ("log-SNR steps", "locally searched steps", "planned and searched steps")

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.layouts import add_device_options, described, device_of, stopwatch
+from flexiffusion.noise import spaced_timesteps
 from flexiffusion.schedule import FULL, Action
+from flexsearch.devices import in_words, peak_memory
 from flexsearch.models.costs import count_macs
 from flexsearch.models.load import load_model
-from flexsearch.models.memory import in_words, peak_memory
-from flexsearch.sampling.levels import spaced_timesteps
-from flexsearch.sampling.noise import initial_noise
+from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.prompts import BUNDLED, read_prompts
 from flexsearch.sampling.trajectory import Recipe, sample
 

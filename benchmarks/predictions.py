@@ -16,9 +16,9 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from flexsearch.metrics.objective import Objective
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.search.planner import plans
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
 
 LATENT = Objective("latent")
 

@@ -23,14 +23,14 @@ from torch import Tensor
 
 from benchmarks.ratios import ratio_text
 from flexiffusion import codec, presets
+from flexiffusion.noise import spaced_timesteps
 from flexiffusion.predictor import chebyshev, lagrange
 from flexiffusion.schedule import Schedule
-from flexsearch.sampling.levels import spaced_timesteps
+from flexsearch.runs.from_file import to_candidate
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.from_file import to_candidate
 from flexsearch.search.seeds import alternating
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
 
 History = Sequence[tuple[float, Tensor]]
 Weights = Callable[[Sequence[float], float], list[float]]

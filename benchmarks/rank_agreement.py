@@ -23,11 +23,11 @@ from scipy.stats import kendalltau
 from flexsearch.engines.local import Outcome
 from flexsearch.metrics.paired import mean_root
 from flexsearch.metrics.relative_fid import frechet_distance
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.method import stream_of
 from flexsearch.search.placement import PlacementMethod
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
 
 FEW = (8, 32, 128)
 BOOTSTRAPS = 1000

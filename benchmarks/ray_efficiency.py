@@ -23,15 +23,15 @@ import psutil
 import torch
 from optuna.trial import TrialState
 
-from flexsearch.engines.choice import opened
 from flexsearch.engines.pool import Pool
-from flexsearch.search.driver import search
+from flexsearch.engines.speculation import Synchronous
+from flexsearch.runs.driver import search
+from flexsearch.runs.evaluators import opened
+from flexsearch.runs.optuna_sampler import MethodSampler
+from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.search.front import front
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.sampler import MethodSampler
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
-from flexsearch.search.speculation import Synchronous
 
 
 @dataclass
@@ -93,7 +93,7 @@ def case(name: str, settings: Settings, work: Path, kill_every: float | None = N
     sampler = MethodSampler(session.method, settings.seed)
     study = folder.study(settings, sampler)
     began = time.perf_counter()
-    with opened(session, sampler, lambda line: print(f"    {line}", flush=True)) as evaluator:
+    with opened(session, lambda line: print(f"    {line}", flush=True)) as evaluator:
         pool: Any = evaluator.pool if isinstance(evaluator, Synchronous) else evaluator
         if isinstance(pool, Pool):
             pool.wait_for_workers()

@@ -19,16 +19,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flexiffusion import codec
+from flexiffusion.noise import spaced_timesteps
 from flexsearch.metrics.features import BundledFeatures, extract
 from flexsearch.metrics.relative_fid import frechet_distance
 from flexsearch.models.costs import count_macs
 from flexsearch.models.load import load_model
 from flexsearch.models.model import Conditioning, DiffusionModel
-from flexsearch.sampling.levels import spaced_timesteps
-from flexsearch.sampling.noise import initial_noise
+from flexsearch.models.noise import initial_noise
+from flexsearch.runs.from_file import to_candidate
 from flexsearch.sampling.trajectory import Recipe, sample
 from flexsearch.search.candidate import Candidate, plain
-from flexsearch.search.from_file import to_candidate
 from tools.fashion_mnist import CLASSES, read, to_rgb
 
 FIRST = 1 << 28  # image indices apart from those of any search or held-out set

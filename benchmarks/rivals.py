@@ -20,12 +20,12 @@ from pathlib import Path
 from benchmarks.ratios import ratio_text
 from benchmarks.searches import finished
 from flexsearch.engines.local import LocalEngine, Outcome
+from flexsearch.metrics.objective import ReferenceName
+from flexsearch.runs import final_table as verdict
+from flexsearch.runs.session import Session
 from flexsearch.sampling.solvers import SolverName
-from flexsearch.search import verdict
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.seeds import plain_seeds
-from flexsearch.search.session import Session
-from flexsearch.search.settings import ReferenceName
 
 SOLVERS: tuple[SolverName, ...] = ("ddim", "dpmpp_2m", "uni_pc")
 REFERENCES: tuple[ReferenceName, ...] = ("teacher", "converged")

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.layouts import add_device_options, described, device_of
-from flexsearch.models.memory import in_words, peak_memory
+from flexsearch.devices import in_words, peak_memory
+from flexsearch.runs import final_table as verdict
+from flexsearch.runs.driver import search
+from flexsearch.runs.optuna_sampler import MethodSampler
+from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.sampling import trajectory
-from flexsearch.search import verdict
-from flexsearch.search.driver import search
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.sampler import MethodSampler
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
 
 
 class NetworkClock:

@@ -34,11 +34,11 @@ from scipy.stats import t as student
 from benchmarks.searches import progress, searched, spent, work_of
 from flexiffusion.schedule import FULL, Action
 from flexsearch.metrics.objective import Objective
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.search.candidate import Candidate, make_candidate
 from flexsearch.search.method import stream_of
 from flexsearch.search.placement import PlacementMethod
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
 
 LATENT = Objective("latent")
 OURS = ("ours", "ours without planner")

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flexsearch.runs.driver import search
+from flexsearch.runs.optuna_sampler import MethodSampler
+from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.search.candidate import Candidate
-from flexsearch.search.driver import search
 from flexsearch.search.method import Evaluated
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.sampler import MethodSampler
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
 
 
 def searched(path: Path, settings: Settings) -> tuple[Session, list[Evaluated]]:

@@ -20,12 +20,12 @@ from typing import Any
 
 from benchmarks.ratios import ratio_text
 from flexiffusion.codec import read
+from flexsearch.runs import final_table as verdict
+from flexsearch.runs.from_file import settings_of, to_candidate
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
-from flexsearch.search import verdict
 from flexsearch.search.candidate import Candidate
-from flexsearch.search.from_file import settings_of, to_candidate
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
 
 OWN = sorted((Path(__file__).parents[1] / "schedules").glob("tiny-*.json"))
 GUIDANCES = (1.0, 4.0, 7.5)

@@ -22,6 +22,7 @@ from .schedule import Schedule, SegmentsPlan
 from .validation import FORMAT, VERSION, schedule_from
 
 MAX_BYTES = 64 * 1024
+PNG_KEY = "flexiffusion"  # of the text chunk in which our own pictures carry a whole schedule file
 MAX_INTEGER = 40  # characters of a whole number; Python's own limit of 4300 digits would still cost and confuse
 MAX_REAL = 64  # characters; 17 digits say everything about a double
 

@@ -134,7 +134,6 @@ class Layout:
             )
         return self._deep[branch + 1]
 
-
     @property
     def blocks(self) -> Iterator[tuple[str, Block]]:
         """Every block with its name in the LDM layout, in execution order."""
@@ -145,9 +144,7 @@ class Layout:
     @property
     def droppable(self) -> dict[str, nn.Module]:
         """The units that a step can leave out, by name, in execution order."""
-        return {
-            f"{name}.{i}": unit for name, block in self.blocks for i, unit in enumerate(block) if shortcut(unit)
-        }
+        return {f"{name}.{i}": unit for name, block in self.blocks for i, unit in enumerate(block) if shortcut(unit)}
 
     def named(self, names: Iterable[str]) -> Block:
         """The droppable units of these names.

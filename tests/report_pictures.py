@@ -1,6 +1,6 @@
 """Photographs a run's report in headless Chromium, wide and on a phone, for the documentation.
 
-    python tests/report_pictures.py RUN FOLDER
+python tests/report_pictures.py RUN FOLDER
 """
 
 from __future__ import annotations

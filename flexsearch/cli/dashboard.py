@@ -20,6 +20,6 @@ def dashboard(folder: str, host: str, port: int, opened: bool) -> None:
     from pathlib import Path
 
     from flexsearch.cli.serving import serve
-    from flexsearch.search.run_folder import RunFolder
+    from flexsearch.runs.run_folder import RunFolder
 
     serve(*RunFolder.open(Path(folder)), host, port, opened)

@@ -14,17 +14,17 @@ from flexsearch.cli import output
 from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
 from flexsearch.cli.schedule_argument import read_schedule
+from flexsearch.devices import in_words, peak_memory
 from flexsearch.errors import ConfigError
 from flexsearch.models.identity import cache_folder
-from flexsearch.models.memory import in_words, peak_memory
 from flexsearch.report import figures
 from flexsearch.report.rows import Row, comparisons
+from flexsearch.runs import final_table as verdict
+from flexsearch.runs.final_table import Choice
+from flexsearch.runs.from_file import settings_of, to_candidate
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import given_prompts
-from flexsearch.search import verdict
-from flexsearch.search.from_file import settings_of, to_candidate
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
-from flexsearch.search.verdict import Choice
 
 
 def judge(files: Sequence[str], prompts_file: str | None, rivals: bool, picture: str | None, **options: Any) -> None:

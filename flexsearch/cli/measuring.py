@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from flexsearch.cli.output import say
 from flexsearch.cli.progress import stage
 from flexsearch.engines.local import LocalEngine, Outcome
-from flexsearch.search import verdict
-from flexsearch.search.verdict import Choice
+from flexsearch.runs import final_table as verdict
+from flexsearch.runs.final_table import Choice
 
 UNSTEADY = 1.25  # median turn / fastest: a machine with nothing else to do stays below, whatever one slow turn does
 

@@ -16,13 +16,13 @@ from flexsearch.cli import output
 from flexsearch.cli.progress import stage
 from flexsearch.errors import ConfigError
 from flexsearch.models.identity import cache_folder
+from flexsearch.runs.export import schedule_file
+from flexsearch.runs.final_table import described
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import given_prompts
 from flexsearch.search import macro_steps
-from flexsearch.search.export import schedule_file
 from flexsearch.search.planner import Planned, Planner
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
-from flexsearch.search.verdict import described
 
 
 def conduct(profile_file: str | None, out: str | None, prompts_file: str | None, **options: Any) -> None:

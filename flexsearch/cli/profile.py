@@ -23,9 +23,9 @@ def profile(
     model: str, guidance: float | None, batch: int | None, repeats: int, out: str | None, **options: Any
 ) -> None:
     """Multiply-adds (of one image) and milliseconds (of a batch) of every kind of step."""
+    from flexsearch.devices import in_words, peak_memory
     from flexsearch.models.costs import count_macs, device_name, measure_ms
     from flexsearch.models.load import load_model
-    from flexsearch.models.memory import in_words, peak_memory
 
     if batch is not None and batch < 1:
         raise ConfigError("--batch", f"{batch} is out of range", "Give 1 or more")

@@ -1,7 +1,7 @@
 """How far the work is, on stderr: a bar with the time left on a terminal, a plain line now and then elsewhere.
 
-    with stage("search", total=420, unit="evaluations") as at:
-        at.advance(note="best 0.41")
+with stage("search", total=420, unit="evaluations") as at:
+    at.advance(note="best 0.41")
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ class Stage(Protocol):
 
 
 @contextlib.contextmanager
-def stage(
-    label: str, total: int, unit: str = "steps", done: int = 0, stream: TextIO | None = None
-) -> Iterator[Stage]:
+def stage(label: str, total: int, unit: str = "steps", done: int = 0, stream: TextIO | None = None) -> Iterator[Stage]:
     """A stage of `total` units, `done` of which an earlier, interrupted call has done (they do not count as speed)."""
     stream = sys.stderr if stream is None else stream
     if stream.isatty():

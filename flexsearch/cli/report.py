@@ -61,9 +61,9 @@ def _keep_pictures(folder: Path, found: list[Found]) -> None:
     place = folder / "pictures"
     if all(pictures.read(place / name) for name in (pictures.TEACHER, *(item.name for item in found))):
         return
-    from flexsearch.search.redraw import pictures as drawn
-    from flexsearch.search.run_folder import RunFolder
-    from flexsearch.search.session import Session
+    from flexsearch.runs.redraw import pictures as drawn
+    from flexsearch.runs.run_folder import RunFolder
+    from flexsearch.runs.session import Session
 
     output.say("no pictures in the run's folder: sampling them again")
     opened, settings = RunFolder.open(folder)

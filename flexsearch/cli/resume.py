@@ -20,7 +20,7 @@ from flexsearch.cli.options import engine_options, with_options
 def resume(folder: str, **engine: Any) -> None:
     """Go on where RUN stopped, with its own settings; at most the evaluations under way were lost."""
     from flexsearch.cli.searching import conduct
-    from flexsearch.search.run_folder import RunFolder
+    from flexsearch.runs.run_folder import RunFolder
 
     opened, settings = RunFolder.open(Path(folder))
     given = {name: value for name, value in engine.items() if value is not None}

@@ -90,9 +90,9 @@ def run(out: str | None, prompts_file: str | None, profile_file: str | None, **o
     """
     from flexsearch.cli.planning import read_profile
     from flexsearch.cli.searching import conduct
+    from flexsearch.runs.run_folder import RunFolder
+    from flexsearch.runs.settings import Settings
     from flexsearch.sampling.prompts import given_prompts
-    from flexsearch.search.run_folder import RunFolder
-    from flexsearch.search.settings import Settings
 
     prompts, held_out = given_prompts(prompts_file)
     profile = None if profile_file is None else read_profile(Path(profile_file)).to_dict()

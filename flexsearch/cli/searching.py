@@ -9,20 +9,21 @@ from flexiffusion import codec
 from flexsearch.cli import output
 from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
-from flexsearch.engines.choice import opened, require
-from flexsearch.models.memory import in_words, peak_memory
+from flexsearch.devices import in_words, peak_memory
 from flexsearch.report import figures, pictures
 from flexsearch.report.rows import Row, comparisons
 from flexsearch.report.table import FinalTable
-from flexsearch.search import trial_store, verdict
-from flexsearch.search.driver import search
-from flexsearch.search.export import schedule_name, to_schedule
+from flexsearch.runs import final_table as verdict
+from flexsearch.runs import trial_store
+from flexsearch.runs.driver import search
+from flexsearch.runs.evaluators import opened, require
+from flexsearch.runs.export import schedule_name, to_schedule
+from flexsearch.runs.optuna_sampler import MethodSampler
+from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.search.front import front
 from flexsearch.search.method import Evaluated
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.sampler import MethodSampler
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
 
 
 def conduct(folder: RunFolder, settings: Settings) -> None:
@@ -54,7 +55,7 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     with stage("search", settings.evaluations, "evaluations", done) as at:
         if done < settings.evaluations:
-            with opened(session, sampler, at.say) as evaluator:
+            with opened(session, at.say) as evaluator:
                 search(
                     study,
                     sampler,

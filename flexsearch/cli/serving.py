@@ -12,8 +12,8 @@ from optuna.storages import RDBStorage
 
 from flexsearch.cli import output
 from flexsearch.errors import ConfigError, RunFolderError
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.settings import Settings
+from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.settings import Settings
 
 
 class Server(ThreadingMixIn, WSGIServer):

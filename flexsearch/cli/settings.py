@@ -1,7 +1,7 @@
 """Settings: a TOML file below the environment below flags. One table per command, keys named as its flags.
 
-    [run]
-    images = 64
+[run]
+images = 64
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def verify(ctx: click.Context, /, preset: str, **options: Any) -> None:
     clearly smaller than that of fewer plain steps at the same cost. Refuted: not even that; exit code 7.
     """
     from flexsearch.cli.verifying import conduct
-    from flexsearch.search.verification import overall
+    from flexsearch.runs.claims import overall
 
     found = conduct(preset, **options)
     ctx.exit(exit_codes.REFUTED if overall(found) == "refuted" else exit_codes.OK)

@@ -11,16 +11,17 @@ from flexsearch.cli import output
 from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
 from flexsearch.engines.local import Outcome
+from flexsearch.metrics.objective import REFERENCES, ReferenceName
 from flexsearch.models.identity import cache_folder
 from flexsearch.report.rows import Row, comparisons
 from flexsearch.report.table import FinalTable, error_text
+from flexsearch.runs import final_table as verdict
+from flexsearch.runs.claims import Finding, Word, findings, overall, plain_ratios
+from flexsearch.runs.final_table import Choice
+from flexsearch.runs.from_file import settings_of, to_candidate
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import given_prompts
-from flexsearch.search import verdict
-from flexsearch.search.from_file import settings_of, to_candidate
-from flexsearch.search.session import Session
-from flexsearch.search.settings import REFERENCES, ReferenceName, Settings
-from flexsearch.search.verdict import Choice
-from flexsearch.search.verification import Finding, Word, findings, overall, plain_ratios
 from flexsearch.sharing import shelf
 
 FEWEST, MOST = 16, 256  # images, where the user does not say

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flexiffusion.cost import CostTable
 from flexsearch.metrics.features import extract
-from flexsearch.metrics.objective import ErrorName, Objective
+from flexsearch.metrics.objective import ErrorName, Objective, ReferenceName
 from flexsearch.metrics.paired import Errors, squared_error
 from flexsearch.metrics.perceptual import load_lpips, lpips_errors
 from flexsearch.metrics.real_fid import RealFid
@@ -25,7 +25,6 @@ from flexsearch.sampling.trajectory import Recipe, Trajectory, sample
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.evaluator import OneByOne
 from flexsearch.search.racing import Judgement, race
-from flexsearch.search.settings import ReferenceName
 
 DIVERGED = 1e30  # larger than any error, and finite, as trial stores want it
 

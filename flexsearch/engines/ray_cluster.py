@@ -17,10 +17,10 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
+from flexsearch.devices import out_of_memory
 from flexsearch.engines.pool import WorkerLost
 from flexsearch.engines.worker import Order, Worker
 from flexsearch.errors import ClusterError, ConfigError, ModelError
-from flexsearch.models.memory import out_of_memory
 from flexsearch.search.evaluator import Job
 
 OBJECT_STORE = 256 << 20  # bytes, on a machine where Ray runs for this search only; references may need more
@@ -97,9 +97,9 @@ class RayCluster:
         try:
             self.workers, options = resources(workers, cuda, order.threads)
             self._kind = ray.remote(Worker).options(max_restarts=0, scheduling_strategy="SPREAD", **options)
-            memory = order.settings.memory // self.workers  # --memory is for all of them
+            memory = order.memory // self.workers  # --memory is for all of them
             threads = order.threads if cuda else options["num_cpus"]
-            self._order = ray.put(replace(order, settings=replace(order.settings, memory=memory), threads=threads))
+            self._order = ray.put(replace(order, memory=memory, threads=threads))
         except BaseException:
             self.close()
             raise

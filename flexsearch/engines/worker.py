@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from flexiffusion import __version__
+from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ClusterError
-from flexsearch.metrics.objective import Objective
+from flexsearch.metrics.objective import Objective, ReferenceName
 from flexsearch.metrics.paired import Errors
 from flexsearch.sampling.references import Reference
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.racing import Judgement
-from flexsearch.search.session import Session
-from flexsearch.search.settings import ReferenceName, Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +24,10 @@ class Order:
     """All that a worker needs of its driver. The model is read where the worker is; the references are the driver's,
     so every worker judges by the same."""
 
-    settings: Settings
+    build: Callable[[dict[ReferenceName, Reference], int], LocalEngine]  # from references and MiB for shared prefixes
+    model: str  # as it was asked for
     references: dict[ReferenceName, Reference]
-    batch: int
+    memory: int  # MiB
     threads: int
     sha256: str
     folder: str  # the driver's working directory, where relative paths begin
@@ -49,15 +49,14 @@ class Worker:
         if os.path.isdir(order.folder):
             os.chdir(order.folder)
         torch.set_num_threads(order.threads)
-        session = Session(order.settings, Path())
-        session.batch = order.batch
-        if session.model.sha256 != order.sha256:
+        self.engine = order.build(order.references, order.memory)
+        loaded = self.engine.model.sha256
+        if loaded != order.sha256:
             raise ClusterError(
                 here,
-                f"{order.settings.model} has SHA-256 {session.model.sha256[:10]} there, {order.sha256[:10]} here",
+                f"{order.model} has SHA-256 {loaded[:10]} there, {order.sha256[:10]} here",
                 "Put the same checkpoint under the same path on every machine",
             )
-        self.engine = session.engine_for_search(order.references)
         return here
 
     def judge(self, candidate: Candidate, objective: Objective, rival: Errors | None) -> Judgement:

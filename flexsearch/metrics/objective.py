@@ -13,6 +13,8 @@ ErrorName = Literal["latent", "features", "lpips", "rfid", "fid"]
 ERRORS: tuple[ErrorName, ...] = get_args(ErrorName)
 StatisticName = Literal["mean", "worst-decile"]
 STATISTICS: tuple[StatisticName, ...] = get_args(StatisticName)
+ReferenceName = Literal["teacher", "converged"]
+REFERENCES: tuple[ReferenceName, ...] = get_args(ReferenceName)
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,8 @@ class Objective:
         if self.statistic == "mean":
             return mean_root(errors)
         return mean_root(np.sort(errors)[-max(1, len(errors) // 10) :])
+
+
+def paired_reference(reference: str) -> ReferenceName:
+    """What paired errors are measured to: the teacher, where `reference` names real pictures."""
+    return next((name for name in REFERENCES if name == reference), "teacher")

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flexsearch.report.rows import Estimate
-
 Errors = NDArray[np.float64]
 RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A paired error over `n` images: its mean, the 95 % bootstrap interval of the mean, and the worst tenth's mean."""
+
+    mean: float
+    low: float
+    high: float
+    worst_decile: float
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "mean": self.mean,
+            "interval": [self.low, self.high],
+            "worst_decile": self.worst_decile,
+            "n": self.n,
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Estimate:
+        """The inverse of `to_dict`."""
+        low, high = document["interval"]
+        return cls(document["mean"], low, high, document["worst_decile"], document["n"])
 
 
 def squared_error(candidate: Tensor, reference: Tensor) -> Errors:

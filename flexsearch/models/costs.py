@@ -19,10 +19,9 @@ from flexiffusion.layout import Layout, find_layout, shortcut
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
-from flexsearch.models.memory import out_of_memory, release
+from flexsearch.devices import clock, out_of_memory, release
 from flexsearch.models.model import DiffusionModel, Told, call_unet, halved
-from flexsearch.sampling.clock import clock
-from flexsearch.sampling.noise import initial_noise
+from flexsearch.models.noise import initial_noise
 from flexsearch.whole_file import whole_file
 
 

@@ -13,10 +13,9 @@ from flexiffusion.layout import find_layout
 from flexsearch.errors import ModelError
 from flexsearch.models.identity import sha256_of
 from flexsearch.models.model import DiffusionModel
-from flexsearch.models.prediction import PredictionName, noise_schedule, with_zero_snr
+from flexsearch.models.prediction import NOISE_KEYS, PredictionName, noise_schedule, with_zero_snr
 from flexsearch.models.recognise import CHANNELS
 from flexsearch.models.text import TextEncoder, TextEncoders
-from flexsearch.sampling.solvers import NOISE_KEYS
 
 UNETS = ("UNet2DConditionModel", "UNet2DModel")
 DECODERS = ("vae", "vqvae")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flexiffusion.noise import NoiseSchedule
+from flexsearch.devices import FLOATS_PER_PIXEL, out_of_memory, release, visiting
 from flexsearch.errors import ConfigError, ModelError
-from flexsearch.models.memory import FLOATS_PER_PIXEL, out_of_memory, release, visiting
 from flexsearch.models.text import TextEncoders
-from flexsearch.sampling.levels import NoiseSchedule
 
 _log = logging.getLogger("flexsearch")
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from flexiffusion.noise import NoiseSchedule
 from flexsearch.models.ldm_keys import UNET, FamilyName
-from flexsearch.sampling.levels import NoiseSchedule
 
 PredictionName = Literal["epsilon", "v_prediction"]
 PREDICTIONS: tuple[PredictionName, ...] = ("epsilon", "v_prediction")
@@ -24,6 +24,8 @@ SD2_BIAS_SPREAD = 0.09  # ComfyUI's threshold: in SD2.x files of v-prediction th
 METADATA_KEY = "modelspec.prediction_type"  # Stability AI's ModelSpec, written by kohya's trainers
 METADATA_WORDS: Mapping[str, PredictionName] = {"epsilon": "epsilon", "v": "v_prediction"}
 
+# What of a diffusers scheduler's configuration says how noise was added, and what is predicted.
+NOISE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 # Stable Diffusion's schedule, the same for SD1.x, SD2.x and SDXL (arXiv 2112.10752).
 NOISE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 LAST_ABAR = 4.8973451890853435e-08  # in place of zero, as ComfyUI does: the last sigma stays finite

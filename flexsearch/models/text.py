@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexsearch.models.memory import visiting
+from flexsearch.devices import visiting
 
 ROWS = 32  # prompts encoded together
 

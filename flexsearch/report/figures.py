@@ -20,7 +20,6 @@ from flexiffusion import codec
 from flexiffusion.schedule import Action, Schedule
 from flexsearch.report import palette
 from flexsearch.report.rows import KIND_WORDS, KINDS, RowKind
-from flexsearch.sharing import png
 from flexsearch.whole_file import whole_file
 
 _DPI = 150
@@ -144,7 +143,7 @@ def strip(path: Path, actions: Sequence[Action], *, title: str = "", carried: st
     figure.legend(handles, words, loc="outside lower left", ncols=3, frameon=False, fontsize=8)
     if title:
         figure.suptitle(title, fontsize=9, x=0.01, ha="left", parse_math=False)
-    _save(figure, path, {} if carried is None else {png.KEY: carried})
+    _save(figure, path, {} if carried is None else {codec.PNG_KEY: carried})
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

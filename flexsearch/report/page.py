@@ -15,10 +15,10 @@ from flexiffusion.cost import CostTable
 from flexiffusion.errors import ScheduleError
 from flexiffusion.schedule import Schedule
 from flexsearch.errors import RunFolderError
+from flexsearch.metrics.objective import paired_reference
 from flexsearch.report import palette, pictures, plot
 from flexsearch.report.rows import KIND_WORDS, Comparison, Row, comparisons, groups, rivals_met, rows_from
 from flexsearch.report.table import ERROR_TITLES, NOTE, error_text, multiply_adds
-from flexsearch.search.settings import paired_reference
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # The WebUI's and ComfyUI's names of this tool's solvers; others are named as they are.

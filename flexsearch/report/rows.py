@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from flexsearch.metrics.paired import Estimate
+
 RowKind = Literal["teacher", "found", "plain", "plain_searched", "deepcache", "spectrum", "easycache"]
 Verdict = Literal["better", "no clear difference", "worse"]
 
@@ -21,31 +23,6 @@ KIND_WORDS: dict[RowKind, str] = {
     "easycache": "EasyCache at fixed steps",
 }
 RIVALS: tuple[RowKind, ...] = ("plain", "plain_searched", "deepcache", "spectrum", "easycache")
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A paired error over `n` images: its mean, the 95 % bootstrap interval of the mean, and the worst tenth's mean."""
-
-    mean: float
-    low: float
-    high: float
-    worst_decile: float
-    n: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "mean": self.mean,
-            "interval": [self.low, self.high],
-            "worst_decile": self.worst_decile,
-            "n": self.n,
-        }
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Estimate:
-        """The inverse of `to_dict`."""
-        low, high = document["interval"]
-        return cls(document["mean"], low, high, document["worst_decile"], document["n"])
 
 
 @dataclass(frozen=True, slots=True)

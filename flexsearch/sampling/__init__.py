@@ -1,1 +1,1 @@
-"""Trajectories: solvers on arbitrary timestep lists, per-image noise, and how the noise levels may be spaced."""
+"""Sampling: the images that are drawn, the references, the solvers."""

@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flexiffusion.noise import spaced_timesteps
 from flexsearch.errors import ModelError
 from flexsearch.metrics.features import extract
 from flexsearch.models.model import Conditioning, DiffusionModel
-from flexsearch.sampling.levels import spaced_timesteps
-from flexsearch.sampling.noise import initial_noise
+from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.trajectory import Recipe, sample
 from flexsearch.whole_file import whole_file
 
@@ -53,7 +53,6 @@ class Reference:
     latents: Tensor  # (n, C, H, W) float32
     images: Tensor  # (n, 3, height, width) uint8
     features: Tensor  # (n, d) float32
-    states: Tensor  # (steps, n, C, H, W): what the network saw at each step
 
 
 def reference(
@@ -91,9 +90,7 @@ def reference(
                 return Reference(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (SafetensorError, TypeError):
             path.unlink()  # half written by a machine that went down: it is made again
-    made = sample(
-        model, recipe, images.noise(model), images.conditioning(model), timesteps, batch=batch, keep_states=True
-    )
+    made = sample(model, recipe, images.noise(model), images.conditioning(model), timesteps, batch=batch)
     if not made.latents.isfinite().all():
         raise ModelError(
             model.source,
@@ -101,10 +98,7 @@ def reference(
             "Give another --dtype (bfloat16 or float32), or another --prediction",
         )
     pictures = model.decode(made.latents)
-    assert made.states is not None
-    result = Reference(
-        made.latents, (pictures * 255).round().to(torch.uint8), extract(features[1], pictures), made.states
-    )
+    result = Reference(made.latents, (pictures * 255).round().to(torch.uint8), extract(features[1], pictures))
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as draft:
         save_file(

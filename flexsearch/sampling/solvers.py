@@ -21,10 +21,10 @@ from diffusers import (
 )
 from torch import Tensor
 
+from flexsearch.models.prediction import NOISE_KEYS
+
 SolverName = Literal["ddim", "plms", "dpmpp_2m", "euler", "uni_pc"]
 SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
-
-NOISE_KEYS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 
 
 class Solver(Protocol):

@@ -12,9 +12,8 @@ from torch import Tensor
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
-from flexsearch.models.memory import out_of_memory, release
+from flexsearch.devices import clock, out_of_memory, release
 from flexsearch.models.model import Conditioning, DiffusionModel, Told, halved
-from flexsearch.sampling.clock import clock
 from flexsearch.sampling.prefixes import Prefixes, State
 from flexsearch.sampling.solvers import SolverName, make_solver
 

@@ -25,9 +25,9 @@ from functools import cached_property
 from optuna.distributions import IntDistribution
 
 from flexiffusion.cost import CostTable
+from flexiffusion.noise import NoiseSchedule, spaced_timesteps
 from flexiffusion.schedule import Action, StepsPlan
 from flexsearch.metrics.objective import Objective
-from flexsearch.sampling.levels import NoiseSchedule, spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate
 from flexsearch.search.method import Evaluated, Genes, Method, Stream
 from flexsearch.search.space import PlacementSpace

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from flexiffusion.cost import CostTable
+from flexiffusion.noise import NoiseSchedule
 from flexiffusion.schedule import FULL, Action, Step, StepsPlan, canonical_actions, canonical_key
-from flexsearch.sampling.levels import NoiseSchedule
 
 LETTERS = {"reuse": "r", "linear": "l", "quadratic": "q", "spectrum": "s"}
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from flexsearch.metrics.objective import Objective
 from flexsearch.metrics.paired import Errors
 from flexsearch.search.candidate import Candidate
-from flexsearch.search.method import Evaluated
+from flexsearch.search.method import Evaluated, Genes
 from flexsearch.search.racing import Judgement
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A trial's candidate, to be judged; with a rival's errors it races against them. `before` is what was known."""
+    """A trial's candidate, to be judged; with a rival's errors it races against them.
+
+    `before` is what was known when it was proposed, `genes` are the candidate's.
+    """
 
     number: int
     candidate: Candidate
     objective: Objective
     rival: Errors | None = None
     before: Sequence[Evaluated] = ()
+    genes: Genes = field(default_factory=dict)
 
 
 class Evaluator(Protocol):

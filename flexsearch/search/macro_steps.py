@@ -29,9 +29,9 @@ from torch import Tensor
 from flexiffusion.cost import CostTable
 from flexiffusion.cut import capturing, skipping
 from flexiffusion.layout import Layout, find_layout
+from flexiffusion.noise import NoiseSchedule, spaced_timesteps
 from flexiffusion.predictor import log_snr, predict
 from flexsearch.models.model import Conditioning, DiffusionModel
-from flexsearch.sampling.levels import NoiseSchedule, spaced_timesteps
 from flexsearch.sampling.references import ImageSet
 from flexsearch.sampling.solvers import Solver, make_solver
 from flexsearch.sampling.trajectory import Recipe

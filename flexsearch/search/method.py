@@ -17,6 +17,8 @@ from flexsearch.search.candidate import Candidate
 Stream = np.random.Generator
 Genes = Mapping[str, int]
 
+UNKNOWN = 1e30  # the error of a trial under way, for those that are proposed meanwhile: not a parent, nor forgotten
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
@@ -58,3 +60,8 @@ class Method(ABC):
 def stream_of(seed: int, number: int) -> Stream:
     """The random stream of one trial: it depends on nothing but the seed and the trial's number."""
     return np.random.default_rng([seed, number])
+
+
+def unknown(number: int, genes: Genes, candidate: Candidate, cost: float) -> Evaluated:
+    """A trial of which nothing is known yet but its candidate."""
+    return Evaluated(number, genes, candidate, UNKNOWN, cost)

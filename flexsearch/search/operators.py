@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from flexiffusion.cost import CostTable
+from flexiffusion.noise import NoiseSchedule, distinct
 from flexiffusion.schedule import FULL, Action, Layout
-from flexsearch.sampling.levels import NoiseSchedule, distinct
 from flexsearch.search.candidate import Candidate, make_candidate
 from flexsearch.search.method import Stream
 from flexsearch.search.space import DRAWN, PlacementSpace

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flexiffusion.cost import CostTable
+from flexiffusion.noise import NoiseSchedule, Spacing, spaced_timesteps
 from flexiffusion.schedule import FULL, Action, Predictor
-from flexsearch.sampling.levels import NoiseSchedule, Spacing, spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate, plain
 from flexsearch.search.space import DRAWN
 

@@ -11,7 +11,6 @@ from flexiffusion import codec
 from flexiffusion.errors import ScheduleError
 from flexiffusion.schedule import Schedule
 
-KEY = "flexiffusion"  # of the text chunk that our own pictures carry; its value is the whole schedule file
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_BYTES = 32 << 20
 
@@ -23,8 +22,8 @@ _REMEDY = "Ask for the schedule file, or for a picture made with the schedule's 
 def schedule_in(data: bytes, place: str) -> Schedule:
     """The schedule that a picture carries. Raises ScheduleError; pixels are never decoded."""
     texts = _texts(data, place)
-    if KEY in texts:
-        return codec.loads(texts[KEY].encode("utf-8", "surrogatepass"), place)
+    if codec.PNG_KEY in texts:
+        return codec.loads(texts[codec.PNG_KEY].encode("utf-8", "surrogatepass"), place)
     named = None
     for found in (_in_workflow(texts.get("prompt", "")), _in_infotext(texts.get("parameters", ""))):
         if found is not None and found.lstrip().startswith("{"):

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from flexsearch.cli.measuring import time_all
-from flexsearch.search import verdict
+from flexsearch.runs import final_table as verdict
 
 
 @pytest.mark.parametrize(

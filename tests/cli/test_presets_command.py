@@ -226,7 +226,7 @@ class TestPictures:
     @pytest.mark.parametrize(
         "texts",
         [
-            {png.KEY: GOOD.decode()},
+            {codec.PNG_KEY: GOOD.decode()},
             {"prompt": json.dumps(COMFY), "workflow": "{}"},
             {"parameters": f"a cat\nSteps: 30, Flexi schedule: {json.dumps(ONE_LINE)}, Flexi run: full 10"},
         ],

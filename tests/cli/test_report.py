@@ -18,8 +18,9 @@ from flexiffusion import codec
 from flexiffusion.schedule import FULL, Action, Cost, ModelInfo, Provenance, Sampling, Schedule, Step, StepsPlan
 from flexsearch.cli import exit_codes
 from flexsearch.cli.app import main
+from flexsearch.metrics.paired import Estimate
 from flexsearch.report import pictures, plot
-from flexsearch.report.rows import Estimate, Row, RowKind, comparisons, rows_from
+from flexsearch.report.rows import Row, RowKind, comparisons, rows_from
 
 HOSTILE = '<script>alert("x")</script><img src=https://evil.example/x onerror=alert(1)>'
 

@@ -25,8 +25,9 @@ from flexiffusion import codec
 from flexiffusion.cost import CostTable
 from flexiffusion.schedule import SegmentsPlan, StepsPlan
 from flexsearch.cli import exit_codes, main
-from flexsearch.search import macro_steps, verdict
-from flexsearch.search.settings import SLACK
+from flexsearch.runs import final_table as verdict
+from flexsearch.search import macro_steps
+from flexsearch.search.racing import SLACK
 from tools.make_random_checkpoint import write
 
 # The planner's tables take as long as all of this: TestPlan makes small ones.

@@ -125,7 +125,7 @@ def test_a_server_that_goes_down_in_the_middle(alone: str, server: Server, tmp_p
 )
 def test_what_cannot_be_opened(changed: dict[str, str | int], words: str, server: Server) -> None:
     from flexsearch.errors import RunFolderError
-    from flexsearch.search.trial_store import open_store
+    from flexsearch.runs.trial_store import open_store
 
     with pytest.raises(RunFolderError, match=words) as caught:
         open_store(server.url(**changed))  # type: ignore[arg-type]

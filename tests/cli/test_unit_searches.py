@@ -17,7 +17,7 @@ from PIL import Image
 from flexiffusion import codec
 from flexiffusion.schedule import FULL, StepsPlan
 from flexsearch.cli import exit_codes, main
-from flexsearch.search import verdict
+from flexsearch.runs import final_table as verdict
 
 SMALL = ["--steps", "8", "--speedup", "2", "--images", "4", "--held-out", "4", "--no-planner"]
 

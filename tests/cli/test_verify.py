@@ -13,7 +13,7 @@ from flexiffusion import codec
 from flexiffusion.schedule import FULL, Action, Cost, Metric, ModelInfo, Provenance, Sampling, Schedule, Step, StepsPlan
 from flexsearch.cli import exit_codes
 from flexsearch.cli.app import main
-from flexsearch.search import verdict
+from flexsearch.runs import final_table as verdict
 
 LEVELS = (14.6, 6.0, 3.0, 1.6, 0.9, 0.45, 0.2, 0.06)
 SCHEDULE = Schedule(

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from flexiffusion.cost import CostTable
+from flexiffusion.noise import NoiseSchedule, spaced_timesteps
 from flexsearch.metrics.objective import Objective
 from flexsearch.metrics.paired import Errors
-from flexsearch.sampling.levels import NoiseSchedule, spaced_timesteps
 from flexsearch.search.candidate import Candidate
 from flexsearch.search.evaluator import OneByOne
 from flexsearch.search.racing import Judgement

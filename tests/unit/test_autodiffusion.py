@@ -10,8 +10,8 @@ import pytest
 from search_fixtures import BRANCHES, SCHEDULE, TABLE
 
 from flexiffusion.cost import CostTable, Saving
+from flexiffusion.noise import spaced_timesteps
 from flexiffusion.schedule import FULL, Action
-from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.search.autodiffusion import MUTANTS, POPULATION, AutoDiffusionMethod, _steps
 from flexsearch.search.candidate import Candidate, make_candidate, plain
 from flexsearch.search.joint import JointVariation

@@ -16,8 +16,8 @@ from search_fixtures import Engine
 from test_driver import METHODS, go
 
 from flexsearch.cli import exit_codes, main
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.settings import Settings
+from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.settings import Settings
 
 
 @pytest.fixture

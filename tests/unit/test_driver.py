@@ -12,17 +12,17 @@ from pool_fixtures import SimulatedCluster
 from search_fixtures import BRANCHES, SCHEDULE, TABLE, TEACHER, Engine
 
 from flexsearch.engines.pool import Pool
-from flexsearch.search.driver import search
+from flexsearch.runs.driver import search
+from flexsearch.runs.optuna_sampler import MethodSampler
+from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.settings import Settings
 from flexsearch.search.evaluator import OneByOne
 from flexsearch.search.flexiffusion import FlexiffusionMethod
 from flexsearch.search.front import front
 from flexsearch.search.method import Evaluated, Method, stream_of
 from flexsearch.search.operators import Variation
 from flexsearch.search.placement import PlacementMethod
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.sampler import MethodSampler
 from flexsearch.search.seeds import plain_seeds
-from flexsearch.search.settings import Settings
 from flexsearch.search.space import PlacementSpace
 
 TARGETS = (10.0, 5.0)

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexsearch.sampling.levels import SPACINGS, NoiseSchedule, Spacing, distinct, spaced_timesteps
-from flexsearch.sampling.noise import initial_noise
+from flexiffusion.noise import SPACINGS, NoiseSchedule, Spacing, distinct, spaced_timesteps
+from flexsearch.models.noise import initial_noise
 
 # Stable Diffusion's betas: squares of an even list of square roots.
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from flexsearch import devices as memory
 from flexsearch.errors import ModelError
-from flexsearch.models import memory
 from flexsearch.models.costs import measure_ms
 from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
-from flexsearch.sampling.noise import initial_noise
+from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.trajectory import Recipe, sample
 
 STEPS = (999, 500, 100)

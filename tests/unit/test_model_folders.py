@@ -13,7 +13,7 @@ from flexiffusion.schedule import FULL, Action
 from flexsearch.errors import ModelError
 from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
-from flexsearch.sampling.noise import initial_noise
+from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.trajectory import Recipe, Trajectory, sample
 from tools.make_random_checkpoint import write
 

@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flexiffusion.cut import dropping
 from flexiffusion.layout import find_layout
+from flexiffusion.noise import spaced_timesteps
 from flexiffusion.schedule import FULL, Action
 from flexsearch.errors import ConfigError, ModelError
 from flexsearch.models.assets import ASSETS
 from flexsearch.models.costs import count_macs, count_units, measure_ms
 from flexsearch.models.load import load_model
 from flexsearch.models.model import Conditioning, DiffusionModel, call_unet
-from flexsearch.sampling.levels import spaced_timesteps
-from flexsearch.sampling.noise import initial_noise
+from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.trajectory import Recipe, sample
 
 

@@ -16,9 +16,9 @@ from flexsearch.metrics import perceptual
 from flexsearch.metrics.objective import Objective
 from flexsearch.models import costs
 from flexsearch.models.load import load_model
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 from flexsearch.search.candidate import plain
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
 
 SMALL = {"images": 12, "held_out": 2, "steps": 6, "speedups": (2.0,), "planner": False}
 

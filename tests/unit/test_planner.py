@@ -15,7 +15,7 @@ from search_fixtures import TABLE
 from flexiffusion.cost import CostTable
 from flexiffusion.schedule import FULL, Action
 from flexsearch.models.load import load_model
-from flexsearch.sampling.noise import initial_noise
+from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.references import ImageSet
 from flexsearch.sampling.trajectory import Recipe, sample
 from flexsearch.search import macro_steps

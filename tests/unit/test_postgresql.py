@@ -11,11 +11,11 @@ from search_fixtures import TABLE, Engine
 from test_driver import METHODS, go, trials_of
 
 from flexsearch.errors import RunFolderError
-from flexsearch.search.driver import search
+from flexsearch.runs.driver import search
+from flexsearch.runs.optuna_sampler import MethodSampler
+from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.settings import Settings
 from flexsearch.search.racing import Judgement
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.sampler import MethodSampler
-from flexsearch.search.settings import Settings
 
 pytestmark = pytest.mark.database
 pytest.importorskip("psycopg")

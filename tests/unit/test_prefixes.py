@@ -9,7 +9,7 @@ import torch
 from flexiffusion.schedule import FULL, Action
 from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
-from flexsearch.sampling.noise import initial_noise
+from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.prefixes import Prefixes
 from flexsearch.sampling.solvers import SOLVERS, SolverName
 from flexsearch.sampling.trajectory import Recipe, sample

@@ -14,6 +14,7 @@ import pytest
 ray = pytest.importorskip("ray")
 
 from flexsearch.engines import ray_cluster  # noqa: E402
+from flexsearch.engines.local import LocalEngine  # noqa: E402
 from flexsearch.engines.pool import ATTEMPTS, Pool  # noqa: E402
 from flexsearch.engines.ray_cluster import RayCluster, connect  # noqa: E402
 from flexsearch.engines.worker import Order  # noqa: E402
@@ -22,10 +23,15 @@ from flexsearch.metrics.objective import Objective  # noqa: E402
 from flexsearch.search.candidate import Candidate, plain  # noqa: E402
 from flexsearch.search.evaluator import Job  # noqa: E402
 from flexsearch.search.racing import Judgement  # noqa: E402
-from flexsearch.search.settings import Settings  # noqa: E402
 
 pytestmark = pytest.mark.cluster
-ORDER = Order(Settings(engine="ray", memory=1000), {}, 4, 1, "0" * 64, "/")
+
+
+def no_engine(*_: Any) -> LocalEngine:
+    raise AssertionError("the stand-in for a worker builds none")
+
+
+ORDER = Order(no_engine, "tiny", {}, 1000, 1, "0" * 64, "/")
 KILLS, TOO_LARGE, FAULTY = 66, 77, 55  # last timesteps with which something happens
 
 
@@ -45,7 +51,7 @@ class Stub:
             raise ModelError("m", "not even one picture fits into the memory of cpu", "r")
         if last == FAULTY:
             raise ValueError("a fault")
-        return Judgement(float(self.order.settings.memory), np.array([last]), os.getpid())
+        return Judgement(float(self.order.memory), np.array([last]), os.getpid())
 
 
 @pytest.fixture(scope="module")

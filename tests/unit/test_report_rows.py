@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from flexsearch.report.rows import Estimate, Row, comparisons, groups, verdict
+from flexsearch.metrics.paired import Estimate
+from flexsearch.report.rows import Row, comparisons, groups, verdict
 
 
 def estimate(mean: float, spread: float = 0.1) -> Estimate:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_fixtures import BRANCHES, SCHEDULE, TABLE, TEACHER
 
+from flexiffusion.noise import spaced_timesteps
 from flexiffusion.schedule import FULL, Action
-from flexsearch.sampling.levels import spaced_timesteps
 from flexsearch.search.candidate import Candidate, make_candidate, plain
 from flexsearch.search.operators import Variation
 from flexsearch.search.seeds import all_seeds, alternating, deepcache, easycache, spectrum

@@ -20,8 +20,8 @@ from flexsearch.models.costs import count_macs
 from flexsearch.models.ldm_keys import FAMILIES, UNET, VAE, CheckpointShape, FamilyName, TextShape, open_clip_tensors
 from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
+from flexsearch.models.noise import initial_noise
 from flexsearch.models.prediction import METADATA_KEY
-from flexsearch.sampling.noise import initial_noise
 from flexsearch.sampling.trajectory import Recipe, sample
 from tools.make_random_checkpoint import checkpoint_shape, random_tensors, write
 
@@ -203,7 +203,7 @@ class TestConversion:
         more: dict[str, Any] = {}
         if shape.pooled is not None:
             more["added_cond_kwargs"] = {"text_embeds": torch.randn(1, shape.pooled), "time_ids": torch.rand(1, 6)}
-        unet(torch.randn(1, 4, 8, 8), 500, torch.randn(1, 77, shape.context), **more).sample.square().sum().backward()
+        unet(torch.randn(1, 4, 16, 16), 500, torch.randn(1, 77, shape.context), **more).sample.square().sum().backward()
         without = [n for n, p in unet.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
         assert without == []
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from flexsearch.sampling.levels import NoiseSchedule, spaced_timesteps
+from flexiffusion.noise import NoiseSchedule, spaced_timesteps
 from flexsearch.sampling.solvers import SOLVERS, SolverName, adams_bashforth, make_solver
 
 CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

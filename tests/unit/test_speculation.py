@@ -11,14 +11,14 @@ from search_fixtures import TABLE, Engine
 from test_driver import METHODS, trials_of
 
 from flexsearch.engines.pool import Pool, WorkerLost
+from flexsearch.engines.speculation import Synchronous, raced_again
 from flexsearch.metrics.objective import Objective
 from flexsearch.metrics.paired import Errors
+from flexsearch.runs.driver import search
+from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.search.candidate import Candidate, plain
-from flexsearch.search.driver import search
 from flexsearch.search.evaluator import Job
 from flexsearch.search.racing import Judgement, race
-from flexsearch.search.sampler import MethodSampler
-from flexsearch.search.speculation import Synchronous, raced_again
 
 LATENT = Objective("latent")
 
@@ -55,7 +55,7 @@ def go(
     if workers == 1:
         search(study, sampler, engine, TABLE, evaluations, True, lambda *_: None)
         return study, cluster, None
-    judge = Synchronous(Pool(cluster, engine.count, lambda _: None), sampler, TABLE, evaluations, True)
+    judge = Synchronous(Pool(cluster, engine.count, lambda _: None), sampler.method, 0, TABLE, evaluations, True)
     search(study, sampler, judge, TABLE, evaluations, True, lambda *_: None)
     return study, cluster, judge
 
@@ -70,6 +70,14 @@ def test_trial_by_trial_the_search_of_one_worker(name: str) -> None:
         assert errors[0] == errors[1]
         assert judge is not None and judge.right > 15
         assert len({worker for worker, _ in cluster.given}) == workers
+
+
+def test_more_workers_than_a_generation_foresee_children_of_the_trial_under_way() -> None:
+    """The trial under way may be a parent of what is foreseen: its genes must be known."""
+    alone, _, _ = go("flexiffusion", 1, 60)
+    study, _, judge = go("flexiffusion", 64, 60)
+    assert trials_of(study) == trials_of(alone)
+    assert judge is not None and judge.right > 15
 
 
 def test_it_is_sooner() -> None:

@@ -14,12 +14,12 @@ from test_driver import METHODS, go, trials_of
 
 from flexsearch.cli import exit_codes
 from flexsearch.errors import FlexsearchError, ModelError, RunFolderError
-from flexsearch.search import trial_store
-from flexsearch.search.driver import search
-from flexsearch.search.run_folder import RunFolder
-from flexsearch.search.sampler import MethodSampler
-from flexsearch.search.settings import Settings
-from flexsearch.search.trial_store import open_store, shown
+from flexsearch.runs import trial_store
+from flexsearch.runs.driver import search
+from flexsearch.runs.optuna_sampler import MethodSampler
+from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.settings import Settings
+from flexsearch.runs.trial_store import open_store, shown
 
 
 @pytest.mark.parametrize(

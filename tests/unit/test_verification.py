@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from flexiffusion.schedule import FULL, Cost, Metric, ModelInfo, Sampling, Schedule, Step, StepsPlan
-from flexsearch.report.rows import Estimate, Row
-from flexsearch.search.verification import Word, findings, overall, plain_ratios
+from flexsearch.metrics.paired import Estimate
+from flexsearch.report.rows import Row
+from flexsearch.runs.claims import Word, findings, overall, plain_ratios
 
 MEASURED = Estimate(1e-3, 0.8e-3, 1.2e-3, 2e-3, 64)
 ROW = Row("x", "found", 2.0, 5, 5, 10.0, 1e9, 2.0, errors={"latent/teacher": MEASURED, "latent/converged": MEASURED},

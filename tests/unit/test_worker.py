@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import pickle
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from flexsearch.engines.choice import require
 from flexsearch.engines.worker import Order, Worker
 from flexsearch.errors import ClusterError, ConfigError
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
+from flexsearch.runs.evaluators import require, search_engine
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
 
 SETTINGS = Settings(steps=8, speedups=(2.0,), images=3, planner=False)
 
@@ -28,7 +29,15 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 @pytest.fixture(scope="module")
 def order(session: Session) -> Order:
     references = session.search_engine.references
-    return Order(SETTINGS, references, session.batch, torch.get_num_threads(), session.model.sha256, os.getcwd())
+    return Order(
+        build=partial(search_engine, SETTINGS, session.batch),
+        model=SETTINGS.model,
+        references=references,
+        memory=SETTINGS.memory,
+        threads=torch.get_num_threads(),
+        sha256=session.model.sha256,
+        folder=os.getcwd(),
+    )
 
 
 def test_bitwise_what_the_local_engine_says(session: Session, order: Order) -> None:

@@ -8,9 +8,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from flexiffusion.cost import CostTable
+from flexsearch.runs.optuna_sampler import MethodSampler, SpaceExhausted
 from flexsearch.search.evaluator import Evaluator, Job
 from flexsearch.search.racing import rival_of
-from flexsearch.search.sampler import MethodSampler, SpaceExhausted
 
 
 def search(
@@ -55,7 +55,7 @@ def search(
             objective = sampler.method.objective
             rival = rival_of(candidate, cost, before, engine.count) if racing and objective.races else None
             sampler.expect(trial.number, genes, candidate, cost)
-            engine.submit(Job(trial.number, candidate, objective, rival, before))
+            engine.submit(Job(trial.number, candidate, objective, rival, before, genes))
             under_way[trial.number] = trial, cost
         if not under_way:
             return

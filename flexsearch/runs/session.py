@@ -10,15 +10,17 @@ from pathlib import Path
 from torch import nn
 
 from flexiffusion.cost import CostTable
+from flexiffusion.noise import spaced_timesteps
+from flexsearch.devices import automatic_batch
 from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import load_features
+from flexsearch.metrics.objective import ReferenceName
 from flexsearch.metrics.real_fid import RealFid, real_statistics
 from flexsearch.models.costs import count_macs, count_units, known_or_measured_ms
 from flexsearch.models.load import load_model
-from flexsearch.models.memory import automatic_batch
 from flexsearch.models.model import DiffusionModel
-from flexsearch.sampling.levels import spaced_timesteps
+from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prefixes import Prefixes
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_timesteps, reference
@@ -33,7 +35,6 @@ from flexsearch.search.operators import Variation
 from flexsearch.search.placement import PlacementMethod
 from flexsearch.search.planner import plans
 from flexsearch.search.seeds import Seed, all_seeds
-from flexsearch.search.settings import ReferenceName, Settings
 from flexsearch.search.space import PlacementSpace, slots_for
 from flexsearch.search.units import UnitSpace
 

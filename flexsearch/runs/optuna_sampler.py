@@ -12,9 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from flexsearch.search.candidate import Candidate
-from flexsearch.search.method import Evaluated, Genes, Method, stream_of
-
-UNKNOWN = 1e30  # the error of a trial under way, for those that are proposed meanwhile: not a parent, nor forgotten
+from flexsearch.search.method import Evaluated, Genes, Method, stream_of, unknown
 
 
 class SpaceExhausted(Exception):
@@ -85,8 +83,3 @@ class MethodSampler(BaseSampler):
                     attributes["calls"],
                 )
         return [self._decoded[trial.number] for trial in finished]
-
-
-def unknown(number: int, genes: Genes, candidate: Candidate, cost: float) -> Evaluated:
-    """A trial of which nothing is known yet but its candidate."""
-    return Evaluated(number, genes, candidate, UNKNOWN, cost)

@@ -6,29 +6,27 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from flexiffusion.cost import CostTable
+from flexiffusion.noise import SPACINGS, Spacing
 from flexsearch.errors import ConfigError
-from flexsearch.metrics.objective import ERRORS, STATISTICS, ErrorName, Objective, StatisticName
-from flexsearch.sampling.levels import SPACINGS, Spacing
+from flexsearch.metrics.objective import (
+    ERRORS,
+    REFERENCES,
+    STATISTICS,
+    ErrorName,
+    Objective,
+    ReferenceName,
+    StatisticName,
+    paired_reference,
+)
 from flexsearch.sampling.solvers import SOLVERS, SolverName
+from flexsearch.search.racing import SLACK
 
 MethodName = Literal["placement", "flexiffusion", "autodiffusion", "joint"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 EngineName = Literal["local", "ray"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-ReferenceName = Literal["teacher", "converged"]
-REFERENCES: tuple[ReferenceName, ...] = get_args(ReferenceName)
 CostName = Literal["macs", "latency", "units"]
 COSTS: tuple[CostName, ...] = get_args(CostName)
-
-
-# A step of the output head alone costs a five-hundredth of a full one: without it, no budget of a whole number of full
-# steps could hold one.
-SLACK = 0.005
-
-
-def paired_reference(reference: str) -> ReferenceName:
-    """What paired errors are measured to: the teacher, where `reference` names real pictures."""
-    return next((name for name in REFERENCES if name == reference), "teacher")
 
 
 @dataclass(frozen=True)

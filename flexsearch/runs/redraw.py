@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from flexiffusion.schedule import Schedule
+from flexsearch.runs.from_file import to_candidate
+from flexsearch.runs.session import Session
 from flexsearch.sampling.references import HELD_OUT, ImageSet
 from flexsearch.sampling.trajectory import sample
 from flexsearch.search.candidate import plain
-from flexsearch.search.from_file import to_candidate
-from flexsearch.search.session import Session
 
 IMAGES = 10
 

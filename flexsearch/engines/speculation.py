@@ -16,9 +16,8 @@ from flexiffusion.cost import CostTable
 from flexsearch.engines.pool import Pool
 from flexsearch.metrics.paired import Errors
 from flexsearch.search.evaluator import Job
-from flexsearch.search.method import Evaluated
+from flexsearch.search.method import Evaluated, Method, stream_of, unknown
 from flexsearch.search.racing import Judgement, race, rival_of
-from flexsearch.search.sampler import MethodSampler, unknown
 
 DEPTH = 4  # trials ahead for each worker
 
@@ -28,8 +27,8 @@ class Synchronous:
 
     slots = 1
 
-    def __init__(self, pool: Pool, sampler: MethodSampler, costs: CostTable, evaluations: int, racing: bool) -> None:
-        self.pool, self.sampler, self.costs = pool, sampler, costs
+    def __init__(self, pool: Pool, method: Method, seed: int, costs: CostTable, evaluations: int, racing: bool) -> None:
+        self.pool, self.method, self.seed, self.costs = pool, method, seed, costs
         self.evaluations, self.racing = evaluations, racing
         self.count = pool.count
         self.expected = self.right = self.wasted = 0
@@ -77,7 +76,7 @@ class Synchronous:
     def _look_ahead(self) -> None:
         """Give idle workers what is expected to come next."""
         head = self._head
-        known = [*head.before, unknown(head.number, {}, head.candidate, head.candidate.cost(self.costs))]
+        known = [*head.before, unknown(head.number, head.genes, head.candidate, head.candidate.cost(self.costs))]
         for number in range(head.number + 1, min(head.number + DEPTH * self.pool.workers, self.evaluations - 1) + 1):
             if not self.pool.idle:
                 return
@@ -90,17 +89,18 @@ class Synchronous:
     def _expect(self, number: int, known: Sequence[Evaluated]) -> bool:
         """Foresee a trial, and have it judged; False where the method knows of none."""
         self._doubted.discard(number)
-        genes = self.sampler.propose(number, known)
+        genes = self.method.propose(number, known, stream_of(self.seed, number))
         if genes is None:
             return False
-        method = self.sampler.method
-        candidate = method.candidate(genes)
+        candidate = self.method.candidate(genes)
         before, _ = self._ahead.get(number, (None, None))
         if before is None or before.candidate.key != candidate.key:
             self._forget(before)
             cost = candidate.cost(self.costs)
-            rival = rival_of(candidate, cost, known, self.count) if self.racing and method.objective.races else None
-            job = Job(number, candidate, method.objective, rival)
+            rival = (
+                rival_of(candidate, cost, known, self.count) if self.racing and self.method.objective.races else None
+            )
+            job = Job(number, candidate, self.method.objective, rival, genes=genes)
             self._ahead[number] = job, unknown(number, genes, candidate, cost)
             self.expected += 1
             self.pool.submit(job)

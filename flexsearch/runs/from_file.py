@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from flexiffusion.errors import ModelMismatch
 from flexiffusion.layout import find_layout
+from flexiffusion.noise import SPACINGS, spaced_timesteps
 from flexiffusion.schedule import Schedule, StepsPlan
 from flexsearch.errors import ConfigError
 from flexsearch.models.model import DiffusionModel
-from flexsearch.sampling.levels import SPACINGS, spaced_timesteps
+from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
 from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.settings import Settings
 
 
 def to_candidate(schedule: Schedule, model: DiffusionModel) -> Candidate:

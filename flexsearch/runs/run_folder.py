@@ -29,11 +29,11 @@ from optuna.storages import RDBStorage
 from optuna.study import Study, StudyDirection
 from sqlalchemy.exc import SQLAlchemyError
 
+from flexsearch.devices import out_of_memory
 from flexsearch.errors import ConfigError, FlexsearchError, ModelError, RunFolderError
-from flexsearch.models.memory import out_of_memory
-from flexsearch.search.sampler import MethodSampler
-from flexsearch.search.settings import Settings
-from flexsearch.search.trial_store import Claim, open_store, reason, shown
+from flexsearch.runs.optuna_sampler import MethodSampler
+from flexsearch.runs.settings import Settings
+from flexsearch.runs.trial_store import Claim, open_store, reason, shown
 from flexsearch.whole_file import whole_file
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

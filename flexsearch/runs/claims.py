@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from flexiffusion.schedule import Metric, Schedule
-from flexsearch.metrics.paired import ratio_interval
-from flexsearch.report.rows import Estimate, Row
-from flexsearch.search.settings import REFERENCES, ReferenceName
+from flexsearch.metrics.objective import REFERENCES, ReferenceName
+from flexsearch.metrics.paired import Estimate, ratio_interval
+from flexsearch.report.rows import Row
 
 Word = Literal["confirmed", "weaker", "refuted"]
 WORDS: tuple[Word, ...] = get_args(Word)  # the later, the worse

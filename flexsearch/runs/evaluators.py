@@ -7,17 +7,21 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import torch
 
+from flexsearch.engines.local import LocalEngine
 from flexsearch.engines.pool import Pool
+from flexsearch.engines.speculation import Synchronous
 from flexsearch.engines.worker import Order
 from flexsearch.errors import ConfigError
+from flexsearch.metrics.objective import ReferenceName
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
+from flexsearch.sampling.references import Reference
 from flexsearch.search.evaluator import Evaluator
-from flexsearch.search.sampler import MethodSampler
-from flexsearch.search.session import Session
-from flexsearch.search.settings import Settings
-from flexsearch.search.speculation import Synchronous
 
 
 def require(settings: Settings) -> None:
@@ -26,8 +30,20 @@ def require(settings: Settings) -> None:
         raise ConfigError("--engine ray", "Ray is not installed", "Run: pip install 'flexiffusion[cluster]'")
 
 
+def search_engine(
+    settings: Settings, batch: int, references: dict[ReferenceName, Reference], memory: int
+) -> LocalEngine:
+    """The engine that judges a run's candidates, made anew from its settings and the driver's references (on a worker).
+
+    Raises what loading a model raises.
+    """
+    session = Session(replace(settings, memory=memory), Path())
+    session.batch = batch
+    return session.engine_for_search(references)
+
+
 @contextmanager
-def opened(session: Session, sampler: MethodSampler, say: Callable[[str], None]) -> Iterator[Evaluator]:
+def opened(session: Session, say: Callable[[str], None]) -> Iterator[Evaluator]:
     """The evaluator of a run; its workers end with the block. `say` is told what a person may want to know."""
     settings, engine = session.settings, session.search_engine
     if settings.engine == "local":
@@ -36,11 +52,13 @@ def opened(session: Session, sampler: MethodSampler, say: Callable[[str], None])
     from flexsearch.engines.ray_cluster import RayCluster
 
     cuda = session.model.device.type == "cuda"
+    # A driver on the second GPU has workers that see one GPU each, whatever its number.
+    theirs = replace(settings, device="cuda" if cuda else settings.device)
     order = Order(
-        # A driver on the second GPU has workers that see one GPU each, whatever its number.
-        settings=replace(settings, device="cuda" if cuda else settings.device),
-        references={name: replace(item, states=torch.empty(0)) for name, item in engine.references.items()},
-        batch=session.batch,
+        build=partial(search_engine, theirs, session.batch),
+        model=settings.model,
+        references=engine.references,
+        memory=settings.memory,
         threads=torch.get_num_threads(),
         sha256=session.model.sha256,
         folder=os.getcwd(),
@@ -51,7 +69,7 @@ def opened(session: Session, sampler: MethodSampler, say: Callable[[str], None])
         if not settings.synchronous:
             yield pool
             return
-        judge = Synchronous(pool, sampler, session.costs, settings.evaluations, settings.racing)
+        judge = Synchronous(pool, session.method, settings.seed, session.costs, settings.evaluations, settings.racing)
         yield judge
         say(
             f"synchronous: {judge.right} of {judge.expected} trials were foreseen; {judge.wasted} network calls in vain"

@@ -1,9 +1,10 @@
-"""Memory: modules that only visit the device, how many images fit, what to do when they did not, the peak."""
+"""Devices: modules that only visit one, how many images fit, what to do when they did not, peak memory, wall time."""
 
 from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -76,3 +77,10 @@ def peak_memory(device: torch.device) -> int:
 def in_words(count: int) -> str:
     """Bytes as GiB or MiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, after the device has finished its queue."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -11,10 +11,10 @@ from flexiffusion.schedule import SegmentsPlan, StepsPlan
 from flexsearch.engines.local import LocalEngine, Outcome
 from flexsearch.metrics.paired import estimate
 from flexsearch.report.rows import Row, RowKind
+from flexsearch.runs.session import Session
 from flexsearch.search.candidate import Candidate, plain
 from flexsearch.search.method import Evaluated
 from flexsearch.search.seeds import Seed, near
-from flexsearch.search.session import Session
 
 OnStep = Callable[[str], None]
 

@@ -17,9 +17,9 @@ from flexiffusion.schedule import (
 )
 from flexsearch.engines.local import LocalEngine, Outcome
 from flexsearch.metrics.paired import estimate
+from flexsearch.runs.final_table import Choice
+from flexsearch.runs.session import Session
 from flexsearch.search.candidate import Candidate
-from flexsearch.search.session import Session
-from flexsearch.search.verdict import Choice
 
 
 def schedule_name(session: Session, choice: Choice) -> str:
