@@ -6,6 +6,7 @@ Noise levels are sigmas as in k-diffusion, sqrt((1 - abar) / abar).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,18 +48,32 @@ class Plan:
             raise ScheduleError("Plan.actions[0]", f"the first action is {self.actions[0].kind}", "Make it full")
 
     def index_at(self, sigma: float) -> int:
-        """Index of the last listed level >= sigma (1 - 1e-3); above the first level: 0 (rule 1)."""
+        """Index of the last listed level at or above sigma, as `index_at` compares them (rule 1)."""
         return index_at(self.levels, sigma)
-
-    def action_at(self, sigma: float) -> Action:
-        """The action of an evaluation at noise level `sigma`; full when the plan is empty."""
-        return self.actions[index_at(self.levels, sigma)] if self.actions else FULL
 
 
 def index_at(levels: Sequence[float], sigma: float) -> int:
-    """Index of the last of the falling `levels` that is >= sigma (1 - 1e-3); 0 when none is."""
-    threshold = sigma * (1 - TOLERANCE)
-    return max((i for i, level in enumerate(levels) if level >= threshold), default=0)
+    """Index of the last of the falling `levels` that is at or above `sigma`; 0 when none is.
+
+    A level also counts as at `sigma` when it lies below it by no more than its tolerance: 1e-3 of sigma, or a quarter
+    of the level's gap to its nearer neighbour where that is less. So rounding errors do no harm, and every level finds
+    itself however close its neighbours are (flow models with a large shift have levels less than 1e-3 apart).
+    """
+    return _last(_reaches(levels), sigma)
+
+
+def _reaches(levels: Sequence[float]) -> list[float]:
+    """For each level the highest noise level that still counts as it: the level and its tolerance."""
+    share = TOLERANCE / (1 - TOLERANCE)  # of the level below, what TOLERANCE is of the noise level asked for
+    gaps = [abs(high - low) for high, low in itertools.pairwise(levels)]
+    return [
+        level + min([share * level, *(gap / 4 for gap in gaps[max(i - 1, 0) : i + 1])])
+        for i, level in enumerate(levels)
+    ]
+
+
+def _last(reaches: Sequence[float], sigma: float) -> int:
+    return max((i for i, reach in enumerate(reaches) if reach >= sigma), default=0)
 
 
 def plan_for(
@@ -95,8 +110,8 @@ def plan_for(
             raise ScheduleError(
                 f"{schedule.name}: $.levels", "the schedule records no noise levels", 'Use the mapping "position"'
             )
-        recorded = schedule.plan.actions()
-        actions = [recorded[index_at(schedule.levels, level)] for level in levels]
+        recorded, reaches = schedule.plan.actions(), _reaches(schedule.levels)
+        actions = [recorded[_last(reaches, level)] for level in levels]
     else:
         segments = schedule.plan
         if segments.total_steps != len(levels):
@@ -144,10 +159,14 @@ def _with_nulls_out(levels: tuple[float, ...], actions: Sequence[Action], warnin
 
 
 def _steps(plan: StepsPlan, levels: tuple[float, ...], end: float) -> Plan:
-    low, high = end * (1 + TOLERANCE), levels[0] * (1 - TOLERANCE)
-    below = [step for step in plan.steps if low < step.sigma < high]
-    first = next((step.action for step in reversed(plan.steps) if step.sigma >= levels[0] * (1 - TOLERANCE)), FULL)
+    reaches = _reaches(plan.levels)
+    # the steps at or above the host's first level: its own takes their place, as the last of them would run
+    passed = sum(reach >= levels[0] for reach in reaches)
+    first = plan.steps[passed - 1].action if passed else FULL
     start = first if first.kind == "full" else FULL
+    # a step at `end` belongs to the run that begins there: its tolerance, reach - sigma, counts downwards too
+    rest = zip(plan.steps[passed:], reaches[passed:], strict=True)
+    below = [step for step, reach in rest if step.sigma - (reach - step.sigma) > end]
     own = (levels[0], *(step.sigma for step in below))
     return Plan(own, (start, *(step.action for step in below)), max(0, len(levels) - len(own)))
 

@@ -44,7 +44,7 @@ def expected_counts(sampler: SamplerObject, schedule: Any, steps: int) -> tuple[
     whole = sampler.get_timesteps(None, steps) if sampler.timesteps else sampler.get_sigmas(None, steps)
     levels = [sigma_of(float(t)) for t in whole.flip(0)[:-1]] if sampler.timesteps else whole.tolist()
     plan = plan_for(schedule, levels)
-    kinds = [plan.action_at(level).kind for level in sampler.model_wrap_cfg.asked]
+    kinds = [plan.actions[plan.index_at(level)].kind for level in sampler.model_wrap_cfg.asked]
     return kinds.count("full"), kinds.count("partial"), plan.nulls
 
 

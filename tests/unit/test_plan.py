@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flexiffusion.errors import ScheduleError
-from flexiffusion.plan import Plan, plan_for, stretched
+from flexiffusion.plan import Plan, index_at, plan_for, stretched
 from flexiffusion.schedule import (
     FULL,
     NULL,
@@ -37,6 +38,18 @@ def segments(*parts: tuple[int, int], layout: str = "front") -> Schedule:
 
 def pattern(plan: Plan) -> str:
     return "".join(action.kind[0].upper() for action in plan.actions)
+
+
+def flow_levels(shift: float, steps: int) -> list[float]:
+    """What ComfyUI's ModelSamplingDiscreteFlow gives: s = shift t / (1 + (shift - 1) t) at t = 1, ..., 1 / steps."""
+    times = [1 - i / steps for i in range(steps)]
+    return [shift * t / (1 + (shift - 1) * t) for t in times]
+
+
+def falling_levels() -> st.SearchStrategy[list[float]]:
+    """Lists in which each level is a ratio below the one before it, from a rounding error to a factor."""
+    ratios = st.lists(st.floats(1e-12, 0.9), min_size=1, max_size=30)
+    return ratios.map(lambda steps: list(itertools.accumulate([1 - r for r in steps], float.__mul__, initial=10.0)))
 
 
 TEN = tuple(float(sigma) for sigma in range(10, 0, -1))
@@ -173,7 +186,7 @@ def test_lists_that_no_schedule_fits_run_in_full(sigmas: tuple[float, ...], reas
     assert len(plan.actions) == len(sigmas) - bool(sigmas and sigmas[-1] == 0)
     assert set(plan.actions) <= {FULL}
     for sigma in (*sigmas, 0.5, 100.0):
-        assert plan.action_at(sigma) == FULL
+        assert not plan.actions or plan.actions[plan.index_at(sigma)] == FULL
 
 
 class TestLookUp:
@@ -197,14 +210,31 @@ class TestLookUp:
     )
     def test_the_last_listed_level_at_or_above(self, sigma: float, index: int) -> None:
         assert self.PLAN.index_at(sigma) == index
-        assert self.PLAN.action_at(sigma) == self.PLAN.actions[index]
 
     @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30, unique=True), st.floats(1e-4, 1e4))
     def test_rule_1(self, levels: list[float], sigma: float) -> None:
         levels.sort(reverse=True)
-        found = Plan(tuple(levels), (FULL,) * len(levels), 0).index_at(sigma)
-        at_or_above = [i for i, level in enumerate(levels) if level >= sigma * (1 - 1e-3)]
-        assert found == (at_or_above[-1] if at_or_above else 0)
+        found = index_at(levels, sigma)
+        assert found == 0 or levels[found] >= sigma * (1 - 1.001e-3)
+        assert all(level < sigma for level in levels[found + 1 :])
+
+    @given(levels=falling_levels())
+    @example(levels=flow_levels(12, 100))
+    @example(levels=[1.0, 0.9995, 0.999, 0.5])
+    @example(levels=[2.0, math.nextafter(2.0, 1), 1.0])
+    def test_every_level_finds_itself(self, levels: list[float]) -> None:
+        """Fault 6: of levels closer than 1e-3 the first took the action of a later one."""
+        assert [index_at(levels, level) for level in levels] == list(range(len(levels)))
+
+    @given(levels=falling_levels(), fraction=st.floats(0, 0.24))
+    @example(levels=flow_levels(12, 100), fraction=0.24)
+    def test_a_level_asked_high_by_less_than_a_quarter_of_the_gap_is_found(
+        self, levels: list[float], fraction: float
+    ) -> None:
+        for i, level in enumerate(levels):
+            gap = min(abs(level - other) for other in levels[max(i - 1, 0) : i + 2] if other != level)
+            off = level + fraction * min(gap, 4e-3 * level)
+            assert index_at(levels, off) == i
 
 
 @pytest.mark.parametrize(
@@ -219,6 +249,26 @@ def test_impossible_plans_are_refused(levels: tuple[float, ...], actions: tuple[
     with pytest.raises(ScheduleError) as caught:
         Plan(levels, actions, 0)
     assert caught.value.place == place
+
+
+def test_steps_closer_than_the_tolerance_all_run() -> None:
+    """Fault 6: steps that were less than 1e-3 below the host's first level were taken for it and left out."""
+    own = StepsPlan(
+        tuple(Step(sigma, action) for sigma, action in ((1.0, FULL), (0.9995, P0), (0.999, P1), (0.3, FULL)))
+    )
+    plan = plan_for(schedule(own), (1.0, 0.8, 0.6, 0.4, 0.2, 0.0))
+    assert (plan.levels, plan.actions) == ((1.0, 0.9995, 0.999, 0.3), (FULL, P0, P1, FULL))
+    ends_between = plan_for(schedule(own), (1.0, 0.9998, 0.9997, 0.9996, 0.9995), end=0.9993)
+    assert ends_between.levels == (1.0, 0.9995)
+
+
+def test_two_runs_share_the_steps_of_a_plan() -> None:
+    """The step where one run ends and the next begins is the second one's, also with rounding errors."""
+    own = schedule(StepsPlan(tuple(Step(sigma, FULL) for sigma in (14.0, 9.0, 6.0, 4.0, 2.0, 1.0))))
+    for met in (4.0, 4.001, 3.999):
+        first = plan_for(own, (14.0, 12.0, 10.0, 8.0, 6.0), end=met)
+        second = plan_for(own, (met, 3.5, 3.0, 2.5, 2.0))
+        assert first.levels + second.levels == (14.0, 9.0, 6.0, met, 2.0, 1.0)
 
 
 def test_a_steps_plan_stops_where_the_run_stops() -> None:
