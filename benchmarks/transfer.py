@@ -20,12 +20,12 @@ from typing import Any
 
 from benchmarks.ratios import ratio_text
 from flexiffusion.codec import read
+from flexiffusion.search.candidate import Candidate
 from flexsearch.runs import final_table as verdict
 from flexsearch.runs.from_file import settings_of, to_candidate
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
-from flexsearch.search.candidate import Candidate
 
 OWN = sorted((Path(__file__).parents[1] / "schedules").glob("tiny-*.json"))
 GUIDANCES = (1.0, 4.0, 7.5)

@@ -6,6 +6,8 @@ import click
 from optuna.trial import TrialState
 
 from flexiffusion import codec
+from flexiffusion.search.front import front
+from flexiffusion.search.method import Evaluated
 from flexsearch.cli import output
 from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
@@ -22,8 +24,6 @@ from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
-from flexsearch.search.front import front
-from flexsearch.search.method import Evaluated
 
 
 def conduct(folder: RunFolder, settings: Settings) -> None:
@@ -67,7 +67,7 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
                 )
     evaluated = list(sampler.evaluated(study.get_trials(deepcopy=False)))
     made = sum(item.calls for item in evaluated)
-    whole = sum(len(item.candidate.timesteps) for item in evaluated) * settings.images
+    whole = sum(len(item.candidate.places) for item in evaluated) * settings.images
     output.say(f"network calls: {made}, {made / whole:.0%} of what every schedule on every image takes")
     return evaluated
 

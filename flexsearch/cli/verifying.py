@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from flexiffusion.search.objective import REFERENCES, ReferenceName
 from flexsearch.cli import output
 from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
 from flexsearch.engines.local import Outcome
-from flexsearch.metrics.objective import REFERENCES, ReferenceName
 from flexsearch.models.identity import cache_folder
 from flexsearch.report.rows import Row, comparisons
 from flexsearch.report.table import FinalTable, error_text

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flexiffusion.search.paired import Errors
 from flexsearch.errors import ConfigError
-from flexsearch.metrics.paired import Errors
 
 WEIGHTS = (
     "alexnet-owt-7be5be79.pth"  # torchvision's AlexNet, which LPIPS builds on; its linear heads come with torchmetrics

@@ -13,7 +13,7 @@ from flexiffusion.layout import find_layout
 from flexsearch.errors import ModelError
 from flexsearch.models.identity import sha256_of
 from flexsearch.models.model import DiffusionModel
-from flexsearch.models.prediction import NOISE_KEYS, PredictionName, noise_schedule, with_zero_snr
+from flexsearch.models.prediction import NOISE_KEYS, PredictionName, noise_levels, with_zero_snr
 from flexsearch.models.recognise import CHANNELS
 from flexsearch.models.text import TextEncoder, TextEncoders
 
@@ -65,7 +65,7 @@ def load_folder(
         sha256=sha256_of(weight_files(folder / "unet")),
         unet=unet.to(device),
         noise_config=noise,
-        schedule=noise_schedule(noise),
+        levels=noise_levels(noise),
         branches=find_layout(unet).branches,
         latent_shape=(config.in_channels, side, side),
         device=device,

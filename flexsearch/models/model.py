@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexiffusion.noise import NoiseSchedule
-from flexsearch.devices import FLOATS_PER_PIXEL, out_of_memory, release, visiting
+from flexiffusion.noise import NoiseLevels
+from flexiffusion.search.devices import out_of_memory, release
+from flexsearch.devices import FLOATS_PER_PIXEL, visiting
 from flexsearch.errors import ConfigError, ModelError
 from flexsearch.models.text import TextEncoders
-
-_log = logging.getLogger("flexsearch")
 
 PIXELS_AT_ONCE = 512 * 512  # decoded together: one picture of 512x512, or many small ones
 
@@ -66,6 +64,10 @@ class Conditioning:
             return self
         return Conditioning(self.positive.rows(first, last), self.negative)
 
+    def taken(self, indices: Sequence[int]) -> Conditioning:
+        """The rows of these images, in this order."""
+        return self if self.positive is None else Conditioning(self.positive.taken(indices), self.negative)
+
 
 def call_unet(unet: Any, sample: Tensor, timestep: int, told: Told | None) -> Tensor:
     """One forward of a diffusers U-Net at a training timestep: (n, C, H, W) -> (n, C, H, W)."""
@@ -94,7 +96,7 @@ class DiffusionModel:
     sha256: str
     unet: Any  # a diffusers U-Net; diffusers has no types
     noise_config: dict[str, Any]
-    schedule: NoiseSchedule
+    levels: NoiseLevels
     branches: int
     latent_shape: tuple[int, int, int]
     device: torch.device
@@ -232,14 +234,11 @@ class DiffusionModel:
         return (decoded.float().cpu() / 2 + 0.5).clamp(0, 1)
 
 
-def halved(batch: int, model: DiffusionModel) -> int:
-    """What to try after a batch did not fit into memory. Raises ModelError after a batch of one image."""
-    if batch == 1:
-        width, height = model.image_size
-        raise ModelError(
-            model.source,
-            f"not even one picture of {width}x{height} fits into the memory of {model.device} beside the network",
-            "Give a smaller --size, --dtype float16 on a GPU, or --device cpu",
-        )
-    _log.warning("out of memory at %d images together; going on with %d", batch, batch // 2)
-    return batch // 2
+def no_room(model: DiffusionModel) -> ModelError:
+    """Why a model cannot be used on its device where a batch of one image did not fit into memory."""
+    width, height = model.image_size
+    return ModelError(
+        model.source,
+        f"not even one picture of {width}x{height} fits into the memory of {model.device} beside the network",
+        "Give a smaller --size, --dtype float16 on a GPU, or --device cpu",
+    )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from flexiffusion.noise import NoiseSchedule
+from flexiffusion.noise import NoiseLevels
 from flexsearch.models.ldm_keys import UNET, FamilyName
 
 PredictionName = Literal["epsilon", "v_prediction"]
@@ -53,7 +53,7 @@ def noise_config(prediction: PredictionName, zero_snr: bool) -> dict[str, Any]:
 
 def with_zero_snr(config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with its betas rescaled to zero terminal signal-to-noise ratio (arXiv 2305.08891, algorithm 1)."""
-    roots = [math.sqrt(abar) for abar in noise_schedule(config).alphas_cumprod]
+    roots = [math.sqrt(abar) for abar in alphas_cumprod(config)]
     scale = roots[0] / (roots[0] - roots[-1])
     abars = [max(((root - roots[-1]) * scale) ** 2, LAST_ABAR) for root in roots]
     betas = [1 - now / before for before, now in zip([1.0, *abars], abars, strict=False)]
@@ -61,8 +61,13 @@ def with_zero_snr(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "trained_betas": betas}
 
 
-def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
+def noise_levels(config: Mapping[str, Any]) -> NoiseLevels:
     """The noise levels of a diffusers scheduler configuration."""
+    return NoiseLevels.variance_preserving(alphas_cumprod(config))
+
+
+def alphas_cumprod(config: Mapping[str, Any]) -> tuple[float, ...]:
+    """Cumulative alphas (abar), one a training timestep, falling."""
     from diffusers import DDIMScheduler
 
-    return NoiseSchedule(tuple(DDIMScheduler(**config).alphas_cumprod.double().tolist()))
+    return tuple(DDIMScheduler(**config).alphas_cumprod.double().tolist())

@@ -25,7 +25,7 @@ from flexsearch.models.prediction import (
     ZERO_SNR_MARK,
     PredictionName,
     noise_config,
-    noise_schedule,
+    noise_levels,
     recognise_prediction,
 )
 from flexsearch.models.recognise import canonical, recognise
@@ -74,7 +74,7 @@ def load_single_file(
         sha256=sha256_of([path]),
         unet=unet.to(device),
         noise_config=noise,
-        schedule=noise_schedule(noise),
+        levels=noise_levels(noise),
         branches=find_layout(unet).branches,
         latent_shape=(4, side // VAE_SCALE, side // VAE_SCALE),
         device=device,

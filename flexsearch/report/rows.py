@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from flexsearch.metrics.paired import Estimate
+from flexiffusion.search.paired import Estimate
 
 RowKind = Literal["teacher", "found", "plain", "plain_searched", "deepcache", "spectrum", "easycache"]
 Verdict = Literal["better", "no clear difference", "worse"]

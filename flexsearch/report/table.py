@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flexsearch.metrics.paired import Estimate
+from flexiffusion.search.paired import Estimate
 from flexsearch.report.rows import (
     KIND_WORDS,
     Comparison,

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from flexiffusion.schedule import Metric, Schedule
-from flexsearch.metrics.objective import REFERENCES, ReferenceName
-from flexsearch.metrics.paired import Estimate, ratio_interval
+from flexiffusion.search.objective import REFERENCES, ReferenceName
+from flexiffusion.search.paired import Estimate, ratio_interval
 from flexsearch.report.rows import Row
 
 Word = Literal["confirmed", "weaker", "refuted"]

@@ -15,11 +15,11 @@ from flexiffusion.schedule import (
     SegmentsPlan,
     StepsPlan,
 )
+from flexiffusion.search.candidate import Candidate
+from flexiffusion.search.paired import estimate
 from flexsearch.engines.local import LocalEngine, Outcome
-from flexsearch.metrics.paired import estimate
 from flexsearch.runs.final_table import Choice
 from flexsearch.runs.session import Session
-from flexsearch.search.candidate import Candidate
 
 
 def schedule_name(session: Session, choice: Choice) -> str:
@@ -76,12 +76,12 @@ def schedule_file(
             sampler=settings.solver,
             scheduler=settings.spacing,
             steps=settings.steps,
-            cfg=session.recipe.guidance,
+            cfg=session.sampling.guidance,
             size=model.image_size,
             prediction=model.prediction,  # type: ignore[arg-type]
         ),
         plan=plan,
-        levels=model.schedule.sigmas(session.teacher) if isinstance(plan, SegmentsPlan) else None,
+        levels=model.levels.sigmas(session.teacher) if isinstance(plan, SegmentsPlan) else None,
         metrics=tuple(metrics),
         cost=Cost(
             macs=session.table.total(candidate.actions),

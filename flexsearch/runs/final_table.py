@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flexiffusion.schedule import SegmentsPlan, StepsPlan
+from flexiffusion.search.candidate import Candidate, plain
+from flexiffusion.search.method import Evaluated
+from flexiffusion.search.paired import estimate
+from flexiffusion.search.seeds import Seed, near
 from flexsearch.engines.local import LocalEngine, Outcome
-from flexsearch.metrics.paired import estimate
 from flexsearch.report.rows import Row, RowKind
 from flexsearch.runs.session import Session
-from flexsearch.search.candidate import Candidate, plain
-from flexsearch.search.method import Evaluated
-from flexsearch.search.seeds import Seed, near
 
 OnStep = Callable[[str], None]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from flexiffusion.errors import ModelMismatch
 from flexiffusion.layout import find_layout
-from flexiffusion.noise import SPACINGS, spaced_timesteps
+from flexiffusion.noise import SPACINGS, spaced_places
 from flexiffusion.schedule import Schedule, StepsPlan
+from flexiffusion.search.candidate import Candidate, make_candidate
 from flexsearch.errors import ConfigError
 from flexsearch.models.model import DiffusionModel
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
-from flexsearch.search.candidate import Candidate, make_candidate
 
 
 def to_candidate(schedule: Schedule, model: DiffusionModel) -> Candidate:
@@ -27,13 +27,13 @@ def to_candidate(schedule: Schedule, model: DiffusionModel) -> Candidate:
     plan = schedule.plan
     find_layout(model.unet).named({name for action in plan.actions() for name in action.drop})
     if isinstance(plan, StepsPlan):
-        timesteps = [model.schedule.timestep(sigma) for sigma in plan.levels]
+        timesteps = [model.levels.place(sigma) for sigma in plan.levels]
         return make_candidate(timesteps, plan.actions())
     if schedule.levels is not None:
-        grid = [model.schedule.timestep(sigma) for sigma in schedule.levels]
+        grid = [model.levels.place(sigma) for sigma in schedule.levels]
     else:
         spacing = schedule.sampling.scheduler if schedule.sampling.scheduler in SPACINGS else "uniform"
-        grid = list(spaced_timesteps(model.schedule, plan.total_steps, spacing))
+        grid = list(spaced_places(model.levels, plan.total_steps, spacing))
     kept = [(t, a) for t, a in zip(grid, plan.actions(), strict=True) if a.kind != "null"]
     return make_candidate([t for t, _ in kept], [a for _, a in kept])
 

@@ -29,7 +29,7 @@ from optuna.storages import RDBStorage
 from optuna.study import Study, StudyDirection
 from sqlalchemy.exc import SQLAlchemyError
 
-from flexsearch.devices import out_of_memory
+from flexiffusion.search.devices import out_of_memory
 from flexsearch.errors import ConfigError, FlexsearchError, ModelError, RunFolderError
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.settings import Settings

@@ -24,10 +24,10 @@ from PIL import Image
 from flexiffusion import codec
 from flexiffusion.cost import CostTable
 from flexiffusion.schedule import SegmentsPlan, StepsPlan
+from flexiffusion.search import macro_steps
+from flexiffusion.search.racing import SLACK
 from flexsearch.cli import exit_codes, main
 from flexsearch.runs import final_table as verdict
-from flexsearch.search import macro_steps
-from flexsearch.search.racing import SLACK
 from tools.make_random_checkpoint import write
 
 # The planner's tables take as long as all of this: TestPlan makes small ones.
@@ -373,7 +373,7 @@ class TestPlan:
         ],
     )
     def test_says_what_is_wrong(self, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("flexsearch.search.planner.REACH", 2)
+        monkeypatch.setattr("flexiffusion.search.planner.REACH", 2)
         monkeypatch.setattr(macro_steps, "REACH", 2)
         result = call("plan", "--steps", "12", *arguments)
         assert result.exit_code == exit_codes.USAGE and words in result.stderr

@@ -11,19 +11,19 @@ from optuna.trial import TrialState
 from pool_fixtures import SimulatedCluster
 from search_fixtures import BRANCHES, SCHEDULE, TABLE, TEACHER, Engine
 
+from flexiffusion.search.evaluator import OneByOne
+from flexiffusion.search.front import front
+from flexiffusion.search.method import Evaluated, Method, stream_of
+from flexiffusion.search.methods.placement import PlacementMethod
+from flexiffusion.search.methods.segments import FlexiffusionMethod
+from flexiffusion.search.methods.space import PlacementSpace
+from flexiffusion.search.methods.variation import Variation
+from flexiffusion.search.seeds import plain_seeds
 from flexsearch.engines.pool import Pool
 from flexsearch.runs.driver import search
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
 from flexsearch.runs.settings import Settings
-from flexsearch.search.evaluator import OneByOne
-from flexsearch.search.flexiffusion import FlexiffusionMethod
-from flexsearch.search.front import front
-from flexsearch.search.method import Evaluated, Method, stream_of
-from flexsearch.search.operators import Variation
-from flexsearch.search.placement import PlacementMethod
-from flexsearch.search.seeds import plain_seeds
-from flexsearch.search.space import PlacementSpace
 
 TARGETS = (10.0, 5.0)
 
@@ -164,7 +164,7 @@ class TestPlacement:
         study = go(tmp_path / "run", method, Engine(), 20)
         for trial in study.get_trials():
             plan, candidate = method.plan(trial.params), method.candidate(trial.params)
-            assert tuple(SCHEDULE.timestep(sigma) for sigma in plan.levels) == candidate.timesteps
+            assert tuple(SCHEDULE.place(sigma) for sigma in plan.levels) == candidate.places
             assert plan.actions() == candidate.actions
 
 

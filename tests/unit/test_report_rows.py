@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from flexsearch.metrics.paired import Estimate
+from flexiffusion.search.paired import Estimate
 from flexsearch.report.rows import Row, comparisons, groups, verdict
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flexiffusion.cost import CostTable
-from flexiffusion.noise import NoiseSchedule, distinct
-from flexiffusion.schedule import FULL, Action, Layout
-from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.method import Stream
-from flexsearch.search.space import DRAWN, PlacementSpace
+from ...cost import CostTable
+from ...noise import NoiseLevels, distinct
+from ...schedule import FULL, Action, Layout
+from ..candidate import DRAWN, Candidate, make_candidate
+from ..method import Stream
+from .space import PlacementSpace
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Variation:
     """The operators over one space. `plain_only` keeps every step full: placement search."""
 
     space: PlacementSpace
-    schedule: NoiseSchedule
+    levels: NoiseLevels
     table: CostTable
 
     def mutate(self, parent: Candidate, stream: Stream, plain_only: bool) -> Candidate:
@@ -51,17 +51,17 @@ class Variation:
         if not fulls:
             return parent
         cut = fulls[stream.integers(len(fulls))]
-        head = [step for step in zip(parent.timesteps, parent.actions, strict=True) if step[0] > other.timesteps[cut]]
-        steps = [*head, *zip(other.timesteps[cut:], other.actions[cut:], strict=True)][: self.space.slots]
-        return make_candidate([timestep for timestep, _ in steps], [action for _, action in steps])
+        head = [step for step in zip(parent.places, parent.actions, strict=True) if step[0] > other.places[cut]]
+        steps = [*head, *zip(other.places[cut:], other.actions[cut:], strict=True)][: self.space.slots]
+        return make_candidate([place for place, _ in steps], [action for _, action in steps])
 
     def move_one(self, parent: Candidate, stream: Stream) -> Candidate:
         """Move one level (never the first) by a part of the gap to its neighbours."""
-        if len(parent.timesteps) < 2:
+        if len(parent.places) < 2:
             return parent
         logs = self._logs(parent)
         i = self._late(1, len(logs), stream)
-        below = logs[i + 1] if i + 1 < len(logs) else math.log(self.schedule.sigma(0))
+        below = logs[i + 1] if i + 1 < len(logs) else math.log(self.levels.sigma(0))
         gap = max(logs[i - 1] - below, 0.05) / 2
         logs[i] += stream.normal() * gap * 10 ** stream.uniform(-1.3, -0.1)
         return self._placed(logs, parent.actions)
@@ -82,7 +82,7 @@ class Variation:
         i = self._late(1, len(parent.actions) - 1, stream)
         actions = list(parent.actions)
         actions[i], actions[i + 1] = actions[i + 1], actions[i]
-        return make_candidate(parent.timesteps, actions)
+        return make_candidate(parent.places, actions)
 
     def redo_one(self, parent: Candidate, stream: Stream) -> Candidate:
         """Give one step another action: a branch deeper or shallower, or full, or any branch with any predictor."""
@@ -95,7 +95,7 @@ class Variation:
             actions[i] = Action("partial", min(max(branch, -1), self.space.branches - 1), old.predictor)
         else:
             actions[i] = FULL if old != FULL and stream.random() < 0.3 else self._partial(stream)
-        return make_candidate(parent.timesteps, actions)
+        return make_candidate(parent.places, actions)
 
     def redo_all(self, parent: Candidate, stream: Stream) -> Candidate:
         """Give all partial steps one branch, or one predictor."""
@@ -109,7 +109,7 @@ class Variation:
                 return Action("partial", model.branch, action.predictor)
             return Action("partial", action.branch, model.predictor)
 
-        return make_candidate(parent.timesteps, [changed(action) for action in parent.actions])
+        return make_candidate(parent.places, [changed(action) for action in parent.actions])
 
     def insert(self, parent: Candidate, stream: Stream) -> Candidate:
         """Put a new step, full or partial, into a gap."""
@@ -117,24 +117,24 @@ class Variation:
 
     def _inserted(self, parent: Candidate, action: Action, stream: Stream) -> Candidate:
         """The candidate with a step more; the wider the gap in log sigma, the likelier it gets the step."""
-        if len(parent.timesteps) >= self.space.slots:
+        if len(parent.places) >= self.space.slots:
             return parent
-        logs = [*self._logs(parent), math.log(self.schedule.sigma(0))]
+        logs = [*self._logs(parent), math.log(self.levels.sigma(0))]
         gaps = np.maximum(-np.diff(logs), 1e-3)
         i = int(stream.choice(len(gaps), p=gaps / gaps.sum()))
-        level = self.schedule.timestep(math.exp(logs[i] - stream.uniform(0.3, 0.7) * gaps[i]))
-        if level in parent.timesteps:
+        level = self.levels.place(math.exp(logs[i] - stream.uniform(0.3, 0.7) * gaps[i]))
+        if level in parent.places:
             return parent
-        return make_candidate((*parent.timesteps, level), (*parent.actions, action))
+        return make_candidate((*parent.places, level), (*parent.actions, action))
 
     def densify(self, parent: Candidate, stream: Stream) -> Candidate:
         """Put a partial step of one action into the middle of every gap, or of each one with even odds."""
         partial, share = self._partial(stream), 0.5 if stream.random() < 0.5 else 1.0
-        logs = [*self._logs(parent), math.log(self.schedule.sigma(0))]
-        levels = {self.schedule.timestep(math.exp((a + b) / 2)) for a, b in itertools.pairwise(logs)}
-        free = stream.permutation(sorted(levels - set(parent.timesteps)))[: self.space.slots - len(parent.timesteps)]
+        logs = [*self._logs(parent), math.log(self.levels.sigma(0))]
+        levels = {self.levels.place(math.exp((a + b) / 2)) for a, b in itertools.pairwise(logs)}
+        free = stream.permutation(sorted(levels - set(parent.places)))[: self.space.slots - len(parent.places)]
         new = [int(level) for level in free if stream.random() < share]
-        return make_candidate((*parent.timesteps, *new), (*parent.actions, *(partial for _ in new)))
+        return make_candidate((*parent.places, *new), (*parent.actions, *(partial for _ in new)))
 
     def trade(self, parent: Candidate, stream: Stream) -> Candidate:
         """Give one full step (never the first) for one to four partial ones of one action: itself and new ones."""
@@ -142,16 +142,16 @@ class Variation:
         if not fulls:
             return parent
         i, partial = fulls[stream.integers(len(fulls))], self._partial(stream)
-        child = make_candidate(parent.timesteps, [*parent.actions[:i], partial, *parent.actions[i + 1 :]])
+        child = make_candidate(parent.places, [*parent.actions[:i], partial, *parent.actions[i + 1 :]])
         for _ in range(int(stream.integers(4))):
             child = self._inserted(child, partial, stream)
         return child
 
     def remove(self, parent: Candidate, stream: Stream) -> Candidate:
         """Take one step out (never the first)."""
-        if len(parent.timesteps) < 3:
+        if len(parent.places) < 3:
             return parent
-        return without(parent, self._late(1, len(parent.timesteps), stream))
+        return without(parent, self._late(1, len(parent.places), stream))
 
     def shift(self, parent: Candidate, stream: Stream) -> Candidate:
         """Move what the steps do by one step, earlier or later; the levels stay, and the first step stays full."""
@@ -159,7 +159,7 @@ class Variation:
             return parent
         rest = list(parent.actions[1:])
         rest = rest[1:] + rest[:1] if stream.random() < 0.5 else rest[-1:] + rest[:-1]
-        return make_candidate(parent.timesteps, [FULL, *rest])
+        return make_candidate(parent.places, [FULL, *rest])
 
     def change_interval(self, parent: Candidate, stream: Stream) -> Candidate:
         """One segment (a full step and the partial ones after it) gets a partial step more or fewer, and lays them
@@ -171,17 +171,17 @@ class Variation:
             partials.pop()
         else:
             partials.append(partials[-1] if partials else self._partial(stream))
-        if len(parent.timesteps) + len(partials) + 1 - len(segments[i]) > self.space.slots:
+        if len(parent.places) + len(partials) + 1 - len(segments[i]) > self.space.slots:
             return parent
         logs = self._laid_out(parent, segments[i], len(partials), "even")
-        levels = [self.schedule.timestep(math.exp(value)) for value in logs]
-        if len({*levels, *parent.timesteps[: first + 1], *parent.timesteps[segments[i].stop :]}) != (
-            len(parent.timesteps) - len(segments[i]) + 1 + len(levels)
+        levels = [self.levels.place(math.exp(value)) for value in logs]
+        if len({*levels, *parent.places[: first + 1], *parent.places[segments[i].stop :]}) != (
+            len(parent.places) - len(segments[i]) + 1 + len(levels)
         ):
             return parent  # there is no room for another level
-        timesteps = [*parent.timesteps[: first + 1], *levels, *parent.timesteps[segments[i].stop :]]
+        places = [*parent.places[: first + 1], *levels, *parent.places[segments[i].stop :]]
         actions = [*parent.actions[: first + 1], *partials, *parent.actions[segments[i].stop :]]
-        return make_candidate(timesteps, actions)
+        return make_candidate(places, actions)
 
     def split_or_merge(self, parent: Candidate, stream: Stream) -> Candidate:
         """One segment more: a partial step becomes full; or one fewer: a segment's full step does what those before
@@ -193,9 +193,7 @@ class Variation:
         i = able[self._late(0, len(able), stream)]
         before = parent.actions[i - 1]
         merged = before if before.kind == "partial" else self._partial(stream)
-        return make_candidate(
-            parent.timesteps, [*parent.actions[:i], FULL if split else merged, *parent.actions[i + 1 :]]
-        )
+        return make_candidate(parent.places, [*parent.actions[:i], FULL if split else merged, *parent.actions[i + 1 :]])
 
     def realign(self, parent: Candidate, stream: Stream) -> Candidate:
         """The kinds as they are, the partial steps of every segment laid out anew: all `even` in log sigma between two
@@ -214,7 +212,7 @@ class Variation:
     def _laid_out(self, parent: Candidate, segment: range, partials: int, layout: Layout) -> list[float]:
         """Log sigmas for so many partial steps of a segment; at the front they take half of the room."""
         logs = self._logs(parent)
-        here, below = logs[segment.start], math.log(self.schedule.sigma(0))
+        here, below = logs[segment.start], math.log(self.levels.sigma(0))
         gap = (logs[segment.stop] if segment.stop < len(logs) else below) - here
         share = 1.0 if layout == "even" else 0.5
         return [here + share * gap * (k + 1) / (partials + 1) for k in range(partials)]
@@ -232,8 +230,8 @@ class Variation:
         Too dear: a random full step becomes partial, a partial one falls by a branch, or a step goes, until it fits.
         Among changes that suffice at once the smallest are preferred, so that little of the budget is left unused.
         """
-        while candidate.cost(self.table) > budget + 1e-9 and len(candidate.timesteps) > 1:
-            options = [without(candidate, i) for i in range(1, len(candidate.timesteps))]
+        while candidate.cost(self.table) > budget + 1e-9 and len(candidate.places) > 1:
+            options = [without(candidate, i) for i in range(1, len(candidate.places))]
             if not candidate.plain:
                 options += self._cheaper(candidate)
             fitting = [option for option in options if option.cost(self.table) <= budget + 1e-9]
@@ -254,7 +252,7 @@ class Variation:
                 else Action("partial", action.branch - 1, action.predictor)
             )
             result.append(
-                make_candidate(candidate.timesteps, [*candidate.actions[:i], lower, *candidate.actions[i + 1 :]])
+                make_candidate(candidate.places, [*candidate.actions[:i], lower, *candidate.actions[i + 1 :]])
             )
         return result
 
@@ -264,16 +262,16 @@ class Variation:
         return Action("partial", branch, DRAWN[stream.integers(len(DRAWN))])
 
     def _logs(self, candidate: Candidate) -> list[float]:
-        return [math.log(self.schedule.sigma(timestep)) for timestep in candidate.timesteps]
+        return [math.log(self.levels.sigma(place)) for place in candidate.places]
 
     def _placed(self, logs: list[float], actions: tuple[Action, ...]) -> Candidate:
-        """Levels, from log sigmas, with the actions that they had; the first timestep is the space's."""
-        wanted = sorted((self.schedule.timestep(math.exp(value)) for value in logs[1:]), reverse=True)
+        """Levels, from log sigmas, with the actions that they had; the first place is the space's."""
+        wanted = sorted((self.levels.place(math.exp(value)) for value in logs[1:]), reverse=True)
         return make_candidate(distinct([self.space.first, *wanted], self.space.first), actions)
 
 
 def without(candidate: Candidate, i: int) -> Candidate:
     """The candidate without its step `i`."""
     return make_candidate(
-        candidate.timesteps[:i] + candidate.timesteps[i + 1 :], candidate.actions[:i] + candidate.actions[i + 1 :]
+        candidate.places[:i] + candidate.places[i + 1 :], candidate.actions[:i] + candidate.actions[i + 1 :]
     )

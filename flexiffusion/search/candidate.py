@@ -1,4 +1,4 @@
-"""A candidate schedule: which training timesteps are evaluated, and what is done at each."""
+"""A candidate schedule: which places on a list of noise levels are evaluated, and what is done at each."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from flexiffusion.cost import CostTable
-from flexiffusion.noise import NoiseSchedule
-from flexiffusion.schedule import FULL, Action, Step, StepsPlan, canonical_actions, canonical_key
+from ..cost import CostTable
+from ..noise import NoiseLevels
+from ..schedule import FULL, Action, Predictor, Step, StepsPlan, canonical_actions, canonical_key
 
+# What a search draws from. `spectrum` comes in by seeds only: on the same schedules it was no better than these
+# (benchmarks/predictors.py).
+DRAWN: tuple[Predictor, ...] = ("reuse", "linear", "quadratic")
 LETTERS = {"reuse": "r", "linear": "l", "quadratic": "q", "spectrum": "s"}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Evaluated steps only (a null step is a timestep that is not there), in the order of sampling.
+    """Evaluated steps only (a null step is a place that is not there), in the order of sampling.
 
-    `timesteps` fall strictly; the first action is full. Two candidates that run the same have the same `key`.
+    `places` fall strictly; the first action is full. Two candidates that run the same have the same `key`.
     """
 
-    timesteps: tuple[int, ...]
+    places: tuple[int, ...]
     actions: tuple[Action, ...]
 
     @cached_property
     def key(self) -> str:
-        return canonical_key(self.actions, self.timesteps)
+        return canonical_key(self.actions, self.places)
 
     @property
     def plain(self) -> bool:
@@ -39,11 +42,11 @@ class Candidate:
 
     def text(self) -> str:
         """Readable form, such as `999F 874p0l 731F-2`: full, partial at branch 0 with `linear`, full less two units."""
-        return " ".join(f"{t}{short(a)}" for t, a in zip(self.timesteps, self.actions, strict=True))
+        return " ".join(f"{t}{short(a)}" for t, a in zip(self.places, self.actions, strict=True))
 
-    def steps_plan(self, schedule: NoiseSchedule) -> StepsPlan:
+    def steps_plan(self, levels: NoiseLevels) -> StepsPlan:
         """The steps at their noise levels, for a schedule file."""
-        sigmas = schedule.sigmas(self.timesteps)
+        sigmas = levels.sigmas(self.places)
         return StepsPlan(tuple(Step(*step) for step in zip(sigmas, self.actions, strict=True)))
 
     def cost(self, table: CostTable) -> float:
@@ -56,13 +59,13 @@ def short(action: Action) -> str:
     return f"{kind}-{len(action.drop)}" if action.drop else kind
 
 
-def make_candidate(timesteps: Iterable[int], actions: Iterable[Action]) -> Candidate:
+def make_candidate(places: Iterable[int], actions: Iterable[Action]) -> Candidate:
     """Steps in any order -> a candidate: sorted, first step full, predictors lowered to what the history allows."""
-    steps = sorted(zip(timesteps, actions, strict=True), key=lambda step: -step[0])
+    steps = sorted(zip(places, actions, strict=True), key=lambda step: -step[0])
     kinds = canonical_actions([Action("full", drop=steps[0][1].drop), *(action for _, action in steps[1:])])
-    return Candidate(tuple(timestep for timestep, _ in steps), tuple(kinds))
+    return Candidate(tuple(place for place, _ in steps), tuple(kinds))
 
 
-def plain(timesteps: Sequence[int]) -> Candidate:
-    """Every listed timestep in full."""
-    return Candidate(tuple(timesteps), (FULL,) * len(timesteps))
+def plain(places: Sequence[int]) -> Candidate:
+    """Every listed place in full."""
+    return Candidate(tuple(places), (FULL,) * len(places))

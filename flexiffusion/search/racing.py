@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flexsearch.metrics.objective import Objective
-from flexsearch.metrics.paired import Errors, mean_root
-from flexsearch.search.candidate import Candidate
-from flexsearch.search.method import Evaluated
+from .candidate import Candidate
+from .method import Evaluated
+from .objective import Objective
+from .paired import Errors, mean_root
 
 STAGES = (8, 32, 128)  # images met after each stage
 CLEAR = 3.0  # standard errors by which a candidate must lag to leave: with 8 images, Student's one-sided 1 %

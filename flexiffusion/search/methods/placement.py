@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optuna.distributions import IntDistribution
-
-from flexiffusion.schedule import StepsPlan
-from flexsearch.metrics.objective import Objective
-from flexsearch.search.candidate import Candidate
-from flexsearch.search.front import best_first
-from flexsearch.search.method import Evaluated, Genes, Method, Stream
-from flexsearch.search.operators import Variation
-from flexsearch.search.seeds import Seed
+from ...schedule import StepsPlan
+from ..candidate import Candidate
+from ..front import best_first
+from ..method import Evaluated, Genes, Method, Stream
+from ..objective import Objective
+from ..seeds import Seed
+from .variation import Variation
 
 ATTEMPTS = 500  # draws of a child before the neighbourhood counts as exhausted
 CROSSED = 0.1  # of the children have two parents
@@ -37,14 +35,14 @@ class PlacementMethod(Method):
     objective: Objective = LATENT
 
     @property
-    def distributions(self) -> dict[str, IntDistribution]:
-        return self.variation.space.distributions
+    def genes(self) -> dict[str, range]:
+        return self.variation.space.genes
 
     def candidate(self, genes: Genes) -> Candidate:
         return self.variation.space.decode(genes)
 
     def plan(self, genes: Genes) -> StepsPlan:
-        return self.candidate(genes).steps_plan(self.variation.schedule)
+        return self.candidate(genes).steps_plan(self.variation.levels)
 
     def propose(self, number: int, evaluated: Sequence[Evaluated], stream: Stream) -> dict[str, int] | None:
         if number < len(self.seeds):
@@ -61,7 +59,7 @@ class PlacementMethod(Method):
             if stream.random() < CROSSED:
                 parent = self.variation.cross(parent, order[stream.integers(min(4, len(order)))], stream)
             child = self.variation.fit(self.variation.mutate(parent, stream, plain_child), target, stream)
-            if child.key not in known and len(child.timesteps) <= self.variation.space.slots:
+            if child.key not in known and len(child.places) <= self.variation.space.slots:
                 return self.variation.space.encode(child)
         return None
 

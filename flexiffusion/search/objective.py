@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from flexsearch.metrics.paired import Errors, mean_root
+from .paired import Errors, mean_root
 
 ErrorName = Literal["latent", "features", "lpips", "rfid", "fid"]
 ERRORS: tuple[ErrorName, ...] = get_args(ErrorName)

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flexiffusion.cost import CostTable
-from flexiffusion.noise import NoiseSchedule, Spacing, spaced_timesteps
-from flexiffusion.schedule import FULL, Action, Predictor
-from flexsearch.search.candidate import Candidate, make_candidate, plain
-from flexsearch.search.space import DRAWN
+from ..cost import CostTable
+from ..noise import NoiseLevels, Spacing, spaced_places
+from ..schedule import FULL, Action, Predictor
+from .candidate import DRAWN, Candidate, make_candidate, plain
 
 SPACINGS: tuple[Spacing, ...] = ("uniform", "karras", "logsnr")  # what hosts offer
 TURNS: tuple[Spacing, ...] = ("uniform", "logsnr")  # of full and partial steps by turns: the plainest, the usual best
@@ -32,11 +31,11 @@ class Seed:
     candidate: Candidate
 
 
-def plain_seeds(schedule: NoiseSchedule, counts: Sequence[int]) -> Iterator[Seed]:
+def plain_seeds(levels: NoiseLevels, counts: Sequence[int]) -> Iterator[Seed]:
     """Fewer steps of the same solver, in every hand-made spacing."""
     for count in counts:
         for spacing in SPACINGS:
-            yield Seed("plain", f"{count} steps, {spacing}", plain(spaced_timesteps(schedule, count, spacing)))
+            yield Seed("plain", f"{count} steps, {spacing}", plain(spaced_places(levels, count, spacing)))
 
 
 def deepcache(teacher: Sequence[int], interval: int, branch: int) -> Candidate:
@@ -93,32 +92,28 @@ def forecast_seeds(teacher: Sequence[int], table: CostTable, target: float) -> I
             break
 
 
-def alternating(timesteps: Sequence[int], branch: int, predictor: Predictor) -> Candidate:
+def alternating(places: Sequence[int], branch: int, predictor: Predictor) -> Candidate:
     """Full and partial steps by turns."""
     partial = Action("partial", branch, predictor)
-    return make_candidate(timesteps, [partial if i % 2 else FULL for i in range(len(timesteps))])
+    return make_candidate(places, [partial if i % 2 else FULL for i in range(len(places))])
 
 
-def alternating_seeds(
-    schedule: NoiseSchedule, table: CostTable, target: float, branches: Sequence[int]
-) -> Iterator[Seed]:
+def alternating_seeds(levels: NoiseLevels, table: CostTable, target: float, branches: Sequence[int]) -> Iterator[Seed]:
     """Uniform full/partial alternation with each predictor, as many steps as the target cost (in full steps) allows."""
     for branch in branches:
         share = table.partial[branch] / table.full
         pairs, rest = divmod(target + 1e-9, 1 + share)
         count = 2 * int(pairs) + (1 if rest >= 1 else 0)
-        if not 3 <= count <= len(schedule):
+        if not 3 <= count <= len(levels):
             continue
         for spacing in TURNS:
             for predictor in DRAWN:
                 name = f"full/partial by turns, branch {branch}, {predictor}, {spacing}, {count} steps"
-                yield Seed(
-                    "alternating", name, alternating(spaced_timesteps(schedule, count, spacing), branch, predictor)
-                )
+                yield Seed("alternating", name, alternating(spaced_places(levels, count, spacing), branch, predictor))
 
 
 def all_seeds(
-    schedule: NoiseSchedule, teacher: Sequence[int], table: CostTable, targets: Sequence[float], branches: int
+    levels: NoiseLevels, teacher: Sequence[int], table: CostTable, targets: Sequence[float], branches: int
 ) -> list[Seed]:
     """Every baseline at the asked costs (in full steps), without repetitions; the strongest rivals first.
 
@@ -126,9 +121,9 @@ def all_seeds(
     comparing.
     """
     counts = sorted({int(target + 1e-9) for target in targets if target >= 1})
-    found: list[Seed] = list(plain_seeds(schedule, counts))
+    found: list[Seed] = list(plain_seeds(levels, counts))
     for target in sorted(targets):
-        found += alternating_seeds(schedule, table, target, (-1, 0))
+        found += alternating_seeds(levels, table, target, (-1, 0))
         found += forecast_seeds(teacher, table, target)
     found += [seed for seed in deepcache_seeds(teacher, branches) if near(seed.candidate.cost(table), targets)]
     unique: dict[str, Seed] = {}

@@ -12,20 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from optuna.distributions import IntDistribution
-
-from flexiffusion.cost import CostTable
-from flexiffusion.schedule import FULL, NULL, PREDICTORS, Action, Predictor
-from flexsearch.search.candidate import Candidate, make_candidate
-
-# What children draw from. `spectrum` comes in by seeds only: on the same schedules it was no better than these
-# (benchmarks/predictors.py).
-DRAWN: tuple[Predictor, ...] = ("reuse", "linear", "quadratic")
+from ...cost import CostTable
+from ...schedule import FULL, NULL, PREDICTORS, Action
+from ..candidate import Candidate, make_candidate
 
 
 @dataclass(frozen=True)
 class PlacementSpace:
-    """Candidates of at most `slots` steps from timestep `first` down, with partial branches -1 .. branches - 1."""
+    """Candidates of at most `slots` steps from place `first` down, with partial branches -1 .. branches - 1."""
 
     first: int
     slots: int
@@ -42,29 +36,29 @@ class PlacementSpace:
         return (NULL, FULL, *self.partials)
 
     @cached_property
-    def distributions(self) -> dict[str, IntDistribution]:
+    def genes(self) -> dict[str, range]:
         highest = self.first * len(self.actions) + len(self.actions) - 1
-        return {f"step{slot:02d}": IntDistribution(0, highest) for slot in range(self.slots)}
+        return {f"step{slot:02d}": range(highest + 1) for slot in range(self.slots)}
 
     def encode(self, candidate: Candidate) -> dict[str, int]:
         """Candidate -> parameters. Raises ValueError when it has more steps than there are slots."""
-        if len(candidate.timesteps) > self.slots:
-            raise ValueError(f"{len(candidate.timesteps)} steps do not fit {self.slots} slots")
+        if len(candidate.places) > self.slots:
+            raise ValueError(f"{len(candidate.places)} steps do not fit {self.slots} slots")
         genes = [
-            timestep * len(self.actions) + self.actions.index(action)
-            for timestep, action in zip(candidate.timesteps, candidate.actions, strict=True)
+            place * len(self.actions) + self.actions.index(action)
+            for place, action in zip(candidate.places, candidate.actions, strict=True)
         ]
         genes += [0] * (self.slots - len(genes))
-        return dict(zip(self.distributions, genes, strict=True))
+        return dict(zip(self.genes, genes, strict=True))
 
     def decode(self, parameters: Mapping[str, int]) -> Candidate:
         """Parameters -> candidate."""
-        steps = [divmod(int(parameters[name]), len(self.actions)) for name in self.distributions]
+        steps = [divmod(int(parameters[name]), len(self.actions)) for name in self.genes]
         used = [(level, self.actions[action]) for level, action in steps if self.actions[action] != NULL]
         return make_candidate([level for level, _ in used], [action for _, action in used])
 
 
-def slots_for(table: CostTable, highest_cost: float, timesteps: int) -> int:
+def slots_for(table: CostTable, highest_cost: float, places: int) -> int:
     """Slots enough for a full step and a cheapest partial one by turns at the highest cost that is asked for."""
     cheapest = min(table.partial.values(), default=table.full) / table.full
-    return min(timesteps, math.ceil(2 * highest_cost / (1 + cheapest)) + 2)
+    return min(places, math.ceil(2 * highest_cost / (1 + cheapest)) + 2)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flexiffusion.cost import CostTable
-from flexiffusion.schedule import FULL, Action
-from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.macro_steps import BRANCHES, KINDS, REACH, Kind, Tables
+from ..cost import CostTable
+from ..schedule import FULL, Action
+from .candidate import Candidate, make_candidate
+from .macro_steps import BRANCHES, MACRO_STEPS, REACH, MacroStep, Tables
 
 BINS = 1000  # of one full step, or fewer where that would be more than MOST_BINS together
 MOST_BINS = 10_000
@@ -36,14 +36,16 @@ class Planned:
 class Planner:
     """All best chains up to `highest` (full steps), of macro-steps of the allowed kinds."""
 
-    def __init__(self, tables: Tables, table: CostTable, highest: float, kinds: Sequence[Kind] = KINDS) -> None:
+    def __init__(
+        self, tables: Tables, table: CostTable, highest: float, kinds: Sequence[MacroStep] = MACRO_STEPS
+    ) -> None:
         self.tables, self.table, self.kinds = tables, table, tuple(kinds)
         self.count = len(tables.grid)
         # Fine enough for a step of the output head alone, which costs a thousandth or two: rounded up to a hundredth,
         # a plan could not afford one after each of its full steps.
         self._fine = min(BINS, max(1, math.floor(MOST_BINS / highest)))
         self.bins = math.floor(highest * self._fine + 1e-6)
-        allowed = [(number, kind) for number, kind in enumerate(KINDS) if kind in self.kinds]
+        allowed = [(number, kind) for number, kind in enumerate(MACRO_STEPS) if kind in self.kinds]
         self._costs = {
             number: math.ceil(self._fine * (1 + kind.partials * self._share(kind)) - 1e-6) for number, kind in allowed
         }
@@ -53,7 +55,7 @@ class Planner:
         self._from = np.full((*shape, 2), -1, np.int16)  # gap before that full step, and kind
         self._solve()
 
-    def _share(self, kind: Kind) -> float:
+    def _share(self, kind: MacroStep) -> float:
         return self.table.partial.get(kind.branch, math.inf) / self.table.full if kind.partials else 0.0
 
     def _solve(self) -> None:
@@ -97,7 +99,7 @@ class Planner:
         level = self.count
         while level > 0:
             gap, number = (int(k) for k in self._from[level, hop, spent])
-            start, kind = level - hop - 1, KINDS[number]
+            start, kind = level - hop - 1, MACRO_STEPS[number]
             places = kind.places(start, level)
             assert places is not None
             levels += [start, *places]
@@ -108,10 +110,10 @@ class Planner:
 
 def plans(tables: Tables, table: CostTable, costs: Sequence[float]) -> list[Planned]:
     """Plans at every cost: of all kinds, of plain steps only, and of each branch alone; each schedule once."""
-    plain, *mixed = KINDS
+    plain, *mixed = MACRO_STEPS
     alone = [[plain, *(kind for kind in mixed if kind.branch == branch)] for branch in BRANCHES]
     found: dict[str, Planned] = {}
-    for kinds in ([plain], KINDS, *alone):
+    for kinds in ([plain], MACRO_STEPS, *alone):
         planner = Planner(tables, table, max(costs), kinds)
         for cost in costs:
             planned = planner.plan(cost)

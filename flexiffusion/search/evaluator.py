@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from flexsearch.metrics.objective import Objective
-from flexsearch.metrics.paired import Errors
-from flexsearch.search.candidate import Candidate
-from flexsearch.search.method import Evaluated, Genes
-from flexsearch.search.racing import Judgement
+from .candidate import Candidate
+from .method import Evaluated, Genes
+from .objective import Objective
+from .paired import Errors
+from .racing import Judgement
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from optuna.distributions import IntDistribution
 
-from flexiffusion.schedule import SegmentsPlan, StepsPlan
-from flexsearch.metrics.objective import Objective
-from flexsearch.metrics.paired import Errors
-from flexsearch.search.candidate import Candidate
+from ..schedule import SegmentsPlan, StepsPlan
+from .candidate import Candidate
+from .objective import Objective
+from .paired import Errors
 
 Stream = np.random.Generator
 Genes = Mapping[str, int]
@@ -41,8 +40,8 @@ class Method(ABC):
 
     @property
     @abstractmethod
-    def distributions(self) -> dict[str, IntDistribution]:
-        """The genes: fixed-length Optuna parameters."""
+    def genes(self) -> dict[str, range]:
+        """The genome: each gene's name and the whole numbers that it may be. Always the same ones, in one order."""
 
     @abstractmethod
     def propose(self, number: int, evaluated: Sequence[Evaluated], stream: Stream) -> dict[str, int] | None:

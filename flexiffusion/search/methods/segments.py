@@ -20,13 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from optuna.distributions import IntDistribution
-
-from flexiffusion.cost import CostTable
-from flexiffusion.schedule import Segment, SegmentsPlan
-from flexsearch.metrics.objective import Objective
-from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.method import Evaluated, Genes, Method, Stream
+from ...cost import CostTable
+from ...schedule import Segment, SegmentsPlan
+from ..candidate import Candidate, make_candidate
+from ..method import Evaluated, Genes, Method, Stream
+from ..objective import Objective
 
 POPULATION = 50
 PARENTS = 10
@@ -65,11 +63,11 @@ class FlexiffusionMethod(Method):
         return segment_counts(len(self.teacher))
 
     @cached_property
-    def distributions(self) -> dict[str, IntDistribution]:
-        genes: dict[str, IntDistribution] = {"segments": IntDistribution(1, max(self.counts))}
+    def genes(self) -> dict[str, range]:
+        genes: dict[str, range] = {"segments": range(1, max(self.counts) + 1)}
         for i in range(max(self.counts)):
-            genes[f"branch{i:02d}"] = IntDistribution(0, self.branches - 1)
-            genes[f"interval{i:02d}"] = IntDistribution(1, len(self.teacher))
+            genes[f"branch{i:02d}"] = range(self.branches)
+            genes[f"interval{i:02d}"] = range(1, len(self.teacher) + 1)
         return genes
 
     def plan(self, genes: Genes) -> SegmentsPlan:

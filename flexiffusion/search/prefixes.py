@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexiffusion.run import Features, needed
-from flexiffusion.schedule import Action
+from ..run import Features, needed
+from ..schedule import Action
 
-Step = tuple[int, Action]  # timestep and what is done there
+Step = tuple[int, Action]  # place and what is done there
 Key = tuple[Hashable, tuple[Step, ...], int]
 
 
@@ -39,7 +39,7 @@ class State:
 class Prefixes:
     """States by prefix, of at most `limit` bytes; the ones that were not used for the longest time go first.
 
-    The steps before a state, and the timestep that it is at (a solver's last step aimed there), are its key, together
+    The steps before a state, and the place that it is at (a solver's last step aimed there), are its key, together
     with the batch that it belongs to. States of one trajectory share features, which are counted once.
     """
 
@@ -66,9 +66,9 @@ class Prefixes:
                 return index, state
         return 0, None
 
-    def keep(self, batch: Hashable, steps: Sequence[Step], timestep: int, state: State) -> None:
-        """Remember the state at `timestep` after `steps`."""
-        key = (batch, tuple(steps), timestep)
+    def keep(self, batch: Hashable, steps: Sequence[Step], place: int, state: State) -> None:
+        """Remember the state at `place` after `steps`."""
+        key = (batch, tuple(steps), place)
         self._drop(key)
         self._states[key] = state
         for storage in state.storages():

@@ -22,16 +22,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from optuna.distributions import IntDistribution
-
-from flexiffusion.cost import CostTable
-from flexiffusion.noise import NoiseSchedule, spaced_timesteps
-from flexiffusion.schedule import Action, StepsPlan
-from flexsearch.metrics.objective import Objective
-from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.method import Evaluated, Genes, Method, Stream
-from flexsearch.search.space import PlacementSpace
-from flexsearch.search.units import UnitSpace
+from ...cost import CostTable
+from ...noise import NoiseLevels, spaced_places
+from ...schedule import Action, StepsPlan
+from ..candidate import Candidate, make_candidate
+from ..method import Evaluated, Genes, Method, Stream
+from ..objective import Objective
+from .dropping import UnitSpace
+from .space import PlacementSpace
 
 POPULATION = 50
 PARENTS = 10
@@ -43,7 +41,7 @@ RAISES = 5
 SHARE = 0.5  # of the units that a step may drop in the end
 ATTEMPTS = 500
 
-Steps = dict[int, frozenset[str]]  # timestep -> the units that it drops
+Steps = dict[int, frozenset[str]]  # place -> the units that it drops
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class AutoDiffusionMethod(Method):
     `count` is the number of timesteps, None: as many as the budget pays for. `steps_only` never drops a unit.
     """
 
-    schedule: NoiseSchedule
+    levels: NoiseLevels
     targets: Sequence[float]
     table: CostTable
     branches: int
@@ -78,18 +76,18 @@ class AutoDiffusionMethod(Method):
 
     @cached_property
     def space(self) -> UnitSpace:
-        slots = self.count or min(len(self.schedule), int(max(self.targets) / self.cheapest) + 1)
-        return UnitSpace(PlacementSpace(len(self.schedule) - 1, slots, self.branches), self.units)
+        slots = self.count or min(len(self.levels), int(max(self.targets) / self.cheapest) + 1)
+        return UnitSpace(PlacementSpace(len(self.levels) - 1, slots, self.branches), self.units)
 
     @property
-    def distributions(self) -> dict[str, IntDistribution]:
-        return self.space.distributions
+    def genes(self) -> dict[str, range]:
+        return self.space.genes
 
     def candidate(self, genes: Genes) -> Candidate:
         return self.space.decode(genes)
 
     def plan(self, genes: Genes) -> StepsPlan:
-        return self.candidate(genes).steps_plan(self.schedule)
+        return self.candidate(genes).steps_plan(self.levels)
 
     def propose(self, number: int, evaluated: Sequence[Evaluated], stream: Stream) -> dict[str, int] | None:
         turn, position = divmod(number, len(self.targets))
@@ -140,10 +138,10 @@ class AutoDiffusionMethod(Method):
         count = self.count or int(target + 1e-9)
         if place > 1 or count < 1:
             return None
-        return dict.fromkeys(spaced_timesteps(self.schedule, count, ("uniform", "quadratic")[place]), frozenset())
+        return dict.fromkeys(spaced_places(self.levels, count, ("uniform", "quadratic")[place]), frozenset())
 
     def _random(self, target: float, ceiling: int, stream: Stream) -> Steps:
-        first = len(self.schedule) - 1
+        first = len(self.levels) - 1
         fewest = max(1, int(target + 1e-9))
         most = fewest if ceiling == 0 else min(self.space.slots, int(target / self.cheapest))
         count = self.count or int(stream.integers(fewest, max(fewest, most) + 1))
@@ -155,16 +153,16 @@ class AutoDiffusionMethod(Method):
     def _mutated(self, parent: Steps, ceiling: int, stream: Stream) -> Steps:
         """Each timestep, and each unit of each step, is replaced with one probability; a step keeps its units."""
         rate = stream.uniform(*RATES)
-        first = len(self.schedule) - 1
+        first = len(self.levels) - 1
         child: Steps = {}
-        for timestep, drop in parent.items():
-            if timestep != first and stream.random() < rate:
-                timestep = int(stream.integers(first))
+        for place, drop in parent.items():
+            if place != first and stream.random() < rate:
+                place = int(stream.integers(first))
             if ceiling:
                 flipped = {unit for unit in self.units if stream.random() < rate / 2}
                 kept = stream.permutation(sorted(drop ^ flipped))[:ceiling]
                 drop = frozenset(kept.tolist())
-            child.setdefault(timestep, drop)
+            child.setdefault(place, drop)
         if self.count is None and ceiling and len(child) < self.space.slots and stream.random() < 0.5:
             self._insert(child, stream)  # paid for by dropped units or by another timestep, as it comes
         return child
@@ -197,12 +195,12 @@ class AutoDiffusionMethod(Method):
         while self.cost(steps) > target + 1e-9:
             droppable = [(t, unit) for t, drop in steps.items() if len(drop) < ceiling for unit in self.units
                          if unit not in drop]  # fmt: skip
-            removable = [t for t in steps if t != len(self.schedule) - 1] if self.count is None else []
+            removable = [t for t in steps if t != len(self.levels) - 1] if self.count is None else []
             if removable and not (thinning and droppable):
                 del steps[removable[stream.integers(len(removable))]]
             elif droppable:
-                timestep, unit = droppable[stream.integers(len(droppable))]
-                steps[timestep] |= {unit}
+                place, unit = droppable[stream.integers(len(droppable))]
+                steps[place] |= {unit}
             else:
                 return None
         while True:
@@ -214,16 +212,13 @@ class AutoDiffusionMethod(Method):
                     if self.table.units[unit].cost / self.table.full <= slack]  # fmt: skip
             if not back:
                 return steps
-            timestep, unit = back[stream.integers(len(back))]
-            steps[timestep] -= {unit}
+            place, unit = back[stream.integers(len(back))]
+            steps[place] -= {unit}
 
     def _insert(self, steps: Steps, stream: Stream) -> None:
-        free = [t for t in range(len(self.schedule)) if t not in steps]
+        free = [t for t in range(len(self.levels)) if t not in steps]
         steps[free[stream.integers(len(free))]] = frozenset()
 
 
 def _steps(candidate: Candidate) -> Steps:
-    return {
-        timestep: frozenset(action.drop)
-        for timestep, action in zip(candidate.timesteps, candidate.actions, strict=True)
-    }
+    return {place: frozenset(action.drop) for place, action in zip(candidate.places, candidate.actions, strict=True)}

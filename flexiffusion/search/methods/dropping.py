@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from optuna.distributions import IntDistribution
-
-from flexiffusion.cost import CostTable
-from flexiffusion.schedule import Action
-from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.space import PlacementSpace
+from ...cost import CostTable
+from ...schedule import Action
+from ..candidate import Candidate, make_candidate
+from .space import PlacementSpace
 
 WORD = 30
 
@@ -47,9 +45,9 @@ class UnitSpace:
         return [[f"drop{slot:02d}_{word}" for word in words] for slot in range(self.slots)]
 
     @cached_property
-    def distributions(self) -> dict[str, IntDistribution]:
-        masks = {name: IntDistribution(0, 2**WORD - 1) for names in self._masks for name in names}
-        return {**self.placement.distributions, **masks}
+    def genes(self) -> dict[str, range]:
+        masks = {name: range(2**WORD) for names in self._masks for name in names}
+        return {**self.placement.genes, **masks}
 
     def encode(self, candidate: Candidate) -> dict[str, int]:
         """Candidate -> parameters. Raises ValueError for more steps than slots, and for units that are not known."""
@@ -70,7 +68,7 @@ class UnitSpace:
             mask = sum(int(parameters[name]) << (WORD * word) for word, name in enumerate(names))
             drop = tuple(unit for i, unit in enumerate(self.units) if mask >> i & 1)
             actions.append(replace(action, drop=drop))
-        return make_candidate(whole.timesteps, actions)
+        return make_candidate(whole.places, actions)
 
 
 def dropping(action: Action, drop: frozenset[str], table: CostTable) -> Action:

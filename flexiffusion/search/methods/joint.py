@@ -1,4 +1,4 @@
-"""The joint space: timesteps x {full, partial at a branch with a predictor} x dropped units, in one genome.
+"""The joint space: places x {full, partial at a branch with a predictor} x dropped units, in one genome.
 
 Segments, caching and layer dropping are points of it and compete at equal cost. The search is the placement search; its
 variation has a few operators more.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.method import Stream
-from flexsearch.search.operators import Variation
-from flexsearch.search.units import UnitSpace, dropping
+from ..candidate import Candidate, make_candidate
+from ..method import Stream
+from .dropping import UnitSpace, dropping
+from .variation import Variation
 
 FEW = 3
 DROP_RATE = 0.35  # of the children whose dropped units change; the others change as in the placement search
@@ -43,7 +43,7 @@ class JointVariation(Variation):
         """Take every dropped unit of one step back."""
         i = int(stream.integers(len(parent.actions)))
         actions = [replace(action, drop=()) if j == i else action for j, action in enumerate(parent.actions)]
-        return make_candidate(parent.timesteps, actions)
+        return make_candidate(parent.places, actions)
 
     def fit(self, candidate: Candidate, budget: float, stream: Stream) -> Candidate:
         """As in the placement search; but every other time up to `FEW` units go first, so that a child which is a
@@ -79,4 +79,4 @@ class JointVariation(Variation):
         for i in steps:
             drop = frozenset(actions[i].drop) | {unit} if drops else frozenset(actions[i].drop) - {unit}
             actions[i] = dropping(actions[i], drop, self.table)
-        return make_candidate(parent.timesteps, actions)
+        return make_candidate(parent.places, actions)
