@@ -93,7 +93,7 @@ def schedules(session: Session, files: Sequence[Path]) -> Iterator[tuple[str, Ca
             yield f"{pairs} + {pairs} by turns, branch {branch}", alternating(levels, branch, "linear")
         found = [codec.read(path) for path in sorted(presets.bundled_folder().glob("tiny-fashion-dpmpp_2m-*.json"))]
     for schedule in found:
-        yield schedule.name, to_candidate(schedule, session.model)
+        yield schedule.name, to_candidate(schedule, session.model, session.teacher)[0]
 
 
 def main() -> None:

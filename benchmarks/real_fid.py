@@ -67,7 +67,8 @@ def main() -> None:
     conditioning = model.encode([f"a photo of a {name}" for name in CLASSES])
     teacher = plain(spaced_places(model.levels, arguments.steps, "uniform"))
     candidates = [(f"teacher, {recipe.solver} {arguments.steps}", teacher)]
-    candidates += [(schedule.name, to_candidate(schedule, model)) for schedule in map(codec.read, arguments.files)]
+    for schedule in map(codec.read, arguments.files):
+        candidates.append((schedule.name, to_candidate(schedule, model, teacher.places)[0]))
     print(f"floor (real training half, real test set): {report['floor']:.3f}; classifier on real: "
           f"{report['accuracy_real']:.2%}\n")  # fmt: skip
     print(f"| schedule | speed-up (MACs) | FID, n={arguments.samples} | FID loss | accuracy |\n|---|---|---|---|---|")

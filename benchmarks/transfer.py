@@ -53,7 +53,8 @@ def main() -> None:
     for path in options.files:
         schedule = read(path)
         settings = settings_of(schedule, Settings(held_out=options.held_out))
-        candidate = to_candidate(schedule, Session(settings, options.references).model)
+        session = Session(settings, options.references)
+        candidate, _ = to_candidate(schedule, session.model, session.teacher)
         for label, change in changes(schedule.sampling.sampler, options.other):
             judgement = judged(candidate, replace(settings, **change), options.references)
             print(f"| {schedule.name} | {label} | {judgement} |", flush=True)

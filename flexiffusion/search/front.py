@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from .paired import DIVERGED
+
 Point = tuple[float, float]  # (error, cost), both minimised
 
 
@@ -12,7 +14,7 @@ def ranks(points: Sequence[Point]) -> list[int]:
     """Rank of every point: 0 on the front, 1 on the front once that is taken away, and so on.
 
     With two objectives, in the order of (cost, error), a point's front is the first one whose last error is larger:
-    O(n log n) sorting and one pass. Equal points share a front.
+    sorting, then for each point a look at the fronts so far. Equal points share a front.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][1], points[i][0]))
     tails: list[Point] = []  # the last point put on each front
@@ -52,10 +54,11 @@ def best_first(points: Sequence[Point]) -> list[int]:
 
 
 def front(points: Sequence[Point]) -> list[int]:
-    """Indices of the non-dominated points, by rising cost; of equal points the first."""
-    rank = ranks(points)
+    """Indices of the non-dominated points, by rising cost; of equal points the first. What diverged is never one."""
+    able = [i for i, (error, _) in enumerate(points) if error < DIVERGED]
+    rank = ranks([points[i] for i in able])
     chosen: dict[Point, int] = {}
-    for i, point in enumerate(points):
-        if rank[i] == 0:
-            chosen.setdefault(point, i)
+    for i, level in zip(able, rank, strict=True):
+        if level == 0:
+            chosen.setdefault(points[i], i)
     return sorted(chosen.values(), key=lambda i: points[i][1])

@@ -45,7 +45,11 @@ class Planner:
         # a plan could not afford one after each of its full steps.
         self._fine = min(BINS, max(1, math.floor(MOST_BINS / highest)))
         self.bins = math.floor(highest * self._fine + 1e-6)
-        allowed = [(number, kind) for number, kind in enumerate(MACRO_STEPS) if kind in self.kinds]
+        allowed = [
+            (number, kind)
+            for number, kind in enumerate(MACRO_STEPS)
+            if kind in self.kinds and math.isfinite(self._share(kind))
+        ]
         self._costs = {
             number: math.ceil(self._fine * (1 + kind.partials * self._share(kind)) - 1e-6) for number, kind in allowed
         }

@@ -31,7 +31,10 @@ def conduct(profile_file: str | None, out: str | None, prompts_file: str | None,
     settings = Settings(**options, prompts=prompts, held_out_prompts=held_out)
     session = Session(settings, cache_folder() / "references")
     output.say(f"model: {session.described()}")
-    table = session.table if profile_file is None else read_profile(Path(profile_file))
+    table = session.table
+    if profile_file is not None:
+        table = read_profile(Path(profile_file))
+        session.check_profile(table)
     with stage("planner's tables", session.table_levels, "levels") as at:
         tables = session.tables(at.advance)
     planner = Planner(tables, table, max(settings.targets))

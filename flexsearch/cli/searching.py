@@ -13,6 +13,7 @@ from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
 from flexsearch.devices import in_words, peak_memory
 from flexsearch.report import figures, pictures
+from flexsearch.report.advice import advice
 from flexsearch.report.rows import Row, comparisons
 from flexsearch.report.table import FinalTable
 from flexsearch.runs import final_table as verdict
@@ -33,7 +34,7 @@ def conduct(folder: RunFolder, settings: Settings) -> None:
         session = Session(settings, folder.references)
         evaluated = _search(folder, session)
         rows = _measure(folder, session, evaluated)
-    _show(folder, rows, peak_memory(session.model.device))
+    _show(folder, rows, f"latent/{settings.judged_by}", peak_memory(session.model.device))
 
 
 def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
@@ -135,7 +136,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
     return rows
 
 
-def _show(folder: RunFolder, rows: tuple[Row, ...], peak: int) -> None:
+def _show(folder: RunFolder, rows: tuple[Row, ...], error: str, peak: int) -> None:
     if output.wants_json():
         output.emit(
             {
@@ -149,5 +150,8 @@ def _show(folder: RunFolder, rows: tuple[Row, ...], peak: int) -> None:
     from rich.console import Console
 
     Console().print(FinalTable(rows))
+    for sentence in advice(rows, error):
+        click.echo(sentence)
+    click.echo(f"next         flexsearch report {folder.path}    flexsearch presets add {folder.schedules}/NAME.json")
     click.echo(f"schedules    {folder.schedules}\npictures     {folder.front}  {folder.samples}")
     click.echo(f"peak memory  {in_words(peak)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import click
@@ -49,10 +48,13 @@ def conduct(
     same = schedule.model.sha256 == session.model.sha256
     if schedule.model.sha256 is not None and not same:
         output.say(f"note: searched on another checkpoint of {schedule.model.family}, {schedule.model.sha256[:10]}")
-    candidate = to_candidate(schedule, session.model)
-    speedup = session.settings.steps / candidate.cost(session.table)
-    session.settings = dataclasses.replace(session.settings, speedups=(speedup,))
-    choices = [*verdict.choose(session, ()), Choice("found", speedup, schedule.name, candidate)]
+    candidate, warning = to_candidate(schedule, session.model, session.teacher)
+    if warning is not None:
+        output.say(f"note: {warning}")
+    cost = candidate.cost(session.table)
+    speedup = session.settings.steps / cost
+    found_one = Choice("found", speedup, schedule.name, candidate)
+    choices = [verdict.teacher(session), found_one, *verdict.rivals(session, speedup, cost, {})]
     with stage("measure", len(choices), "schedules") as at:
         measured = verdict.measure(session.held_out_engine, choices, lambda label: at.advance(note=label))
     rows = verdict.rows(session.held_out_engine, measured, time_all(session.held_out_engine, measured), {})

@@ -15,7 +15,7 @@ from flexiffusion.cost import CostTable
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.evaluator import OneByOne
 from flexiffusion.search.objective import ErrorName, Objective, ReferenceName
-from flexiffusion.search.paired import Errors, squared_error
+from flexiffusion.search.paired import DIVERGED, Errors, squared_error
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import Judgement, race
 from flexiffusion.search.trajectory import Trajectory
@@ -26,8 +26,6 @@ from flexsearch.metrics.relative_fid import RelativeFid
 from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.sampling.references import Reference
 from flexsearch.sampling.solvers import draw
-
-DIVERGED = 1e30  # larger than any error, and finite, as trial stores want it
 
 
 @dataclass(frozen=True, eq=False)

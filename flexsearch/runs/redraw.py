@@ -26,7 +26,7 @@ def pictures(session: Session, schedules: Mapping[str, Schedule], teacher: str) 
     """
     settings, model = session.settings, session.model
     images = ImageSet(settings.seed, HELD_OUT, min(IMAGES, settings.held_out), session.prompts[1])
-    candidates = {name: to_candidate(schedule, model) for name, schedule in schedules.items()}
+    candidates = {name: to_candidate(schedule, model, session.teacher)[0] for name, schedule in schedules.items()}
     denoiser, noise, drawn = session.denoiser(images), images.noise(model), {}
     for name, candidate in {teacher: plain(session.teacher), **candidates}.items():
         with torch.inference_mode():

@@ -97,6 +97,11 @@ class Session:
             return count_units(self.model)
         if given is None:
             return known_or_measured_ms(self.model, self.sampling.guidance, self.batch, self.folder / "latency.json")
+        self.check_profile(given)
+        return given
+
+    def check_profile(self, given: CostTable) -> None:
+        """Raises ConfigError where a cost table of another device is of a model with other branches, or lacks units."""
         if set(given.partial) != set(self.table.partial):
             raise ConfigError(
                 "--profile",
@@ -104,11 +109,10 @@ class Session:
                 f"but {self.model.source} has -1 to {self.model.branches - 1}",
                 "Make it of the same model with `flexsearch profile --out`",
             )
-        if settings.method in ("autodiffusion", "joint") and set(given.units) != set(self.table.units):
+        if self.settings.method in ("autodiffusion", "joint") and set(given.units) != set(self.table.units):
             raise ConfigError(
                 "--profile", "it does not tell what this model's layers cost", "Make it again with this version"
             )
-        return given
 
     @cached_property
     def teacher(self) -> tuple[int, ...]:
@@ -207,7 +211,11 @@ class Session:
     @cached_property
     def seeds(self) -> list[Seed]:
         """Every hand-made schedule within the asked costs."""
-        return all_seeds(self.model.levels, self.teacher, self.costs, self.settings.targets, self.model.branches)
+        return self.seeds_at(self.settings.targets)
+
+    def seeds_at(self, targets: Sequence[float]) -> list[Seed]:
+        """Every hand-made schedule within these costs, in full steps."""
+        return all_seeds(self.model.levels, self.teacher, self.costs, targets, self.model.branches)
 
     @cached_property
     def method(self) -> Method:

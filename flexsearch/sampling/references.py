@@ -100,6 +100,12 @@ def reference(
             "Give another --dtype (bfloat16 or float32), or another --prediction",
         )
     pictures = model.decode(made.latents)
+    if not pictures.isfinite().all():
+        raise ModelError(
+            model.source,
+            "its latents are finite, but the pictures that its VAE makes of them are not",
+            "Give a checkpoint with another VAE: the weights of this one hold numbers that are not finite",
+        )
     result = Reference(made.latents, (pictures * 255).round().to(torch.uint8), extract(features[1], pictures))
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as draft:

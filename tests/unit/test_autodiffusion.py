@@ -162,6 +162,34 @@ class TestJoint:
                 candidate = child
         assert kinds == {("full", False), ("full", True), ("partial", False), ("partial", True)}
 
+    def test_every_cheaper_step_is_cheaper_and_keeps_what_it_dropped(self) -> None:
+        space = UnitSpace(PlacementSpace(999, 24, BRANCHES), NAMES)
+        variation = JointVariation(space, SCHEDULE, PRICED)
+        stream = np.random.default_rng(0)
+        candidate, offered = plain(spaced_places(SCHEDULE, 8, "logsnr")), 0
+        for _ in range(100):
+            child = variation.fit(variation.mutate(candidate, stream, False), 8.0, stream)
+            candidate = child if len(child.places) > 4 else candidate
+            for option in variation._cheaper(child):
+                offered += 1
+                assert option.cost(PRICED) < child.cost(PRICED)
+                for before, after in zip(child.actions, option.actions, strict=True):
+                    assert set(after.drop) <= set(before.drop)
+                    assert after.kind == "partial" or after.drop == before.drop
+        assert offered > 100
+
+    @pytest.mark.parametrize("operator", ["redo_one", "redo_all"])
+    def test_another_kind_of_step_drops_what_it_did_as_far_as_it_comes_to_it(self, operator: str) -> None:
+        variation = JointVariation(UnitSpace(PlacementSpace(999, 24, BRANCHES), NAMES), SCHEDULE, PRICED)
+        deepest = Action("partial", BRANCHES - 1, "reuse")
+        dropped = dropping(deepest, frozenset(NAMES), PRICED)
+        assert dropped.drop
+        parent = make_candidate((999, 700, 400, 100), [FULL, dropped, dropped, dropped])
+        for seed in range(40):
+            child = getattr(variation, operator)(parent, np.random.default_rng(seed))
+            for before, after in zip(parent.actions, child.actions, strict=True):
+                assert set(after.drop) == set(dropping(after, frozenset(before.drop), PRICED).drop)
+
     def test_plain_children_drop_nothing(self) -> None:
         space = UnitSpace(PlacementSpace(999, 24, BRANCHES), NAMES)
         variation = JointVariation(space, SCHEDULE, PRICED)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ...noise import NoiseLevels, distinct
 from ...schedule import FULL, Action, Layout
 from ..candidate import DRAWN, Candidate, make_candidate
 from ..method import Stream
+from .dropping import dropping
 from .space import PlacementSpace
 
 
@@ -92,9 +93,10 @@ class Variation:
         actions, old = list(parent.actions), parent.actions[i]
         if old.branch is not None and stream.random() < 0.5:
             branch = old.branch + (1 if stream.random() < 0.6 else -1)
-            actions[i] = Action("partial", min(max(branch, -1), self.space.branches - 1), old.predictor)
+            actions[i] = self._reached(replace(old, branch=min(max(branch, -1), self.space.branches - 1)))
         else:
-            actions[i] = FULL if old != FULL and stream.random() < 0.3 else self._partial(stream)
+            new = FULL if old != FULL and stream.random() < 0.3 else self._partial(stream)
+            actions[i] = self._reached(replace(new, drop=old.drop))
         return make_candidate(parent.places, actions)
 
     def redo_all(self, parent: Candidate, stream: Stream) -> Candidate:
@@ -106,8 +108,8 @@ class Variation:
             if action.kind != "partial":
                 return action
             if by_branch:
-                return Action("partial", model.branch, action.predictor)
-            return Action("partial", action.branch, model.predictor)
+                return self._reached(replace(action, branch=model.branch))
+            return replace(action, predictor=model.predictor)
 
         return make_candidate(parent.places, [changed(action) for action in parent.actions])
 
@@ -246,15 +248,17 @@ class Variation:
         for i, action in enumerate(candidate.actions):
             if i == 0 or action.branch == -1:
                 continue
-            lower = (
-                Action("partial", -1, "linear")
-                if action.branch is None
-                else Action("partial", action.branch - 1, action.predictor)
-            )
-            result.append(
-                make_candidate(candidate.places, [*candidate.actions[:i], lower, *candidate.actions[i + 1 :]])
-            )
+            if action.branch is None:
+                lower = Action("partial", -1, "linear", action.drop)
+            else:
+                lower = replace(action, branch=action.branch - 1)
+            actions = [*candidate.actions[:i], self._reached(lower), *candidate.actions[i + 1 :]]
+            result.append(make_candidate(candidate.places, actions))
         return result
+
+    def _reached(self, action: Action) -> Action:
+        """The action without dropped units that it does not come to: what runs the same is the same candidate."""
+        return dropping(action, frozenset(action.drop), self.table) if action.drop else action
 
     def _partial(self, stream: Stream) -> Action:
         """A random partial action; shallow branches are likelier, since most of the gain is there (METHOD.md 7)."""
