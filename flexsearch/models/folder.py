@@ -26,15 +26,17 @@ from flexsearch.models.folder_index import INDEX, TEXT_TO_IMAGE, Index, read_ind
 from flexsearch.models.identity import sha256_of
 from flexsearch.models.model import DiffusionModel
 from flexsearch.models.prediction import PredictionName, noise_schedule
-from flexsearch.models.recognise import other_inputs
+from flexsearch.models.recognise import FLOATS, other_inputs
+from flexsearch.models.safetensors_header import read_header
 from flexsearch.models.text import TextEncoder, TextEncoders
-from flexsearch.models.variants import unused
+from flexsearch.models.variants import UNQUANTISED, refuse_variants, unused
 
 DECODERS = ("vae", "vqvae")
 DECODER_CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "VQModel")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TEXT_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
 DEFAULT_CHANNELS = {False: 3, True: 4}  # of UNet2DModel and UNet2DConditionModel
+COUNTS = ("I64", "I32", "BOOL")  # of buffers, as position_ids
 IN_ROOT = ("unet", "scheduler")  # parts that the pipelines of 2022 keep in the folder itself
 
 
@@ -106,9 +108,8 @@ def _require_parts(folder: Path, index: Index, encoders: list[str], conditioned:
     for names, classes in ((encoders, TEXT_CLASSES), (decoders, DECODER_CLASSES)):
         for name in names:
             if index.parts[name] not in classes:
-                raise ModelError(
-                    place, f"its {name} is a {index.parts[name]}, which is not run here", TEXT_TO_IMAGE
-                )  # fmt: skip
+                problem = f"its {name} is of class {index.parts[name]}, which is not run here"
+                raise ModelError(place, problem, TEXT_TO_IMAGE)
 
 
 def zeros_for_empty(index: Index, encoders: int) -> bool:
@@ -178,6 +179,8 @@ class Loader:
                 "it holds no .safetensors, and pickled weights are not loaded",
                 "Save the pipeline again with save_pretrained(..., safe_serialization=True)",
             )
+        for file in files:
+            refuse_stored(file)
         try:
             part, loaded = maker.from_pretrained(
                 place.resolve(),  # what is relative and not there would be taken for a repository
@@ -235,6 +238,15 @@ class Loader:
         if not place.is_dir():
             raise ModelError(str(place), "the folder is missing", "Give a whole pipeline folder: copy it again")
         return place
+
+
+def refuse_stored(file: Path) -> None:
+    """Raise ModelError for a part's file that is damaged, quantised, or of a network that is not run as it is."""
+    header = read_header(file)
+    refuse_variants(file, header.tensors)
+    for name, tensor in header.tensors.items():
+        if tensor.dtype not in (*FLOATS, *COUNTS):
+            raise ModelError(str(file), f"{name} is of type {tensor.dtype}: its weights are quantised", UNQUANTISED)
 
 
 def check_decoder(place: Path, config: Any, channels: int) -> None:

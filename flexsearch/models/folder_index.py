@@ -66,9 +66,9 @@ def require_unet(folder: Path, index: Index) -> None:
     if unet in UNETS:
         return
     networks = [f"{name}: {maker}" for name, maker in index.parts.items() if name in NETWORKS]
-    named = f"it is a {index.pipeline}" if index.pipeline else "it is a pipeline"
+    named = f"its pipeline is {index.pipeline}" if index.pipeline else "it is a pipeline"
     if unet is not None:
-        problem = f"{named}, whose U-Net is a {unet}"
+        problem = f"{named}, whose U-Net is of class {unet}"
     elif networks:
         problem = f"{named}, which has no U-Net ({', '.join(networks)})"
     else:

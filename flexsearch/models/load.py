@@ -17,7 +17,7 @@ from flexsearch.models.single_file import load_single_file
 
 BUNDLED = {"tiny": 2.0, "pixel": 1.0}  # models that come with the tool, and their guidance
 KINDS_OF_STEPS = 64  # torch.compile gives up after as many graphs of one network: full, and partial by branch
-ADDRESSES = ("http://", "https://", "hf:", "hf://", "civitai:")
+ADDRESSES = ("http://", "https://", "hf:", "civitai:")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # OWNER/NAME of the Hugging Face hub
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

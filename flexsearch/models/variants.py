@@ -41,7 +41,7 @@ REFUSED = (
         UNQUANTISED,
     ),
     Variant(r"\.time_stack\.|\.time_mixer\.", "it is a video model (Stable Video Diffusion)", WHOLE),
-    Variant(r"\.time_embed\.cond_proj\.", GUIDANCE_INPUT, ORIGINAL),
+    Variant(r"(^|\.)time_embed(ding)?\.cond_proj\.", GUIDANCE_INPUT, ORIGINAL),
 )
 
 # What is baked into a checkpoint without changing what it draws by itself.

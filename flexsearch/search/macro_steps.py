@@ -114,6 +114,7 @@ def known_or_measured(
     determines = {
         "model": model.sha256,
         "prediction": model.noise_config,
+        "zero_negative": model.zero_negative,
         "size": model.image_size,
         "dtype": str(model.dtype),
         "recipe": asdict(recipe),
