@@ -89,6 +89,8 @@ class DiffusionModel:
 
     Nothing here changes after loading. `image_size` is a picture's width and height in pixels, `multiple` what both
     must be multiples of; `classes` the number of classes of a class-conditional model, the last for *no class*.
+    `zero_negative`: guidance leads away from text states of zeros, not from those of the empty prompt. `notes` are
+    sentences on what the checkpoint says and is not followed, or was taken for granted.
     """
 
     source: str
@@ -108,6 +110,8 @@ class DiffusionModel:
     classes: int | None = None
     default_guidance: float = 1.0
     prompts: tuple[str, ...] = field(default=())
+    zero_negative: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def prediction(self) -> str:
@@ -120,6 +124,10 @@ class DiffusionModel:
             f"{self.source}, {self.family}, {self.branches} branches, predicts {self.prediction}, "
             f"sha256 {self.sha256[:10]}, {dtype} on {self.device}"
         )
+
+    def note_lines(self) -> list[str]:
+        """The notes as lines of their own; a line break that a stranger's file has in a name makes none."""
+        return [f"note: {' '.join(note.split())}" for note in self.notes]
 
     @property
     def conditional(self) -> bool:
@@ -147,6 +155,10 @@ class DiffusionModel:
         """
         if self.text is not None:
             states, pooled = self.text.encode([*prompts, ""], self.device)
+            if self.zero_negative:
+                states[-1] = 0
+                if pooled is not None:
+                    pooled[-1] = 0
             sizes = None
             if pooled is not None:
                 width, height = self.image_size
@@ -220,7 +232,7 @@ class DiffusionModel:
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
     def _decode(self, latents: Tensor) -> Tensor:
-        scaled = latents.to(self.device, torch.float32) / self.vae.config.scaling_factor
+        scaled = unscaled(latents.to(self.device, torch.float32), self.vae.config)
         try:
             decoded = self.vae.decode(scaled, return_dict=False)[0]
         except (RuntimeError, MemoryError) as error:
@@ -242,3 +254,17 @@ def no_room(model: DiffusionModel) -> ModelError:
         f"not even one picture of {width}x{height} fits into the memory of {model.device} beside the network",
         "Give a smaller --size, --dtype float16 on a GPU, or --device cpu",
     )
+
+
+def unscaled(latents: Tensor, config: Any) -> Tensor:
+    """The network's latents (n, C, H, W) -> the autoencoder's own, by its configuration, as diffusers' pipelines do.
+
+    latents * std / scaling_factor + mean + shift_factor; mean and std of each channel, where it has them.
+    """
+    scaled = latents / config.scaling_factor
+    mean, std = (config.get(f"latents_{name}") for name in ("mean", "std"))
+    if std is not None:
+        scaled = scaled * scaled.new_tensor(std).view(1, -1, 1, 1)
+    if mean is not None:
+        scaled = scaled + scaled.new_tensor(mean).view(1, -1, 1, 1)
+    return scaled + (config.get("shift_factor") or 0.0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from flexsearch.report.rows import KIND_WORDS, RIVALS, Row, comparisons, groups
+from flexsearch.report.rows import KIND_WORDS, RIVALS, Row, RowKind, Verdict, comparisons, groups
 
 
 def advice(rows: Sequence[Row], error: str) -> list[str]:
@@ -24,7 +24,7 @@ def advice(rows: Sequence[Row], error: str) -> list[str]:
     return sentences
 
 
-def _sentence(found: Row, members: Sequence[Row], met: dict[str, str]) -> str:
+def _sentence(found: Row, members: Sequence[Row], met: Mapping[RowKind, Verdict]) -> str:
     if not met:
         return "there is no rival at this cost to compare it with; look at its pictures"
     if "too few images" in met.values():

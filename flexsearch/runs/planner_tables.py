@@ -37,6 +37,7 @@ def known_or_measured(
     determines = {
         "model": model.sha256,
         "prediction": model.noise_config,
+        "zero_negative": model.zero_negative,
         "size": model.image_size,
         "dtype": str(model.dtype),
         "sampling": asdict(sampling),

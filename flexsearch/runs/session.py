@@ -66,9 +66,10 @@ class Session:
         )
 
     def described(self) -> str:
-        """The model in one line: what was loaded, what was recognised, and how it will run."""
+        """The model in one line: what was loaded, what was recognised, how it will run. Then a line for each note."""
         width, height = self.model.image_size
-        return f"{self.model.described()}, {width}x{height}, batch {self.batch}"
+        line = f"{self.model.described()}, {width}x{height}, batch {self.batch}"
+        return "\n".join([line, *self.model.note_lines()])
 
     @cached_property
     def features(self) -> nn.Module:

@@ -72,6 +72,7 @@ def reference(
     determines = {
         "model": model.sha256,
         "prediction": model.noise_config,
+        "zero_negative": model.zero_negative,
         "size": model.image_size,
         "device": str(model.device.type),
         "dtype": str(model.dtype),

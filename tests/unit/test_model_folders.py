@@ -36,7 +36,7 @@ class TestTextToImage:
         single = load_model(str(write(tmp_path / "x.safetensors", name)), "cpu", size=(64, 64))  # type: ignore[arg-type]
         folder = load_model(str(write_pipeline(tmp_path / "folder", single)), "cpu", size=(64, 64))
         assert folder.branches == single.branches and folder.multiple == single.multiple == 8
-        assert folder.default_guidance == single.default_guidance
+        assert folder.default_guidance == single.default_guidance and folder.notes == single.notes == ()
         prompts = ["a cat", "a small dog"]
         ours, theirs = sampled(folder, prompts, 7.0), sampled(single, prompts, 7.0)
         torch.testing.assert_close(ours.latents, theirs.latents, rtol=1e-3, atol=1e-3)

@@ -206,9 +206,8 @@ class TestRefusals:
             load_model("tiny", dtype="int4")
 
     def test_no_index(self, tmp_path: Path) -> None:
-        with pytest.raises(
-            ModelError, match=r"model_index.json: the file is missing. Give a folder that save_pretrained"
-        ):
+        (tmp_path / "notes.txt").write_text("none")
+        with pytest.raises(ModelError, match=r"model_index.json: the file is missing. Give a folder"):
             load_model(str(tmp_path))
 
     def test_a_broken_index(self, ddpm_folder: Path) -> None:
@@ -218,7 +217,7 @@ class TestRefusals:
 
     def test_a_transformer(self, ddpm_folder: Path) -> None:
         (ddpm_folder / "model_index.json").write_text('{"transformer": ["diffusers", "FluxTransformer2DModel"]}')
-        with pytest.raises(ModelError, match="its unet is None"):
+        with pytest.raises(ModelError, match=r"no U-Net \(transformer: FluxTransformer2DModel\)"):
             load_model(str(ddpm_folder))
 
     def test_pickled_weights(self, ddpm_folder: Path) -> None:
@@ -230,7 +229,7 @@ class TestRefusals:
     def test_truncated_weights(self, ddpm_folder: Path) -> None:
         weights = next((ddpm_folder / "unet").glob("*.safetensors"))
         weights.write_bytes(weights.read_bytes()[:1000])
-        with pytest.raises(ModelError, match="Copy the folder again"):
+        with pytest.raises(ModelError, match="it is cut off inside its own header"):
             load_model(str(ddpm_folder))
 
     def test_a_missing_text_encoder(self, tmp_path: Path) -> None:
