@@ -25,17 +25,18 @@ def to_candidate(schedule: Schedule, model: DiffusionModel) -> Candidate:
             f"{model.source} is {model.family} with {model.branches}. Choose a schedule of the model's own family"
         )
     plan = schedule.plan
-    find_layout(model.unet).named({name for action in plan.actions() for name in action.drop})
+    layout = find_layout(model.unet)
+    layout.named({name for action in plan.actions() for name in action.drop})
     if isinstance(plan, StepsPlan):
         timesteps = [model.levels.place(sigma) for sigma in plan.levels]
-        return make_candidate(timesteps, plan.actions())
+        return make_candidate(timesteps, plan.actions(), layout.reached)
     if schedule.levels is not None:
         grid = [model.levels.place(sigma) for sigma in schedule.levels]
     else:
         spacing = schedule.sampling.scheduler if schedule.sampling.scheduler in SPACINGS else "uniform"
         grid = list(spaced_places(model.levels, plan.total_steps, spacing))
     kept = [(t, a) for t, a in zip(grid, plan.actions(), strict=True) if a.kind != "null"]
-    return make_candidate([t for t, _ in kept], [a for _, a in kept])
+    return make_candidate([t for t, _ in kept], [a for _, a in kept], layout.reached)
 
 
 def settings_of(schedule: Schedule, base: Settings) -> Settings:
