@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from flexiffusion.attributes import Attributes
 from flexiffusion.errors import FlexiffusionError, ModelMismatch
 from flexiffusion.fit import FAMILIES, require_fit
 from flexiffusion.layout import find_layout
@@ -81,10 +82,9 @@ class Sampling:
         self._warn = warn
         self._finish = finish
         self._whole: Tensor | None = None
-        self._retired = False
-        self._attached = _Attributes()
-        self._denoiser = _Attributes()
-        self._unet = _Attributes()
+        self._attached = Attributes()
+        self._denoiser = Attributes()
+        self._unet = Attributes()
         self._network: Network | None = None
         self._run: Run | None = None
         self._reports: list[Report] = []
@@ -97,22 +97,19 @@ class Sampling:
         earlier = getattr(self._sampler.func, MARK, None)
         if isinstance(earlier, Sampling):
             earlier.detach()
-            earlier._retired = True  # it stays in the chain when somebody has wrapped it since
         original = self._sampler.func
 
         # hosts look at the function's signature, which `wraps` lets them see through to the original
         @functools.wraps(original)
         def func(model: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             self.detach()
-            if self._retired:
-                return original(model, x, *args, **kwargs)
             return self._sample(original, model, x, args, kwargs)
 
         setattr(func, MARK, self)
-        self._attached.put(self._sampler, "func", func)
+        self._attached.put_function(self._sampler, "func", func)
         for name in ("get_sigmas", "get_timesteps"):
             if hasattr(self._sampler, name):
-                self._attached.put(self._sampler, name, self._noting(getattr(self._sampler, name)))
+                self._attached.put_function(self._sampler, name, self._noting(getattr(self._sampler, name)))
 
     def detach(self) -> None:
         """Gives the sampler back what it had."""
@@ -201,7 +198,7 @@ class Sampling:
                 step.set()
             return original(x, sigma, *args, **kwargs)
 
-        self._denoiser.put(denoiser, "forward", forward)
+        self._denoiser.put_function(denoiser, "forward", forward)
         self._denoiser.put(denoiser, MARK, self)
 
     def _usable(self, sigma: float) -> float:
@@ -226,12 +223,11 @@ class Sampling:
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             sample = args[0] if args else kwargs.get("x")
-            # a wrapper that was put around ours and outlives it ends up here: then ours is no more
-            if self._run is not run or not isinstance(sample, Tensor):
+            if not isinstance(sample, Tensor):
                 return original(*args, **kwargs)
             return run(lambda: original(*args, **kwargs), sample, self._chunks(sample, kwargs))
 
-        self._unet.put(network.unet, "forward", forward)
+        self._unet.put_function(network.unet, "forward", forward)
 
     def _leave_network(self) -> None:
         self._unet.undo()
@@ -299,30 +295,6 @@ class _Steps:
 
     def _place(self, step: int) -> int:
         return self._places[min(step, len(self._places) - 1)]
-
-
-class _Attributes:
-    """Instance attributes that were set, and what stood there before."""
-
-    _ABSENT = object()
-
-    def __init__(self) -> None:
-        self._saved: list[tuple[Any, str, Any, Any]] = []
-
-    def put(self, target: Any, name: str, value: Any) -> None:
-        # the dictionary and not setattr: a compiled module hands attributes on to the one that it wraps
-        self._saved.append((target, name, value, vars(target).get(name, self._ABSENT)))
-        vars(target)[name] = value
-
-    def undo(self) -> None:
-        while self._saved:
-            target, name, value, before = self._saved.pop()
-            if vars(target).get(name) is not value:
-                continue  # somebody has put a wrapper around ours since: it is theirs to take away
-            if before is self._ABSENT:
-                del vars(target)[name]
-            else:
-                vars(target)[name] = before
 
 
 def _is_all_full(schedule: Schedule) -> bool:
