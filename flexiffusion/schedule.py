@@ -53,6 +53,7 @@ __all__ = [
     "StepsPlan",
     "canonical_actions",
     "canonical_key",
+    "span",
 ]
 
 Kind = Literal["full", "partial", "null"]
@@ -66,6 +67,11 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 Reached = Mapping[str, int | None]
 """The lowest branch at which a partial step runs each droppable unit, by its name; None: only full steps do."""
+
+
+def span(kind: Predictor) -> int:
+    """How many of the last full steps a predictor reads, where there are as many."""
+    return MAX_STEPS if kind == "spectrum" else NEEDS[kind]
 
 
 @dataclass(frozen=True, slots=True)

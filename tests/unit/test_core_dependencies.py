@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE = sorted((ROOT / "flexiffusion").rglob("*.py"))
-WITH_TORCH = {"fit", "cut", "layout", "predictor", "run", "solver"}  # of the modules outside of search/
+WITH_TORCH = {"cache", "cut", "fit", "layout", "predictor", "run", "solver"}  # of the modules outside of search/
 
 
 def absolute_imports(path: Path) -> set[str]:

@@ -52,5 +52,5 @@ def sampled(model: DiffusionModel, schedule: Schedule) -> torch.Tensor:
     with Run(model.unet, Plan(schedule.plan.levels, schedule.plan.actions(), 0)) as run:
         for sigma in schedule.plan.levels[:2]:
             run.evaluate(sigma)
-            result = run(lambda: model.call(x, model.schedule.timestep(2.0), told), x)
+            result = run(lambda: model.call(x, model.levels.place(2.0), told), x)
     return result
