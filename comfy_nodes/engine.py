@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..flexiffusion.errors import ModelMismatch
+from ..flexiffusion.families import pixels_per_latent
 from ..flexiffusion.fit import misfit, require_fit
 from ..flexiffusion.layout import find_layout
 from ..flexiffusion.plan import FEWEST_STEPS, Placement, Plan, plan_for
@@ -31,8 +32,6 @@ from .samplers import count_note, name_of
 
 KEY = "flexiffusion"
 OUTER_SAMPLE, PREDICT_NOISE, APPLY_MODEL = "outer_sample", "predict_noise", "apply_model"  # WrappersMP of the host
-
-PIXELS = 8  # of a picture for one of the latent, in every U-Net family
 
 _log = logging.getLogger("flexiffusion")
 
@@ -194,7 +193,8 @@ class _Applied:
 
 def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels: Sequence[float] | None) -> list[str]:
     """What the user should know before sampling. levels: where they should be those that segments were made on."""
-    size = (noise.shape[-1] * PIXELS, noise.shape[-2] * PIXELS) if noise.ndim == 4 else None
+    pixels = pixels_per_latent(schedule.model.family)
+    size = (noise.shape[-1] * pixels, noise.shape[-2] * pixels) if noise.ndim == 4 else None
     differs = misfit(
         schedule,
         sampler=name_of(sampler),

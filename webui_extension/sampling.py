@@ -17,7 +17,8 @@ from torch import Tensor
 
 from flexiffusion.attributes import Attributes
 from flexiffusion.errors import FlexiffusionError, ModelMismatch
-from flexiffusion.fit import FAMILIES, require_fit
+from flexiffusion.families import FAMILIES
+from flexiffusion.fit import require_fit
 from flexiffusion.layout import find_layout
 from flexiffusion.plan import Plan
 from flexiffusion.presets import Preset
@@ -176,7 +177,7 @@ class Sampling:
         try:
             require_fit(self._schedule, network.unet, self._presets)
         except ModelMismatch:
-            if _is_unet(network) or self._schedule.model.family in FAMILIES.values():
+            if _is_unet(network) or self._schedule.model.family in FAMILIES:
                 raise
             self._plan = _in_full(self._plan)
             self._warn(f"{self._schedule.name}: the model is no U-Net that can be cut, so only null steps act")
