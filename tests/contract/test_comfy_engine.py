@@ -17,7 +17,7 @@ from comfy_hosts import Calls, ComfyUI, StandIn, conditionings, karras, noise_fo
 from networks import CONTEXT, TOKENS
 from torch import Tensor, nn
 
-engine = part("comfy_nodes.engine")
+engine = part("comfy_nodes.apply")
 S = part("flexiffusion.schedule")
 errors = part("flexiffusion.errors")
 presets = part("flexiffusion.presets")
@@ -416,7 +416,7 @@ class TestWhatIsSaid:
             "epsilon",
         ):
             assert number in note
-        assert str(outcome) in engine.told(HALF, [outcome]) and note in engine.told(HALF, [outcome])
+        assert str(outcome) in engine.report_text(HALF, [outcome]) and note in engine.report_text(HALF, [outcome])
 
     def test_another_family_is_refused_with_those_that_fit(self, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Row 18."""
