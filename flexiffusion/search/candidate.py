@@ -8,7 +8,7 @@ from functools import cached_property
 
 from ..cost import CostTable
 from ..noise import NoiseLevels
-from ..schedule import FULL, Action, Predictor, Step, StepsPlan, canonical_actions, canonical_key
+from ..schedule import FULL, Action, Predictor, Reached, Step, StepsPlan, canonical_actions, canonical_key
 
 # What a search draws from. `spectrum` comes in by seeds only: on the same schedules it was no better than these
 # (benchmarks/predictors.py).
@@ -59,10 +59,13 @@ def short(action: Action) -> str:
     return f"{kind}-{len(action.drop)}" if action.drop else kind
 
 
-def make_candidate(places: Iterable[int], actions: Iterable[Action]) -> Candidate:
-    """Steps in any order -> a candidate: sorted, first step full, predictors lowered to what the history allows."""
+def make_candidate(places: Iterable[int], actions: Iterable[Action], reached: Reached | None = None) -> Candidate:
+    """Steps in any order -> a candidate: sorted, first step full, predictors lowered to what the history allows.
+
+    reached: `Layout.reached` of the network; with it, partial steps drop only units that they would run
+    """
     steps = sorted(zip(places, actions, strict=True), key=lambda step: -step[0])
-    kinds = canonical_actions([Action("full", drop=steps[0][1].drop), *(action for _, action in steps[1:])])
+    kinds = canonical_actions([Action("full", drop=steps[0][1].drop), *(action for _, action in steps[1:])], reached)
     return Candidate(tuple(place for place, _ in steps), tuple(kinds))
 
 

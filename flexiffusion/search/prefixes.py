@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..run import Features, needed
+from ..cache import Features
+from ..plan import needed
 from ..schedule import Action
 
 Step = tuple[int, Action]  # place and what is done there

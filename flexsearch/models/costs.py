@@ -65,11 +65,8 @@ def projection(unit: nn.Module) -> nn.Module | None:
 
 def by_name(layout: Layout, savings: Mapping[nn.Module, float]) -> dict[str, Saving]:
     """What it saves to drop a unit, by its name, with the lowest branch at which a partial step would run it."""
-
-    def branch_of(unit: nn.Module) -> int | None:
-        return next((b for b in range(-1, layout.branches) if unit not in layout.deep(b)), None)
-
-    return {name: Saving(savings[unit], branch_of(unit)) for name, unit in layout.droppable.items()}
+    reached = layout.reached
+    return {name: Saving(savings[unit], reached[name]) for name, unit in layout.droppable.items()}
 
 
 def count_units(model: DiffusionModel) -> CostTable:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from flexiffusion.families import recognised
 from flexiffusion.layout import find_layout
 from flexsearch.errors import ModelError
 from flexsearch.models.few_steps import few_step_notes, names_of
@@ -289,7 +290,7 @@ def family_of(unet_class: str, config: Any, latent: bool) -> str:
     """The family name that schedule files carry, from the network's configuration; `latent`: there is a decoder."""
     if unet_class == "UNet2DModel":
         return "ldm" if latent else "ddpm"
-    return {768: "sd15", 1024: "sd21", 2048: "sdxl"}.get(config.cross_attention_dim, "custom")
+    return recognised(config.cross_attention_dim) or "custom"
 
 
 def weight_files(folder: Path) -> list[Path]:

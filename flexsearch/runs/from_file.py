@@ -31,12 +31,13 @@ def to_candidate(schedule: Schedule, model: DiffusionModel, teacher: Sequence[in
             f"{schedule.name}: made for {schedule.model.family} with {schedule.model.branches} branches, but "
             f"{model.source} is {model.family} with {model.branches}. Choose a schedule of the model's own family"
         )
-    find_layout(model.unet).named({name for action in schedule.plan.actions() for name in action.drop})
+    layout = find_layout(model.unet)
+    layout.named({name for action in schedule.plan.actions() for name in action.drop})
     grid = tuple(teacher)
     if isinstance(schedule.plan, SegmentsPlan) and schedule.levels is not None:
         grid = _places(schedule.levels, model)
     plan = plan_for(schedule, [*model.levels.sigmas(grid), 0.0])
-    return make_candidate(_places(plan.levels, model), plan.actions), plan.warning
+    return make_candidate(_places(plan.levels, model), plan.actions, layout.reached), plan.warning
 
 
 def _places(sigmas: Sequence[float], model: DiffusionModel) -> tuple[int, ...]:

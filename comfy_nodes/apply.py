@@ -18,42 +18,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..flexiffusion.errors import ModelMismatch
+from ..flexiffusion.families import pixels_per_latent
 from ..flexiffusion.fit import misfit, require_fit
-from ..flexiffusion.layout import find_layout
+from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, why_not_cut
 from ..flexiffusion.plan import FEWEST_STEPS, Placement, Plan, plan_for
 from ..flexiffusion.presets import Preset
-from ..flexiffusion.run import Report, Run
+from ..flexiffusion.run import Run
 from ..flexiffusion.schedule import FULL, Schedule, SegmentsPlan, StepsPlan
 from .samplers import count_note, name_of
 
 KEY = "flexiffusion"
 OUTER_SAMPLE, PREDICT_NOISE, APPLY_MODEL = "outer_sample", "predict_noise", "apply_model"  # WrappersMP of the host
 
-PIXELS = 8  # of a picture for one of the latent, in every U-Net family
-
 _log = logging.getLogger("flexiffusion")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one sampling really did.
-
-    report: counts and seconds
-    steps:  levels of the host's own list, before the schedule
-    notes:  what the user should know, said before the first evaluation
-    """
-
-    report: Report
-    steps: int
-    notes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        speedup = self.report.speedup(self.steps)
-        estimate = "no full step to estimate a speed-up from" if speedup is None else f"estimated {speedup:.2f}x"
-        return f"{self.report}; {estimate} against {self.steps} full steps"
 
 
 def apply(
@@ -61,18 +40,18 @@ def apply(
     schedule: Schedule | None,
     mapping: Placement = "position",
     presets: Iterable[Preset] = (),
-    listener: Callable[[Outcome], None] | None = None,
+    listener: Callable[[SamplingReport], None] | None = None,
 ) -> Any:
     """A clone of the host's MODEL on which every sampling follows the schedule; one that was applied before gives way.
 
     schedule: None: every step in full, for the counts and seconds only
     presets:  what a refusal may offer instead; read only then
-    listener: told the outcome of every sampling that comes to an end
+    listener: told the report of every sampling that comes to an end
 
     Raises:
         ModelMismatch: the model is a U-Net that the schedule was not made for.
     """
-    if schedule is not None and _can_be_cut(unet := model.get_model_object("diffusion_model")):
+    if schedule is not None and why_not_cut(unet := model.get_model_object("diffusion_model")) is None:
         require_fit(schedule, unet, presets)
     clone = model.clone()
     applied = _Applied(schedule, mapping, listener)
@@ -86,10 +65,10 @@ def apply(
     return clone
 
 
-def told(schedule: Schedule, outcomes: Sequence[Outcome]) -> str:
-    """The report that a node hands out: a line for every sampling, then what the user should know."""
-    lines = [f"{schedule.name}: {outcome}" for outcome in outcomes] or [f"{schedule.name}: nothing was sampled"]
-    return "\n".join([*lines, *dict.fromkeys(note for outcome in outcomes for note in outcome.notes)])
+def report_text(schedule: Schedule, reports: Sequence[SamplingReport]) -> str:
+    """What a node hands out: a line for every sampling, then what the user should know."""
+    lines = [report.line for report in reports] or [f"{schedule.name}: nothing was sampled"]
+    return "\n".join([*lines, *dict.fromkeys(note for report in reports for note in report.notes)])
 
 
 def thin(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "position") -> tuple[list[float], Plan]:
@@ -116,7 +95,7 @@ class _Applied:
     """A schedule with where its reports go. Lives as long as the MODEL does, so it has no state of a run."""
 
     def __init__(
-        self, schedule: Schedule | None, mapping: Placement, listener: Callable[[Outcome], None] | None
+        self, schedule: Schedule | None, mapping: Placement, listener: Callable[[SamplingReport], None] | None
     ) -> None:
         self._schedule = schedule
         self._mapping = mapping
@@ -144,28 +123,29 @@ class _Applied:
             options.pop(KEY, None)
             if sampling.run is not None:
                 sampling.run.close()
-                self._tell(Outcome(sampling.run.report, len(given) - 1, tuple(notes)))
+                name = None if self._schedule is None else self._schedule.name
+                self._tell(SamplingReport(name, sampling.run.report, len(given) - 1, tuple(notes)))
 
-    def _tell(self, outcome: Outcome) -> None:
-        if outcome.report.misses and not outcome.report.partial:
-            note = "no partial step could use what a full one had left: nothing was saved by them"
+    def _tell(self, report: SamplingReport) -> None:
+        note = nothing_saved(report.schedule or "", report.report)
+        if note:
             _log.warning("%s", note)
-            outcome = replace(outcome, notes=(*outcome.notes, note))
-        _log.info("%s", outcome)
+            report = replace(report, notes=(*report.notes, note))
+        _log.info("%s", report.line)
         if self._listener is not None:
-            self._listener(outcome)
+            self._listener(report)
 
     def _decide(
         self, guider: Any, noise: Tensor, sampler: Any, given: list[float]
     ) -> tuple[list[float], Plan, list[str]]:
         """The list to sample, its plan, and what to tell the user before."""
         schedule, levels = self._schedule, given[:-1]
-        everything = Plan(tuple(levels), (FULL,) * len(levels), 0)
+        everything = full_plan(levels)
         if schedule is None:
             return given, everything, []
         model = guider.model_patcher.model
         unet, notes = model.diffusion_model, []
-        cuttable = _can_be_cut(unet)
+        cuttable = why_not_cut(unet) is None
         if not cuttable and isinstance(schedule.plan, StepsPlan):
             note = f"{schedule.name}: {type(unet).__name__} is not a U-Net and has no use for a U-Net's noise levels"
             return given, everything, [f"{note}; every step runs in full"]
@@ -173,7 +153,7 @@ class _Applied:
             schedule = replace(schedule, levels=_even_levels(model.model_sampling, schedule.plan.total_steps))
         wanted, plan = thin(schedule, given, self._mapping)
         if not cuttable:
-            plan = Plan(plan.levels, (FULL,) * len(plan.levels), plan.nulls, plan.warning)
+            plan = in_full(plan)
             notes.append(f"{schedule.name}: {type(unet).__name__} is not a U-Net; only its null steps act")
         Run(unet, plan).close()  # refuses before anything is sampled
         if plan.warning:
@@ -194,7 +174,8 @@ class _Applied:
 
 def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels: Sequence[float] | None) -> list[str]:
     """What the user should know before sampling. levels: where they should be those that segments were made on."""
-    size = (noise.shape[-1] * PIXELS, noise.shape[-2] * PIXELS) if noise.ndim == 4 else None
+    pixels = pixels_per_latent(schedule.model.family)
+    size = (noise.shape[-1] * pixels, noise.shape[-2] * pixels) if noise.ndim == 4 else None
     differs = misfit(
         schedule,
         sampler=name_of(sampler),
@@ -243,14 +224,6 @@ def _chunks(options: dict[str, Any]) -> tuple[Hashable, ...]:
     if not sides or not identities or len(sides) != len(identities):
         return (0,)
     return tuple(zip(sides, identities, strict=True))
-
-
-def _can_be_cut(unet: nn.Module) -> bool:
-    try:
-        find_layout(unet)
-    except ModelMismatch:
-        return False
-    return True
 
 
 def _drawn_already(schedule: Schedule, levels: Sequence[float]) -> Plan | None:
