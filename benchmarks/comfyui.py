@@ -1,6 +1,6 @@
 """Seconds per image in ComfyUI with and without presets, on a full-size SD 1.5 U-Net of random weights.
 
-    COMFYUI_PATH=DIR PYTHONPATH=.:tests/hosts python -m benchmarks.comfyui [--size 128] [--runs 3]
+    COMFYUI_PATH=DIR PYTHONPATH=.:tests:tests/hosts python -m benchmarks.comfyui [--size 128] [--runs 3]
 
 in the host's Python. Every row is a prompt through the HTTP API of a server of its own: 30 steps of KSampler without
 the pack, then the pack's sampler with each preset. Wall time is the host's own, of sampling and saving the latent

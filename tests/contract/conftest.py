@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import torch
 from networks import NETWORKS, Network, build, dictionaries
 
 
@@ -24,11 +23,6 @@ def some_network(request: pytest.FixtureRequest) -> Network:
 @pytest.fixture(scope="session")
 def sd1() -> Network:
     return build("sd1")
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 @pytest.fixture

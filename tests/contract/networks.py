@@ -1,14 +1,20 @@
-"""The networks that every contract test runs on: tiny widths, but the level and layer counts of the real ones."""
+"""The networks that every contract test runs on: tiny widths, but the level and layer counts of the real ones.
+
+Those in the LDM layout are made from ldm_unet.py; where ldm itself is installed, from its own code too ("-original").
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import diffusers
-import pytest
 import torch
+from ldm_unet import UNetModel
 from torch import Tensor, nn
 
 WIDTHS = (8, 16, 16, 16)
@@ -90,10 +96,10 @@ def _conditional(**config: Any) -> nn.Module:
     return diffusers.UNet2DConditionModel(**(common | config))
 
 
-def _ldm(**config: Any) -> nn.Module:
-    openaimodel = pytest.importorskip("ldm.modules.diffusionmodules.openaimodel", exc_type=ImportError)
+def ldm_network(make: Callable[..., nn.Module] = UNetModel, **config: Any) -> nn.Module:
+    """A network in the LDM layout: the tests' own, or `make` with the same arguments."""
     common = {"image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": 2}
-    return openaimodel.UNetModel(**(common | config))
+    return make(**(common | config))
 
 
 def _cross(count: int, of: int, direction: str) -> tuple[str, ...]:
@@ -102,7 +108,7 @@ def _cross(count: int, of: int, direction: str) -> tuple[str, ...]:
     return names if direction == "down" else tuple(name.replace("Down", "Up") for name in reversed(names))
 
 
-_SPATIAL = {"use_spatial_transformer": True, "context_dim": CONTEXT, "legacy": False}
+SPATIAL = {"use_spatial_transformer": True, "context_dim": CONTEXT, "legacy": False}
 _SDXL_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
 _IF_DOWN = ("ResnetDownsampleBlock2D", *("SimpleCrossAttnDownBlock2D",) * 3)
 
@@ -154,24 +160,43 @@ NETWORKS: dict[str, tuple[str, int, int, int, Callable[[int], dict[str, Any]], C
         ),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn", resnet_time_scale_shift="scale_shift",
     )),
-    "compvis-sd1": ("ldm", 12, 4, 8, _context, lambda: _ldm(
-        attention_resolutions=[4, 2, 1], channel_mult=[1, 2, 2, 2], num_heads=4, use_checkpoint=True, **_SPATIAL,
+}  # fmt: skip
+
+# name -> (branches, conditioning, configuration)
+LDM_NETWORKS: dict[str, tuple[int, Callable[[int], dict[str, Any]], dict[str, Any]]] = {
+    "compvis-sd1": (12, _context, dict(
+        attention_resolutions=[4, 2, 1], channel_mult=[1, 2, 2, 2], num_heads=4, use_checkpoint=True, **SPATIAL,
     )),
-    "compvis-sd2": ("ldm", 12, 4, 8, _context, lambda: _ldm(
+    "compvis-sd2": (12, _context, dict(
         attention_resolutions=[4, 2, 1], channel_mult=[1, 2, 2, 2], num_head_channels=16,
-        use_linear_in_transformer=True, **_SPATIAL,
+        use_linear_in_transformer=True, **SPATIAL,
     )),
-    "compvis-ldm4": ("ldm", 12, 4, 8, _context, lambda: _ldm(
-        attention_resolutions=[8, 4, 2], channel_mult=[1, 2, 2, 2], num_heads=1, **_SPATIAL,
+    "compvis-ldm4": (12, _context, dict(
+        attention_resolutions=[8, 4, 2], channel_mult=[1, 2, 2, 2], num_heads=1, **SPATIAL,
     )),
-    "compvis-three-levels": ("ldm", 9, 4, 8, _context, lambda: _ldm(
-        attention_resolutions=[4, 2], channel_mult=[1, 2, 2], num_head_channels=16, **_SPATIAL,
+    "compvis-three-levels": (9, _context, dict(
+        attention_resolutions=[4, 2], channel_mult=[1, 2, 2], num_head_channels=16, **SPATIAL,
     )),
-    "compvis-class-conditional": ("ldm", 12, 4, 8, _label("y"), lambda: _ldm(
+    "compvis-class-conditional": (12, _label("y"), dict(
         attention_resolutions=[4, 2], channel_mult=[1, 2, 2, 2], num_heads=2, num_classes=10,
         use_scale_shift_norm=True, resblock_updown=True,
     )),
 }  # fmt: skip
+
+
+def original() -> Any:
+    """ldm's own network class, an extra (pyproject.toml); None where it is not installed."""
+    if importlib.util.find_spec("ldm") is None:
+        return None
+    return importlib.import_module("ldm.modules.diffusionmodules.openaimodel").UNetModel
+
+
+for _made, _class in (("", UNetModel), ("-original", original())):
+    if _class is not None:
+        NETWORKS |= {
+            name + _made: ("ldm", branches, 4, 8, conditioning, functools.partial(ldm_network, _class, **config))
+            for name, (branches, conditioning, config) in LDM_NETWORKS.items()
+        }
 
 
 def build(name: str) -> Network:

@@ -210,7 +210,7 @@ class TestBatches:
             assert outcome.report.misses == 0 and outcome.report.partial > 0
 
     def test_odd_sizes(self, host: Any) -> None:
-        size = (8, 24) if host.name == "stand-in" else (9, 13)  # ldm itself takes multiples of 8 only
+        size = (8, 24) if host.name == "stand-in" else (9, 13)  # LDM takes multiples of 8 only
         plain = host.sample(host.model(), LEVELS, noise=noise_for(size=size))
         assert torch.equal(run(host, segments(*[(1, 1)] * T), noise=noise_for(size=size))[0], plain)
         assert run(host, HALF, noise=noise_for(size=size))[2].report.misses == 0

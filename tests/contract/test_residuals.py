@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from calls import branches, full
+from ldm_unet import timestep_embedding
 from networks import Network, build
 from torch import Tensor, nn
 
@@ -109,8 +110,6 @@ def test_controlnet_that_runs_the_blocks_itself() -> None:
     seen: list[tuple[str, float]] = []
 
     def forward(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
-        from ldm.modules.diffusionmodules.util import timestep_embedding
-
         control = [torch.full(size, 0.05 * (i + 1)) for i, size in enumerate(sizes)]
         emb = unet.time_embed(timestep_embedding(timesteps, unet.model_channels))
         h, skips = x, []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ldm_unet import UNetModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -60,8 +61,6 @@ def write_lora(path: Path, seed: int = 2) -> None:
 
 
 def _unet(multipliers: tuple[int, ...], channels: int) -> dict[str, Tensor]:
-    from ldm.modules.diffusionmodules.openaimodel import UNetModel
-
     return _weights(
         UNetModel(
             image_size=32,

@@ -1,4 +1,4 @@
-"""The WebUI extension's run engine on the real ldm U-Net: the rows of USERS.md that do not need the host's UI."""
+"""The WebUI extension's run engine on an LDM U-Net: the rows of USERS.md that do not need the host's UI."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 import webui_stand_in as stand_in
 from contract.networks import dictionaries
+from ldm_unet import timestep_embedding
 from torch import Tensor
 from webui_stand_in import (
     BRANCHES,
@@ -27,8 +28,6 @@ from webui_stand_in import (
 
 from flexiffusion.facts import ModelInfo, Provenance, Sampling
 from flexiffusion.plan import plan_for
-
-pytest.importorskip("ldm.modules.diffusionmodules.openaimodel", exc_type=ImportError)
 
 MIXED = segments("FPP FPN FPNN")  # 10 steps: 3 full, 4 partial, 3 null
 TURNS = own_levels((14.6, "F"), (6.0, "P"), (3.0, "F"), (1.5, "P"), (0.7, "F"), (0.3, "P"), (0.1, "F"))
@@ -270,7 +269,7 @@ class TestOthers:
         def controlled(x: Tensor, timesteps: Tensor, context: Tensor, **more: Any) -> Tensor:
             unet = host.unet
             seen.append(len(x))
-            emb = unet.time_embed(_embedding(timesteps, unet.model_channels))
+            emb = unet.time_embed(timestep_embedding(timesteps, unet.model_channels))
             skips, h = [], x
             for i, block in enumerate(unet.input_blocks):
                 h = block(h, emb, context)
@@ -558,9 +557,3 @@ def test_by_noise_level_needs_recorded_levels(host: WebUI) -> None:
 
 def _p(steps: int) -> Any:
     return SimpleNamespace(steps=steps)
-
-
-def _embedding(timesteps: Tensor, channels: int) -> Tensor:
-    from ldm.modules.diffusionmodules.util import timestep_embedding
-
-    return timestep_embedding(timesteps, channels, repeat_only=False)

@@ -1,4 +1,4 @@
-"""The script: arguments, presets, infotext, passes, comparison, axes, UI; real U-Net, stand-ins of the host modules."""
+"""The script: arguments, presets, infotext, passes, comparison, axes, UI; on stand-ins of the host modules."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from webui_stand_in import SamplerObject, WebUI, own_levels, segments
 
 from flexiffusion import codec
 from flexiffusion.facts import ModelInfo, Provenance, Sampling
-
-pytest.importorskip("ldm.modules.diffusionmodules.openaimodel", exc_type=ImportError)
 
 GOLDEN = ROOT / "tests" / "golden" / "webui_script.json"
 

@@ -1,4 +1,4 @@
-"""Thin stand-ins of the WebUI's objects around the real ldm U-Net: its CFG denoiser, its sampler objects, its loop.
+"""Thin stand-ins of the WebUI's objects around an LDM U-Net: its CFG denoiser, its sampler objects, its loop.
 
 Written from what WEBUI.md tells about the hosts, not from their code. Samplers are textbook ones in the hosts' calling
 convention; the hosts' own run in test_webui_host.py.
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from contract.networks import _SPATIAL, CONTEXT, TOKENS, _ldm
+from contract.networks import CONTEXT, SPATIAL, TOKENS, ldm_network
 from torch import Tensor, nn
 
 from flexiffusion.host import SamplingReport
@@ -36,10 +36,12 @@ BRANCHES = 4
 
 
 def small_network(levels: int = 2, seed: int = 0) -> nn.Module:
-    """An ldm U-Net of 2 x `levels` branches, with no weight at zero."""
+    """An LDM U-Net of 2 x `levels` branches, with no weight at zero."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        unet = _ldm(attention_resolutions=[1, 2], channel_mult=[1] * levels, num_res_blocks=1, num_heads=2, **_SPATIAL)
+        unet = ldm_network(
+            attention_resolutions=[1, 2], channel_mult=[1] * levels, num_res_blocks=1, num_heads=2, **SPATIAL
+        )
         unet.eval().requires_grad_(False)
         for parameter in unet.parameters():
             if not parameter.any():
@@ -303,7 +305,7 @@ class SamplerObject:
 
 
 class WebUI:
-    """One host with the real ldm U-Net loaded."""
+    """One host with an LDM U-Net loaded."""
 
     def __init__(self, forge: bool = False, sha256: str | None = None) -> None:
         self.unet: Any = small_network()

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from ldm_decoder import Decoder
+from ldm_unet import UNetModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -150,11 +152,10 @@ class TestConversion:
 
     @pytest.mark.parametrize("name", ["sd15", "sd21"])
     def test_the_network_equals_ldm(self, name: FamilyName) -> None:
-        openaimodel = pytest.importorskip("ldm.modules.diffusionmodules.openaimodel", exc_type=ImportError)
         shape = dataclasses.replace(checkpoint_shape(name, tiny=True), channels=64)
         tensors = {k: v for k, v in random_tensors(shape, dtype=torch.float32).items() if k.startswith(UNET)}
         heads = {"num_heads": 8} if name == "sd15" else {"num_head_channels": 64}
-        original = openaimodel.UNetModel(
+        original = UNetModel(
             image_size=8, in_channels=4, out_channels=4, model_channels=64, num_res_blocks=2, channel_mult=(1, 2, 4, 4),
             attention_resolutions=(4, 2, 1), use_spatial_transformer=True, transformer_depth=1, legacy=False,
             context_dim=shape.context, use_linear_in_transformer=name == "sd21", **heads,
@@ -168,8 +169,7 @@ class TestConversion:
             torch.testing.assert_close(ours(x, 300, context, return_dict=False)[0], expected, rtol=1e-3, atol=1e-4)
 
     def test_the_decoder_equals_ldm(self, files: dict[str, Path], models: dict[str, DiffusionModel]) -> None:
-        modules = pytest.importorskip("ldm.modules.diffusionmodules.model", exc_type=ImportError)
-        decoder = modules.Decoder(
+        decoder = Decoder(
             ch=32, out_ch=3, ch_mult=(1, 1, 1, 1), num_res_blocks=2, attn_resolutions=[], in_channels=3, resolution=64,
             z_channels=4,
         )  # fmt: skip
