@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ import click
 
 from flexiffusion import codec
 from flexiffusion.cost import CostTable
-from flexiffusion.errors import ScheduleError
 from flexiffusion.search import macro_steps
 from flexiffusion.search.planner import Planned, Planner
 from flexsearch.cli import output
+from flexsearch.cli.profile_argument import read_profile
 from flexsearch.cli.progress import stage
 from flexsearch.errors import ConfigError
 from flexsearch.models.identity import cache_folder
@@ -35,6 +34,7 @@ def conduct(profile_file: str | None, out: str | None, prompts_file: str | None,
     if profile_file is not None:
         table = read_profile(Path(profile_file))
         session.check_profile(table)
+    _require_reachable(session)
     with stage("planner's tables", session.table_levels, "levels") as at:
         tables = session.tables(at.advance)
     planner = Planner(tables, table, max(settings.targets))
@@ -42,24 +42,27 @@ def conduct(profile_file: str | None, out: str | None, prompts_file: str | None,
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
         planned = planner.plan(target)
         if planned is None:
-            cheapest = -(-len(tables.grid) // macro_steps.REACH)
-            raise ConfigError(
-                "--speedup", f"no plan is {speedup:g}x as fast", f"Ask for at most {settings.steps / cheapest:.1f}"
-            )
+            raise _too_fast(session, speedup)
         plans.append((speedup, planned))
     files: Sequence[str | None] = [None] * len(plans) if out is None else _write(session, Path(out), plans)
     _show(session, table, plans, files)
 
 
-def read_profile(path: Path) -> CostTable:
-    """The milliseconds in a file of `flexsearch profile --out`. Raises ConfigError."""
-    place = f"--profile {path}"
-    try:
-        return CostTable.from_dict(json.loads(path.read_text(encoding="utf-8"))["ms"])
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(place, f"it cannot be read ({error})", "Give another file") from error
-    except (ValueError, KeyError, TypeError, ScheduleError) as error:
-        raise ConfigError(place, f"it is no profile ({error})", "Make one with `flexsearch profile --out`") from error
+def _require_reachable(session: Session) -> None:
+    """Raises ConfigError for a speed-up that no plan has, before the tables are measured."""
+    for speedup, target in zip(session.settings.speedups, session.settings.targets, strict=True):
+        if _cheapest(session) > target + 1e-9:
+            raise _too_fast(session, speedup)
+
+
+def _cheapest(session: Session) -> int:
+    """Full steps of the cheapest plan: macro-steps as long as they can be, over the whole grid."""
+    return -(-len(macro_steps.grid_of(session.model.levels)) // macro_steps.REACH)
+
+
+def _too_fast(session: Session, speedup: float) -> ConfigError:
+    most = session.settings.steps / _cheapest(session)
+    return ConfigError("--speedup", f"no plan is {speedup:g}x as fast", f"Ask for at most {most:.1f}")
 
 
 def _write(session: Session, folder: Path, plans: list[tuple[float, Planned]]) -> list[str]:

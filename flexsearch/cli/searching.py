@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import click
 from optuna.trial import TrialState
 
-from flexiffusion import codec
+from flexiffusion import __version__, codec
 from flexiffusion.search.front import front
 from flexiffusion.search.method import Evaluated
 from flexsearch.cli import output
 from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
+from flexsearch.cli.quiet import quiet
 from flexsearch.devices import in_words, peak_memory
+from flexsearch.metrics.real_fid import require_pictures
 from flexsearch.report import figures, pictures
 from flexsearch.report.advice import advice
 from flexsearch.report.rows import Row, comparisons
@@ -19,21 +24,54 @@ from flexsearch.report.table import FinalTable
 from flexsearch.runs import final_table as verdict
 from flexsearch.runs import trial_store
 from flexsearch.runs.driver import search
-from flexsearch.runs.evaluators import opened, require
+from flexsearch.runs.evaluators import opened
 from flexsearch.runs.export import schedule_name, to_schedule
 from flexsearch.runs.optuna_sampler import MethodSampler
-from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.run_folder import RunFolder, newer
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 
 
-def conduct(folder: RunFolder, settings: Settings) -> None:
+def begin(path: Path, settings: Settings) -> None:
+    """A new run. Its folder is made when everything that it names is known to be usable: the model above all."""
+    quiet()
+    session = Session(settings, RunFolder(path).references)
+    _require(session)
+    _conduct(RunFolder.create(path, settings), session)
+
+
+def go_on(folder: RunFolder, settings: Settings) -> None:
+    """An interrupted run, or a finished one once more."""
+    quiet()
+    if newer(folder.version):
+        output.say(f"note: flexiffusion {folder.version} made this run, and this is {__version__}")
+    _conduct(folder, Session(settings, folder.references))
+
+
+def _require(session: Session) -> None:
+    """Raises what a setting, the model or the trial store is refused with; nothing is sampled for it."""
+    settings = session.settings
+    _ = session.model, session.batch, session.prompts, session.features, session.teacher
+    if settings.real is not None:
+        require_pictures(Path(settings.real))
+    if settings.cost != "latency" or settings.profile is not None:  # nothing is timed here
+        _ = session.costs
+        if settings.method == "autodiffusion":
+            _ = session.method
+    if settings.storage is not None:
+        trial_store.open_store(settings.storage)
+
+
+def _conduct(folder: RunFolder, session: Session) -> None:
     """Search until the run's evaluations are done, then measure on held-out images and write everything."""
-    require(settings)
-    with folder.locked(), folder.guarded(settings):
-        session = Session(settings, folder.references)
-        evaluated = _search(folder, session)
-        rows = _measure(folder, session, evaluated)
+    settings = session.settings
+    try:
+        with folder.locked(), folder.guarded(settings):
+            evaluated = _search(folder, session)
+            rows = _measure(folder, session, evaluated)
+    except KeyboardInterrupt:
+        output.say(f"What was finished is kept. Go on with: flexsearch resume {shlex.quote(str(folder.path))}")
+        raise
     _show(folder, rows, f"latent/{settings.judged_by}", peak_memory(session.model.device))
 
 
