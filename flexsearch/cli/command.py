@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from flexsearch.cli import settings
+from flexsearch.cli.kinds import Place
 
 DEBUG_KEY = "flexsearch.debug"
 _CONFIG_KEY = "flexsearch.config"
@@ -22,6 +23,7 @@ def _remember_config(ctx: click.Context, _: click.Parameter, value: str | None) 
     if value is not None:
         ctx.meta[_CONFIG_KEY] = Path(value)
     if not isinstance(ctx.command, click.Group):
+        settings.require_known_variables(ctx)
         path = ctx.meta.get(_CONFIG_KEY) or settings.default_file()
         ctx.meta[_CONFIG_KEY] = path
         if path is not None:
@@ -30,6 +32,7 @@ def _remember_config(ctx: click.Context, _: click.Parameter, value: str | None) 
 
 config_option = click.option(
     "--config",
+    type=Place(),
     metavar="FILE",
     is_eager=True,  # before the options that it sets
     expose_value=False,
@@ -58,6 +61,6 @@ class Command(click.Command):
         for add in (config_option, debug_option):
             add(self)  # click's decorators extend `params` of a finished command
         for option in self.params:
-            if isinstance(option, click.Option) and option.envvar is None:
+            if isinstance(option, click.Option) and settings.key_of(option) not in settings.NOT_SETTINGS:
                 # click would name it after the parameter; the flag is the only name that a user sees.
                 option.envvar = "_".join([*names, settings.key_of(option)]).upper()

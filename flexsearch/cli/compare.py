@@ -9,12 +9,13 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
+from flexsearch.cli.kinds import Place
 from flexsearch.cli.options import IMAGES, MODEL, with_options
 from flexsearch.cli.places import require_file
 
 
 @click.command(cls=Command)
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", type=Place(), metavar="FILE...", nargs=-1, required=True)
 @with_options(MODEL)
 @click.option("--images", "held_out", type=int, default=64, show_default=True, help="Images to measure on.")
 @click.option(
@@ -26,7 +27,7 @@ from flexsearch.cli.places import require_file
     help="Other images, to choose the best hand-made rivals on.",
 )
 @with_options(IMAGES)
-@click.option("--png", "picture", metavar="OUT", help="Write the pictures, teacher above.")
+@click.option("--png", "picture", type=Place(), metavar="OUT", help="Write the pictures, teacher above.")
 @output.json_option
 def compare(files: tuple[str, ...], picture: str | None, **options: Any) -> None:
     """Measure schedules of one teacher beside fewer plain steps and DeepCache at the cost of each."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from flexsearch.cli.command import Command
+from flexsearch.cli.kinds import Place
 
 
 @click.command(cls=Command)
-@click.argument("folder", metavar="RUN")
+@click.argument("folder", type=Place(folder=True), metavar="RUN")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0: every one.")
 @click.option("--port", type=int, default=8080, show_default=True, help="0: any that is free.")
 @click.option("--open/--no-open", "opened", default=True, show_default=True, help="Open it in a browser.")

@@ -14,6 +14,7 @@ import click
 from flexiffusion import __version__
 from flexsearch.cli import exit_codes, output
 from flexsearch.cli.command import Command
+from flexsearch.cli.kinds import Place
 
 
 class Line(NamedTuple):
@@ -29,7 +30,7 @@ class Line(NamedTuple):
     "--host",
     "hosts",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=Place(path_type=Path),
     help="A folder of ComfyUI, AUTOMATIC1111 or Forge to look at; give it several times.",
 )
 @output.json_option

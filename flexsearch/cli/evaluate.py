@@ -9,16 +9,17 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
+from flexsearch.cli.kinds import Place
 from flexsearch.cli.options import IMAGES, MODEL, with_options
 from flexsearch.cli.places import require_file
 
 
 @click.command(cls=Command)
-@click.argument("file", metavar="FILE")
+@click.argument("file", type=Place(), metavar="FILE")
 @with_options(MODEL)
 @click.option("--images", "held_out", type=int, default=64, show_default=True, help="Images to measure on.")
 @with_options(IMAGES)
-@click.option("--png", "picture", metavar="OUT", help="Write the pictures, teacher above.")
+@click.option("--png", "picture", type=Place(), metavar="OUT", help="Write the pictures, teacher above.")
 @output.json_option
 def evaluate(file: str, picture: str | None, **options: Any) -> None:
     """Measure the schedule in FILE against its full-length teacher: errors, relative FID, speed-up."""

@@ -7,40 +7,30 @@ from typing import Any, TypeVar
 
 import click
 
+from flexsearch.choices import DTYPES, ENGINES, SOLVERS
+from flexsearch.cli.kinds import PictureSize, Place
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-class PictureSize(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """`512`, or width x height: `768x512`."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        sides = str(value).lower().split("x")
-        if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= 65536 for side in sides):
-            self.fail(f"{value!r} is no picture size. Give pixels, 512 or 768x512", param, ctx)
-        return int(sides[0]), int(sides[-1])
-
-
 MODEL = (
-    click.option("--model", default="tiny", show_default=True, metavar="MODEL",
+    click.option("--model", type=Place(), default="tiny", show_default=True, metavar="MODEL",
                  help="A .safetensors checkpoint, a diffusers folder, or a bundled model: tiny (text), pixel (DDPM)."),
     click.option("--size", type=PictureSize(), help="Picture size in pixels, 512 or 768x512. [default: the model's]"),
     click.option("--prediction", default="auto", show_default=True,
                  help="What the network predicts: epsilon, v_prediction; auto: as the file says."),
     click.option("--device", default="auto", show_default=True, help="A torch device; auto: the GPU if there is one."),
-    click.option("--dtype", default="auto", show_default=True, help="float32, float16, bfloat16; auto: by device."),
+    click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="auto: by device."),
     click.option("--guidance", type=float, help="Classifier-free guidance scale. [default: the model's]"),
     click.option("--batch", type=int,
                  help="Images sampled together; halved where memory runs out. [default: by memory; profile: 1]"),
     click.option("--compile", "compiled", is_flag=True, help="Hand the network to torch.compile."),
 )  # fmt: skip
 SOLVER = (
-    click.option("--solver", default="dpmpp_2m", show_default=True, help="ddim, plms, dpmpp_2m, euler or uni_pc."),
+    click.option("--solver", type=click.Choice(SOLVERS), default="dpmpp_2m", show_default=True,
+                 help="What the teacher and every schedule are sampled with."),
     click.option("--steps", type=int, default=30, show_default=True, help="Steps of the teacher."),
-)
+)  # fmt: skip
 SPEEDUP = (
     click.option("--speedup", "speedups", type=float, multiple=True, default=(2.0, 3.0, 5.0), show_default=True,
                  help="Asked speed-up in multiply-adds; give it several times."),
@@ -48,7 +38,7 @@ SPEEDUP = (
 IMAGES = (
     click.option("--features", default="bundled", show_default=True, metavar="MODULE",
                  help="Feature module: bundled, inception:FILE or package.module:Class."),
-    click.option("--prompts", "prompts_file", metavar="FILE",
+    click.option("--prompts", "prompts_file", type=Place(), metavar="FILE",
                  help="Prompts, one a line; those below a line --- are held out. [default: bundled ones]"),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the noise and of the search."),
 )  # fmt: skip
@@ -59,7 +49,8 @@ def engine_options(resumed: bool) -> tuple[Callable[[Any], Any], ...]:
     as_before = "as the run has it" if resumed else None
     kept = f" [default: {as_before}]" if resumed else ""
     return (
-        click.option("--engine", default=None if resumed else "local", show_default=not resumed,
+        click.option("--engine", type=click.Choice(ENGINES), default=None if resumed else "local",
+                     show_default=not resumed,
                      help=f"local: one after the other, here; ray: on many devices or machines.{kept}"),
         click.option("--ray-address", metavar="ADDRESS",
                      help=f"Of a Ray cluster: host:port, or auto. [default: {as_before or 'Ray on this machine'}]"),

@@ -9,6 +9,7 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
+from flexsearch.cli.kinds import Place
 from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
 from flexsearch.cli.places import require_folder
 
@@ -19,11 +20,12 @@ from flexsearch.cli.places import require_folder
 @click.option(
     "--profile",
     "profile_file",
+    type=Place(),
     metavar="FILE",
     help="Plan for the milliseconds of another device, by `flexsearch profile --out`.",
 )
 @with_options(IMAGES)
-@click.option("--out", metavar="FOLDER", help="Write the schedule files there.")
+@click.option("--out", type=Place(folder=True), metavar="FOLDER", help="Write the schedule files there.")
 @output.json_option
 def plan(profile_file: str | None, out: str | None, prompts_file: str | None, **options: Any) -> None:
     """Plan a schedule for every asked speed-up, without searching.

@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from flexsearch.cli import exit_codes, output
 from flexsearch.cli.command import Command
+from flexsearch.cli.kinds import Place
 
 if TYPE_CHECKING:
     from flexiffusion.errors import FlexiffusionError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _FOLDER = click.option(
     "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Place(folder=True, file_okay=False, path_type=Path),
     help="Instead of your own presets' folder: such as a host's models/flexiffusion.",
 )
 
@@ -88,7 +89,7 @@ def show_preset(preset: str) -> None:
 
 
 @presets.command("add", cls=Command, group="presets")
-@click.argument("source", metavar="SOURCE")
+@click.argument("source", type=Place(), metavar="SOURCE")
 @click.option("--name", help="Add it under another name; for a source of one schedule.")
 @click.option("--replace", is_flag=True, help="Replace one of the same name.")
 @_FOLDER
@@ -194,10 +195,10 @@ def pull(ctx: click.Context, names: tuple[str, ...], replace: bool, folder: Path
 
 @presets.command("share", cls=Command, group="presets")
 @click.argument("sources", metavar="PRESET|RUN...", nargs=-1, required=True, shell_complete=complete_name)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The new folder to write.")
+@click.option("--out", required=True, type=Place(path_type=Path), help="The new folder to write.")
 @click.option("--author", help="Who made them; needed where a file does not say.")
 @click.option("--title", help="Of the README. [default: the first preset's name]")
-@click.option("--picture", type=click.Path(path_type=Path), help="A comparison picture, PNG. [default: a run's own]")
+@click.option("--picture", type=Place(path_type=Path), help="A comparison picture, PNG. [default: a run's own]")
 @click.option("--repo", metavar="OWNER/NAME", help="Upload to this Hugging Face repository, with your token.")
 @output.json_option
 def share(

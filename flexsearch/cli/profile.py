@@ -10,6 +10,7 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
+from flexsearch.cli.kinds import Place
 from flexsearch.cli.options import MODEL, with_options
 from flexsearch.cli.places import require_file
 from flexsearch.errors import ConfigError
@@ -18,7 +19,7 @@ from flexsearch.errors import ConfigError
 @click.command(cls=Command)
 @with_options(MODEL)
 @click.option("--repeats", type=click.IntRange(1, 1000), default=5, show_default=True, help="Timings of each kind.")
-@click.option("--out", metavar="FILE", help="Save both cost tables as JSON.")
+@click.option("--out", type=Place(), metavar="FILE", help="Save both cost tables as JSON.")
 @output.json_option
 def profile(
     model: str, guidance: float | None, batch: int | None, repeats: int, out: str | None, **options: Any

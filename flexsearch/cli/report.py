@@ -9,6 +9,7 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
+from flexsearch.cli.kinds import Place
 from flexsearch.errors import ConfigError, RunFolderError
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The page. [default: RUN/report.html]")
+@click.argument("folder", metavar="RUN", type=Place(path_type=Path))
+@click.option("--out", type=Place(dir_okay=False, path_type=Path), help="The page. [default: RUN/report.html]")
 @click.option("--open", "opened", is_flag=True, help="Show it in the browser.")
 @output.json_option
 def report(folder: Path, out: Path | None, opened: bool) -> None:

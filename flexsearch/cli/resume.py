@@ -10,11 +10,12 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
+from flexsearch.cli.kinds import Place
 from flexsearch.cli.options import engine_options, with_options
 
 
 @click.command(cls=Command)
-@click.argument("folder", metavar="RUN")
+@click.argument("folder", type=Place(folder=True), metavar="RUN")
 @with_options(engine_options(resumed=True))
 @output.json_option
 def resume(folder: str, **engine: Any) -> None:

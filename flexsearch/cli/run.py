@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
+from flexsearch.choices import COSTS, ERRORS, METHODS, SPACINGS, STATISTICS
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
+from flexsearch.cli.kinds import Place
 from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_options, with_options
 
 
@@ -17,6 +19,7 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
 @with_options(MODEL)
 @click.option(
     "--method",
+    type=click.Choice(METHODS),
     default="placement",
     show_default=True,
     help="placement: levels, kinds, branches and predictors; joint: dropped layers too; flexiffusion: segments, and "
@@ -25,11 +28,13 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
 @click.option("--timesteps", type=int, help="Of autodiffusion: how many. [default: what the speed-up pays for]")
 @with_options(SOLVER)
 @click.option(
-    "--spacing", default="uniform", show_default=True, help="The teacher's: uniform, karras, logsnr or quadratic."
+    "--spacing", type=click.Choice(SPACINGS), default="uniform", show_default=True, help="Of the teacher's levels."
 )
 @with_options(SPEEDUP)
 @click.option(
     "--reference",
+    type=Place(),
+    metavar="WORD|PATH",
     default="teacher",
     show_default=True,
     help="What errors are measured to: teacher, or converged (what every solver tends to); or FID is measured to real "
@@ -37,12 +42,14 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
 )
 @click.option(
     "--error",
-    help="What is minimised: latent, features, lpips (paired errors), rfid or fid. "
+    type=click.Choice(ERRORS),
+    help="What is minimised: paired errors, or FID relative to the teacher or to real pictures. "
     "[default: latent; of --method flexiffusion: rfid; with real pictures: fid]",
 )
-@click.option("--statistic", default="mean", show_default=True, help="Of paired errors: mean, or worst-decile.")
+@click.option("--statistic", type=click.Choice(STATISTICS), default="mean", show_default=True, help="Of paired errors.")
 @click.option(
     "--cost",
+    type=click.Choice(COSTS),
     default="macs",
     show_default=True,
     help="What a speed-up is counted in: macs (multiply-adds), latency (milliseconds on this device), or "
@@ -51,6 +58,7 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
 @click.option(
     "--profile",
     "profile_file",
+    type=Place(),
     metavar="FILE",
     help="Count the milliseconds of another device, by `flexsearch profile --out`; with --cost latency.",
 )
@@ -81,7 +89,7 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
 @with_options(IMAGES)
 @with_options(engine_options(resumed=False))
 @click.option("--storage", metavar="URL", help="Optuna storage. [default: SQLite in the run folder]")
-@click.option("--out", metavar="FOLDER", help="The run folder. [default: runs/<date-time>]")
+@click.option("--out", type=Place(folder=True), metavar="FOLDER", help="The run folder. [default: runs/<date-time>]")
 @output.json_option
 def run(out: str | None, prompts_file: str | None, profile_file: str | None, **options: Any) -> None:
     """Search schedules for a model; end with a table, pictures and schedule files.

@@ -7,6 +7,7 @@ images = 64
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -73,6 +74,25 @@ def read_defaults(path: Path, ctx: click.Context) -> dict[str, Any]:
     return defaults
 
 
+def require_known_variables(ctx: click.Context) -> None:
+    """Raises ConfigError for a variable FLEXSEARCH_... that is not a setting of any command: it has no effect.
+
+    FLEXSEARCH_CONFIG and FLEXSEARCH_DEBUG, of all commands, are taken too.
+    """
+    given = [name for name in os.environ if name.startswith(f"{ENVIRONMENT}_")]
+    if not given:
+        return
+    known = {f"{ENVIRONMENT}_CONFIG", f"{ENVIRONMENT}_DEBUG"}
+    for command in _commands(ctx).values():
+        known |= {str(option.envvar) for option in options_by_key(command).values()}
+    for name in sorted(set(given) - known):
+        close = difflib.get_close_matches(name, sorted(known), n=1)
+        remedy = f"Did you mean {close[0]}?" if close else "Unset it; the settings are in docs/cli/"
+        if name.endswith(tuple(f"_{key.upper()}" for key in NOT_SETTINGS)):
+            remedy = f"Give --{name.rpartition('_')[2].lower()} on the command line"
+        raise ConfigError(name, "no setting has this name", remedy)
+
+
 def effective(ctx: click.Context) -> dict[str, dict[str, Any]]:
     """What the command of `ctx` runs with: by parameter name its value and its source (flag, environment, ...)."""
     sources = {
@@ -129,7 +149,7 @@ def _tables(document: Mapping[str, Any], groups: set[str]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read ({error.strerror})", "Give a TOML file that exists") from error
     except UnicodeDecodeError as error:

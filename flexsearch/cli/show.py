@@ -11,6 +11,7 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
+from flexsearch.cli.kinds import Place
 from flexsearch.cli.schedule_argument import read_schedule
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ _ROW = 50  # steps of the strip in one line
 
 
 @click.command(cls=Command)
-@click.argument("file", metavar="FILE")
-@click.option("--png", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path), help="Also draw the plan here.")
+@click.argument("file", type=Place(), metavar="FILE")
+@click.option("--png", metavar="OUT", type=Place(dir_okay=False, path_type=Path), help="Also draw the plan here.")
 @output.json_option
 def show(file: str, png: Path | None) -> None:
     """Show what a schedule file does: its plan step by step, its cost, what was measured, where it comes from.

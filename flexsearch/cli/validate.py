@@ -9,11 +9,12 @@ import click
 from flexiffusion.errors import ScheduleError
 from flexsearch.cli import exit_codes, output
 from flexsearch.cli.command import Command
+from flexsearch.cli.kinds import Place
 from flexsearch.cli.schedule_argument import read_schedule
 
 
 @click.command(cls=Command)
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", type=Place(), metavar="FILE...", nargs=-1, required=True)
 @output.json_option
 @click.pass_context
 def validate(ctx: click.Context, files: tuple[str, ...]) -> None:

@@ -164,7 +164,7 @@ class TestRun:
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),
         [
-            (["--solver", "dpm_fast"], exit_codes.USAGE, "--solver: 'dpm_fast' is not known"),
+            (["--solver", "dpm_fast"], exit_codes.USAGE, "'dpm_fast' is not one of 'ddim', 'plms'"),
             (["--speedup", "0.5"], exit_codes.USAGE, "--speedup: 0.5 is out of range"),
             (["--steps", "2"], exit_codes.USAGE, "--steps: 2 is out of range"),
             (["--model", "/no/such"], exit_codes.MODEL, "/no/such: there is no such file or folder"),

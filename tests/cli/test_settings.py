@@ -120,3 +120,67 @@ def test_a_file_that_is_missing_or_no_text() -> None:
 def test_other_commands_tables_do_not_disturb() -> None:
     Path("flexsearch.toml").write_text("[show]\npng = 'x.png'\n[demo]\nimages = 3\n")
     assert got(run("demo"), "images") == (3, "file")
+
+
+def test_a_file_with_a_byte_order_mark() -> None:
+    """Windows' editors write one."""
+    Path("flexsearch.toml").write_bytes(b"\xef\xbb\xbf[demo]\nimages = 3\n")
+    assert got(run("demo"), "images") == (3, "file")
+
+
+def test_the_home_folder_where_no_shell_reads_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = main.get_command(click.Context(main), "run")
+    assert place is not None
+    (model,) = (option for option in place.params if option.name == "model")
+    assert model.type_cast_value(click.Context(place), "~/x.safetensors") == str(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("variable", "remedy"),
+    [
+        ("FLEXSEARCH_RUN_STEPZ", "Did you mean FLEXSEARCH_RUN_STEPS?"),
+        ("FLEXSEARCH_DEMO_IMAGSE", "Did you mean FLEXSEARCH_DEMO_IMAGES?"),
+        ("FLEXSEARCH_RUN_JSON", "Give --json on the command line"),
+        ("FLEXSEARCH_RUN_PROMPTS_FILE", "Did you mean FLEXSEARCH_RUN_PROMPTS?"),
+        ("FLEXSEARCH_0123456789012345678901234567890", "docs/cli/"),
+    ],
+)
+def test_an_unknown_variable_is_an_error_whatever_the_command(variable: str, remedy: str) -> None:
+    done = run("demo", **{variable: "1"})
+    assert done.exit_code == 2
+    assert f"{variable}: no setting has this name. " in done.stderr and remedy in done.stderr
+
+
+def test_the_words_of_choices_are_the_cores() -> None:
+    from flexiffusion.noise import SPACINGS
+    from flexiffusion.search.objective import ERRORS, STATISTICS
+    from flexsearch import choices
+    from flexsearch.sampling.solvers import MAKERS
+
+    assert (choices.SPACINGS, choices.ERRORS, choices.STATISTICS) == (SPACINGS, ERRORS, STATISTICS)
+    assert tuple(MAKERS) == choices.SOLVERS
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "offered"),
+    [
+        (["run", "--model"], "file", [""]),
+        (["run", "--prompts"], "file", [""]),
+        (["run", "--config"], "file", [""]),
+        (["run", "--out"], "dir", [""]),
+        (["resume"], "dir", [""]),
+        (["show"], "file", [""]),
+        (["presets", "add"], "file", [""]),
+        (["run", "--solver"], "plain", ["ddim", "plms", "dpmpp_2m", "euler", "uni_pc"]),
+        (["run", "--cost"], "plain", ["macs", "latency", "units"]),
+        (["run", "--dtype"], "plain", ["auto", "float32", "float16", "bfloat16"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_shell_completes_files_and_words(words: list[str], kind: str, offered: list[str]) -> None:
+    from click.shell_completion import BashComplete
+
+    found = BashComplete(main, {}, "flexsearch", "_FLEXSEARCH_COMPLETE").get_completions(words, "")
+    assert {item.type for item in found} == {kind}
+    assert [item.value for item in found] == offered
