@@ -4,7 +4,7 @@
 
 Three searches of equal length for every cost, on the same images: the whole space; plain steps only, whose placement is
 searched (the strongest honest rival: it begins with the planner's placements, as ours does); and the same without the
-planner, a local search from the spacings that one could type (what METHOD.md section 7 compared with). Everything is
+planner, a local search from the spacings that one could type (what docs/method.md 7 compared with). Everything is
 measured on held-out noise and prompts: the latents' and the pictures' paired mean squared errors, and the mean distance
 of the latents (the mean of the square roots, squared), which single pictures that change their shape outweigh less.
 Prints two Markdown tables. Interrupted, it goes on where it stopped.

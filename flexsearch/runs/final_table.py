@@ -14,7 +14,10 @@ from flexiffusion.search.paired import estimate
 from flexiffusion.search.seeds import Seed, near
 from flexsearch.engines.local import LocalEngine, Outcome
 from flexsearch.report.rows import Row, RowKind
+from flexsearch.runs.progress import Progress
 from flexsearch.runs.session import Session
+
+UNSTEADY = 1.25  # median turn / fastest: a machine with nothing else to do stays below, whatever one slow turn does
 
 OnStep = Callable[[str], None]
 
@@ -117,6 +120,21 @@ def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_st
         for key, candidate in candidates.items():
             taken[key].append(engine.seconds(candidate, images))
     return taken
+
+
+def time_all(
+    engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], progress: Progress
+) -> dict[str, list[float]]:
+    """`timed` with its progress; says so where the times cannot be relied on."""
+    with progress.stage("timing", MOST_TURNS, "turns at most") as at:
+        seconds = timed(engine, measured, lambda note: at.advance(note=note))
+    spread = max(statistics.median(turns) / min(turns) for turns in seconds.values())
+    if spread > UNSTEADY:
+        progress.say(
+            f"This machine was busy while it timed: one schedule usually took {spread:.1f} times its shortest time. "
+            "Do not rely on the measured speed-ups; `flexsearch compare` measures them again."
+        )
+    return seconds
 
 
 def rows(

@@ -1,4 +1,4 @@
-"""The node pack in a running ComfyUI, through its HTTP API, on a checkpoint of random weights. Rows: USERS.md."""
+"""The node pack in a running ComfyUI, through its HTTP API, with random weights. Rows are users' complaints."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class TestRelativeFid:
         assert RelativeFid(features)(features * 1.5) == pytest.approx(0.25 * trace, rel=1e-6)
 
     def test_bounded_by_the_paired_distance(self) -> None:
-        """At most n / (n - 1) times the paired mean squared distance (METHOD.md section 4)."""
+        """At most n / (n - 1) times the paired mean squared distance (docs/method.md 4)."""
         reference = normal(50, 8, 0)
         candidate = reference + 0.3 * normal(50, 8, 1)
         paired = float(squared_error(candidate, reference).mean()) * 8

@@ -261,7 +261,7 @@ class Variation:
         return dropping(action, frozenset(action.drop), self.table) if action.drop else action
 
     def _partial(self, stream: Stream) -> Action:
-        """A random partial action; shallow branches are likelier, since most of the gain is there (METHOD.md 7)."""
+        """A random partial action; shallow branches are likelier: most of the gain is there (docs/method.md 7)."""
         branch = min(int(stream.geometric(0.4)) - 2, self.space.branches - 1)
         return Action("partial", branch, DRAWN[stream.integers(len(DRAWN))])
 

@@ -1,0 +1,69 @@
+"""Schedules planned in seconds, from tables of a model that are measured once: errors are predicted, not measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flexiffusion import codec
+from flexiffusion.cost import CostTable
+from flexiffusion.search import macro_steps
+from flexiffusion.search.planner import Planned, Planner
+from flexsearch.errors import ConfigError
+from flexsearch.models.identity import cache_folder
+from flexsearch.runs.export import schedule_file
+from flexsearch.runs.final_table import described
+from flexsearch.runs.progress import Progress
+from flexsearch.runs.session import Session
+from flexsearch.runs.settings import Settings
+
+
+@dataclass(frozen=True)
+class Plans:
+    """A planned schedule for each asked speed-up, and the costs that it was planned by."""
+
+    session: Session
+    costs: CostTable
+    schedules: tuple[tuple[float, Planned], ...]
+
+
+def plan(settings: Settings, profile: CostTable | None, progress: Progress) -> Plans:
+    """Plan for every asked speed-up; `profile` is another device's table of milliseconds, None: multiply-adds.
+
+    Raises ConfigError for a profile of another model, and for a speed-up that no plan has.
+    """
+    session = Session(settings, cache_folder() / "references")
+    progress.say(f"model: {session.described()}")
+    if profile is not None:
+        session.check_profile(profile)
+    costs = profile or session.table
+    with progress.stage("planner's tables", session.table_levels, "levels") as at:
+        tables = session.tables(at.advance)
+    planner = Planner(tables, costs, max(settings.targets))
+    schedules = []
+    for speedup, target in zip(settings.speedups, settings.targets, strict=True):
+        planned = planner.plan(target)
+        if planned is None:
+            cheapest = -(-len(tables.grid) // macro_steps.REACH)
+            raise ConfigError(
+                "--speedup", f"no plan is {speedup:g}x as fast", f"Ask for at most {settings.steps / cheapest:.1f}"
+            )
+        schedules.append((speedup, planned))
+    return Plans(session, costs, tuple(schedules))
+
+
+def write(plans: Plans, folder: Path) -> list[str]:
+    """A schedule file for each plan. Raises ConfigError where the folder cannot be written."""
+    session, files = plans.session, []
+    for speedup, planned in plans.schedules:
+        name = f"{session.model.family}-{session.settings.solver}-{session.settings.steps}-{speedup:g}x-planned"
+        text = f"{described(planned.candidate)}; planned for {speedup:g}x, not measured"
+        steps = planned.candidate.steps_plan(session.model.levels)
+        path = folder / f"{name}.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            codec.write(path, schedule_file(session, name, text, planned.candidate, steps, 0))
+        except OSError as error:
+            raise ConfigError(f"--out {folder}", f"it cannot be written ({error})", "Give another folder") from error
+        files.append(str(path))
+    return files
