@@ -68,7 +68,11 @@ def _parsed(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
             raise ModelError(str(path), f"it has more than {LARGEST:,} bytes, as no configuration has", remedy)
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            # a few of them, nested, stand for more values than there is memory
+            raise ModelError(str(path), "it uses aliases (*NAME), which are not read", remedy)
+        return yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(str(path), f"it cannot be read ({reason})", remedy) from error

@@ -220,6 +220,7 @@ class TestPrediction:
             ("model: {params: {parameterization: x0}}", "x.yaml beside it says that it predicts 'x0'"),
             ("model: [", r"x.yaml: it cannot be read .* Repair it or move it away"),
             ("#" * (1 << 20) + "\n#", "more than 1,048,576 bytes"),
+            ("model: {params: {use_ema: &many [1, 2], new: [*many, *many]}}", "uses aliases .* which are not read"),
         ],
     )
     def test_a_yaml_that_cannot_be_followed(self, yaml: str, message: str, said: Callable[..., object]) -> None:
