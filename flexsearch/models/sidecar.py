@@ -16,7 +16,8 @@ from flexsearch.models.ldm_keys import Family
 
 LARGEST = 1 << 20  # bytes; real ones have 2,000
 PARAMETERIZATION = "parameterization"  # ldm's: eps, v or x0
-SCALING = "denoiser_config.params.scaling_config.target"  # sgm's: a class of that name
+DENOISER = "denoiser_config.params"  # sgm's
+SCALING = f"{DENOISER}.scaling_config.target"  # a class of that name
 
 # What of `model.params` says how the network was trained and is not read from here: the value that fits all families.
 TRAINED: dict[str, Any] = {
@@ -25,6 +26,11 @@ TRAINED: dict[str, Any] = {
     "timesteps": 1000,
     "beta_schedule": "linear",  # even roots: what diffusers calls scaled_linear
     "conditioning_key": "crossattn",
+    f"{DENOISER}.num_idx": 1000,
+    f"{DENOISER}.discretization_config.target": "LegacyDDPMDiscretization",
+    f"{DENOISER}.discretization_config.params.linear_start": 0.00085,
+    f"{DENOISER}.discretization_config.params.linear_end": 0.012,
+    f"{DENOISER}.discretization_config.params.num_timesteps": 1000,
 }
 # The rest of ldm's and sgm's keys: training, logging, or classes whose sizes the tensors tell.
 REST = {
@@ -57,7 +63,8 @@ def read_sidecar(checkpoint: Path, family: Family) -> Sidecar | None:
     if not isinstance(params, dict):
         return Sidecar(path.name, notes=(f"{path.name} beside it has no model.params, and nothing is read from it",))
     values = dict(_flat(params))
-    prediction = values.get(PARAMETERIZATION) or str(values.get(SCALING, "")).rpartition(".")[2]
+    values |= {key: str(value).rpartition(".")[2] for key, value in values.items() if key.endswith(".target")}
+    prediction = values.get(PARAMETERIZATION) or values.get(SCALING, "")
     return Sidecar(path.name, str(prediction), tuple(_notes(path.name, params, values, family)))
 
 
