@@ -12,7 +12,7 @@ from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
 from flexiffusion.search.paired import estimate
 from flexiffusion.search.seeds import Seed, near
-from flexsearch.engines.local import LocalEngine, Outcome
+from flexsearch.engines.local import SHOWN, LocalEngine, Outcome
 from flexsearch.report.rows import Row, RowKind
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.session import Session
@@ -152,11 +152,7 @@ def rows(
     for choice, outcome in measured:
         full = sum(action.kind == "full" for action in choice.candidate.actions)
         cost = choice.candidate.cost(engine.table)
-        errors = {
-            "latent/teacher": outcome.latent_errors("teacher"),
-            "latent/converged": outcome.latent_errors("converged"),
-            "features/teacher": outcome.feature_errors("teacher"),
-        }
+        errors = {f"{error}/{against}": outcome.paired_errors(error, against) for error, against in SHOWN}
         made.append(
             Row(
                 label=choice.label,

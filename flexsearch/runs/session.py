@@ -73,7 +73,7 @@ class Session:
 
     @cached_property
     def features(self) -> nn.Module:
-        return load_features(self.settings.features)
+        return load_features(self.settings.features).to(self.model.device)
 
     @cached_property
     def sampling(self) -> SamplerSettings:
