@@ -9,22 +9,26 @@ import pytest
 from optuna.study import Study
 from optuna.trial import TrialState
 from pool_fixtures import SimulatedCluster
-from search_fixtures import BRANCHES, SCHEDULE, TABLE, TEACHER, Engine
+from search_fixtures import BRANCHES, PRICED, SCHEDULE, TABLE, TEACHER, UNITS, Engine
 
 from flexsearch.engines.pool import Pool
 from flexsearch.runs.driver import search
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
 from flexsearch.runs.settings import Settings
+from flexsearch.search.autodiffusion import AutoDiffusionMethod
 from flexsearch.search.evaluator import OneByOne
 from flexsearch.search.flexiffusion import FlexiffusionMethod
 from flexsearch.search.front import front
+from flexsearch.search.joint import JointVariation
 from flexsearch.search.method import Evaluated, Method, stream_of
 from flexsearch.search.operators import Variation
 from flexsearch.search.placement import PlacementMethod
 from flexsearch.search.seeds import plain_seeds
 from flexsearch.search.space import PlacementSpace
+from flexsearch.search.units import UnitSpace
 
+pytestmark = pytest.mark.usefixtures("small_generations")
 TARGETS = (10.0, 5.0)
 
 
@@ -33,8 +37,15 @@ def placement(plain_only: bool = False) -> PlacementMethod:
     return PlacementMethod(list(plain_seeds(SCHEDULE, (5, 10))), TARGETS, variation, plain_only)
 
 
+def joint() -> PlacementMethod:
+    variation = JointVariation(UnitSpace(PlacementSpace(TEACHER[0], 24, BRANCHES), tuple(UNITS)), SCHEDULE, PRICED)
+    return PlacementMethod(list(plain_seeds(SCHEDULE, (5, 10))), TARGETS, variation)
+
+
 METHODS: dict[str, Method] = {
     "placement": placement(),
+    "joint": joint(),
+    "autodiffusion": AutoDiffusionMethod(SCHEDULE, TARGETS, PRICED, BRANCHES),
     "flexiffusion": FlexiffusionMethod(TEACHER, TARGETS, BRANCHES, TABLE),
 }
 
@@ -43,7 +54,7 @@ def go(folder: Path, method: Method, engine: OneByOne | Pool, evaluations: int, 
     folder.mkdir(exist_ok=True)
     sampler = MethodSampler(method, seed)
     study = RunFolder(folder).study(Settings(), sampler)
-    search(study, sampler, engine, TABLE, evaluations, True, lambda *_: None)
+    search(study, sampler, engine, PRICED, evaluations, True, lambda *_: None)
     return study
 
 
