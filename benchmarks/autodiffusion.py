@@ -25,29 +25,29 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.real_fid import FIRST, real_features
 from benchmarks.searches import searched
-from flexiffusion.noise import Spacing, spaced_timesteps
+from flexiffusion.noise import Spacing, spaced_places
+from flexiffusion.search.candidate import Candidate, plain
+from flexiffusion.search.objective import ErrorName
 from flexsearch.metrics.features import BundledFeatures, extract
-from flexsearch.metrics.objective import ErrorName
 from flexsearch.metrics.real_fid import RealFid, statistics_of, write_statistics
+from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.runs.final_table import choose, described
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import MethodName, Settings
 from flexsearch.sampling.references import ImageSet
-from flexsearch.sampling.solvers import SolverName
-from flexsearch.sampling.trajectory import Recipe, sample
-from flexsearch.search.candidate import Candidate, plain
+from flexsearch.sampling.solvers import SamplerSettings, draw
 from flexsearch.whole_file import whole_file
 
 STEPS = (4, 6, 10, 15)
 SPEEDUPS = (2.0, 3.0, 5.0)
 TEACHER = 30
-HAND_MADE: tuple[tuple[str, SolverName, Spacing], ...] = (
+HAND_MADE: tuple[tuple[str, str, Spacing], ...] = (
     ("uniform", "ddim", "uniform"),
     ("quadratic", "ddim", "quadratic"),
     ("uniform", "dpmpp_2m", "uniform"),
 )
-LOG_SNR: tuple[str, SolverName, Spacing] = ("even in log-SNR", "dpmpp_2m", "logsnr")
-SOLVER: dict[SolverName, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++ 2M"}
+LOG_SNR: tuple[str, str, Spacing] = ("even in log-SNR", "dpmpp_2m", "logsnr")
+SOLVER: dict[str, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++ 2M"}
 TIMESTEPS_ONLY: tuple[tuple[str, MethodName, bool], ...] = (
     ("AutoDiffusion: timesteps only", "autodiffusion", True),
     ("placement search: timesteps only", "placement", True),
@@ -86,7 +86,7 @@ class Bench:
 
     def settings(
         self,
-        solver: SolverName,
+        solver: str,
         speedup: float,
         fitness: ErrorName,
         seed: int,
@@ -119,19 +119,18 @@ class Bench:
         affordable = [item for item in evaluated if item.cost <= settings.targets[0] + 1e-9]
         return min(affordable, key=lambda item: item.error).candidate
 
-    def measured(self, recipe: Recipe, candidate: Candidate, seed: int) -> float:
+    def measured(self, recipe: SamplerSettings, candidate: Candidate, seed: int) -> float:
         """FID to the test pictures."""
         model, prompts = self.plain_session.model, self.plain_session.prompts[0]
         path = self.work / f"{recipe.solver}-{candidate.key[:16]}-{model.sha256[:16]}-{seed}.safetensors"
         parts = [load_file(path)["features"]] if path.exists() else []
         for first in range(sum(map(len, parts)), self.arguments.samples, CHUNK):
             images = ImageSet(seed, FIRST + first, min(CHUNK, self.arguments.samples - first), prompts)
-            made = sample(
-                model,
-                recipe,
+            made = draw(
+                ModelDenoiser(model, images.conditioning(model), recipe.guidance),
+                recipe.solver,
                 images.noise(model),
-                images.conditioning(model),
-                candidate.timesteps,
+                candidate.places,
                 candidate.actions,
                 batch=BATCH,
             )
@@ -141,21 +140,21 @@ class Bench:
             print(f"{path.name} {first + images.count}/{self.arguments.samples}", file=sys.stderr, flush=True)
         return self.fid(torch.cat(parts)[: self.arguments.samples])
 
-    def row(self, group: str, label: str, solver: SolverName, candidates: list[Candidate]) -> str:
+    def row(self, group: str, label: str, solver: str, candidates: list[Candidate]) -> str:
         """One candidate a seed."""
-        recipe = dataclasses.replace(self.plain_session.recipe, solver=solver)
+        recipe = dataclasses.replace(self.plain_session.sampling, solver=solver)
         values = [self.measured(recipe, candidate, seed) for seed, candidate in enumerate(candidates)]
         cost = sum(candidate.cost(self.plain_session.table) for candidate in candidates) / len(candidates)
         fid = f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
         words = "; ".join(dict.fromkeys(map(described, candidates)))
         return f"| {group} | {SOLVER[solver]}, {label} | {words} | {cost:.2f} | {fid} |"
 
-    def hand_made(self, group: str, count: int, *more: tuple[str, SolverName, Spacing]) -> Iterator[str]:
+    def hand_made(self, group: str, count: int, *more: tuple[str, str, Spacing]) -> Iterator[str]:
         for label, solver, spacing in (*HAND_MADE, *more):
-            candidate = plain(spaced_timesteps(self.plain_session.model.schedule, count, spacing))
+            candidate = plain(spaced_places(self.plain_session.model.levels, count, spacing))
             yield self.row(group, label, solver, [candidate] * self.arguments.seeds)
 
-    def deepcache(self, group: str, solver: SolverName, speedup: float) -> Iterator[str]:
+    def deepcache(self, group: str, solver: str, speedup: float) -> Iterator[str]:
         """DeepCache at the interval and branch that are best by the first fitness, on each search's images; no row
         where none costs so little."""
         fitness = self.arguments.fitness[0]
@@ -167,7 +166,7 @@ class Bench:
             yield self.row(group, f"best DeepCache by {FITNESS[fitness]}", solver, best)
 
     def searches(
-        self, group: str, solver: SolverName, speedup: float, methods: tuple[tuple[str, MethodName, bool], ...]
+        self, group: str, solver: str, speedup: float, methods: tuple[tuple[str, MethodName, bool], ...]
     ) -> Iterator[str]:
         for label, method, steps_only in methods:
             for fitness in self.arguments.fitness:

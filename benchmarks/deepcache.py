@@ -26,7 +26,7 @@ from benchmarks.layouts import FAMILY_NAMES, add_device_options, described, devi
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
-from flexsearch.models.prediction import noise_config, noise_schedule
+from flexsearch.models.prediction import noise_config, noise_levels
 from tools.make_random_checkpoint import checkpoint_shape
 
 INTERVALS, BRANCHES = (2, 3, 5), (0, 1, 2)
@@ -68,7 +68,7 @@ class Measured:
 @contextmanager
 def ours(pipe: Any, steps: int, interval: int, branch: int, guided: bool) -> Iterator[Run]:
     """The pipeline's U-Net under a plan of ours: a full step at every `interval`-th, partial ones between."""
-    schedule = noise_schedule(noise_config("epsilon", zero_snr=False))
+    schedule = noise_levels(noise_config("epsilon", zero_snr=False))
     pipe.scheduler.set_timesteps(steps)
     levels = schedule.sigmas(pipe.scheduler.timesteps.tolist())
     actions = tuple(FULL if i % interval == 0 else Action("partial", branch) for i in range(steps))

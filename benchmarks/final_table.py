@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from flexsearch.metrics.paired import Estimate
+from flexiffusion.search.paired import Estimate
 from flexsearch.report.rows import Row
 from flexsearch.report.table import markdown
 

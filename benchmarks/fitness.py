@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.searches import finished
-from flexsearch.metrics.paired import Errors
+from flexiffusion.search.paired import Errors
 
 MEANS: dict[str, Callable[[Errors], Errors]] = {
     "arithmetic": lambda errors: errors.mean(axis=1),

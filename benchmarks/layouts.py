@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from flexsearch.devices import clock
+from flexiffusion.search.devices import clock
 from flexsearch.models.ldm_keys import FAMILIES, FamilyName
 from flexsearch.models.single_file import unet_config
 from tools.make_random_checkpoint import checkpoint_shape

@@ -21,13 +21,13 @@ import numpy as np
 
 from benchmarks.ratios import ratio_text
 from benchmarks.searches import searched
-from flexiffusion.noise import spaced_timesteps
+from flexiffusion.noise import spaced_places
+from flexiffusion.search.candidate import Candidate, plain
+from flexiffusion.search.method import Evaluated
+from flexiffusion.search.paired import Errors, squared_error
 from flexsearch.engines.local import Outcome
-from flexsearch.metrics.paired import Errors, squared_error
 from flexsearch.runs import final_table as verdict
 from flexsearch.runs.settings import Settings
-from flexsearch.search.candidate import Candidate, plain
-from flexsearch.search.method import Evaluated
 
 COSTS = (6, 8, 10)
 RIVALS = ("log-SNR steps", "locally searched steps", "planned and searched steps")
@@ -91,7 +91,7 @@ def measured(cost: int, common: dict[str, Any], work: Path) -> tuple[str, list[O
     _, locally = searched(work / f"local-{cost}", Settings(**asked, plain_only=True, planner=False))
     (target,) = session.settings.targets
     found = best(whole, target)
-    typed = plain(spaced_timesteps(session.model.schedule, cost, "logsnr"))
+    typed = plain(spaced_places(session.model.levels, cost, "logsnr"))
     label = f"{verdict.described(found)}, {found.cost(session.table):.2f}"
     candidates = (found, typed, best(locally, target), best(placed, target))
     return label, [session.held_out_engine.evaluate(candidate) for candidate in candidates]

@@ -16,14 +16,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.layouts import add_device_options, described, device_of, stopwatch
-from flexiffusion.noise import spaced_timesteps
+from flexiffusion.noise import spaced_places
 from flexiffusion.schedule import FULL, Action
 from flexsearch.devices import in_words, peak_memory
 from flexsearch.models.costs import count_macs
+from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
 from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.prompts import BUNDLED, read_prompts
-from flexsearch.sampling.trajectory import Recipe, sample
+from flexsearch.sampling.solvers import SamplerSettings, draw
 
 SPEEDUP = 5
 
@@ -42,7 +43,7 @@ def main() -> None:
     now = stopwatch(options)
     name = str(dtype).removeprefix("torch.")
     model = load_model(options.model, options.device, name, size=(options.size, options.size))
-    recipe = Recipe("dpmpp_2m", model.default_guidance)
+    recipe = SamplerSettings("dpmpp_2m", model.default_guidance)
     table = count_macs(model, recipe.guidance)
     prompts = read_prompts(BUNDLED, str(BUNDLED))[1]
     most = options.steps / SPEEDUP
@@ -59,10 +60,17 @@ def main() -> None:
         taken: dict[str, list[float]] = {label: [] for label in schedules}
         for turn in range(options.repeats + 1):
             for label, actions in schedules.items():
-                timesteps = spaced_timesteps(model.schedule, len(actions), "logsnr")
+                timesteps = spaced_places(model.levels, len(actions), "logsnr")
                 began = now()
                 conditioning = model.encode([prompts[i % len(prompts)] for i in range(batch)])
-                made = sample(model, recipe, noise, conditioning, timesteps, actions, batch=batch)
+                made = draw(
+                    ModelDenoiser(model, conditioning, recipe.guidance),
+                    recipe.solver,
+                    noise,
+                    timesteps,
+                    actions,
+                    batch=batch,
+                )
                 model.decode(made.latents)
                 if turn:  # the first warms up
                     taken[label].append((now() - began) / batch)

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import kendalltau
 
-from flexsearch.metrics.objective import Objective
+from flexiffusion.search.objective import Objective
+from flexiffusion.search.planner import plans
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
-from flexsearch.search.planner import plans
 
 LATENT = Objective("latent")
 

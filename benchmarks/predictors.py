@@ -23,14 +23,14 @@ from torch import Tensor
 
 from benchmarks.ratios import ratio_text
 from flexiffusion import codec, presets
-from flexiffusion.noise import spaced_timesteps
+from flexiffusion.noise import spaced_places
 from flexiffusion.predictor import chebyshev, lagrange
 from flexiffusion.schedule import Schedule
+from flexiffusion.search.candidate import Candidate, make_candidate
+from flexiffusion.search.seeds import alternating
 from flexsearch.runs.from_file import to_candidate
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
-from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.seeds import alternating
 
 History = Sequence[tuple[float, Tensor]]
 Weights = Callable[[Sequence[float], float], list[float]]
@@ -82,18 +82,18 @@ def replaced(weights_at: Weights) -> Iterator[None]:
 def with_spectrum(candidate: Candidate) -> Candidate:
     actions = [replace(action, predictor="spectrum") if action.branch is not None else action
                for action in candidate.actions]  # fmt: skip
-    return make_candidate(candidate.timesteps, actions)
+    return make_candidate(candidate.places, actions)
 
 
 def schedules(session: Session, files: Sequence[Path]) -> Iterator[tuple[str, Candidate]]:
     found: list[Schedule] = [codec.read(path) for path in files]
     if not files:
         for pairs, branch in ((6, -1), (6, 0), (10, 0)):
-            levels = spaced_timesteps(session.model.schedule, 2 * pairs, "logsnr")
+            levels = spaced_places(session.model.levels, 2 * pairs, "logsnr")
             yield f"{pairs} + {pairs} by turns, branch {branch}", alternating(levels, branch, "linear")
         found = [codec.read(path) for path in sorted(presets.bundled_folder().glob("tiny-fashion-dpmpp_2m-*.json"))]
     for schedule in found:
-        yield schedule.name, to_candidate(schedule, session.model)
+        yield schedule.name, to_candidate(schedule, session.model, session.teacher)[0]
 
 
 def main() -> None:

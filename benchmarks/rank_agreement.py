@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
+from flexiffusion.search.candidate import Candidate
+from flexiffusion.search.method import stream_of
+from flexiffusion.search.methods.placement import PlacementMethod
+from flexiffusion.search.paired import mean_root
 from flexsearch.engines.local import Outcome
-from flexsearch.metrics.paired import mean_root
 from flexsearch.metrics.relative_fid import frechet_distance
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
-from flexsearch.search.candidate import Candidate
-from flexsearch.search.method import stream_of
-from flexsearch.search.placement import PlacementMethod
 
 FEW = (8, 32, 128)
 BOOTSTRAPS = 1000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexsearch.metrics.paired import Errors, ratio_interval
+from flexiffusion.search.paired import Errors, ratio_interval
 
 
 def ratio_text(errors: Errors, rival: Errors, power: int = 1) -> str:

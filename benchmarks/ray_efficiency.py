@@ -23,6 +23,7 @@ import psutil
 import torch
 from optuna.trial import TrialState
 
+from flexiffusion.search.front import front
 from flexsearch.engines.pool import Pool
 from flexsearch.engines.speculation import Synchronous
 from flexsearch.runs.driver import search
@@ -31,7 +32,6 @@ from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
-from flexsearch.search.front import front
 
 
 @dataclass

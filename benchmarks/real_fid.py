@@ -19,16 +19,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flexiffusion import codec
-from flexiffusion.noise import spaced_timesteps
+from flexiffusion.noise import spaced_places
+from flexiffusion.search.candidate import Candidate, plain
 from flexsearch.metrics.features import BundledFeatures, extract
 from flexsearch.metrics.relative_fid import frechet_distance
 from flexsearch.models.costs import count_macs
+from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
 from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.models.noise import initial_noise
 from flexsearch.runs.from_file import to_candidate
-from flexsearch.sampling.trajectory import Recipe, sample
-from flexsearch.search.candidate import Candidate, plain
+from flexsearch.sampling.solvers import SamplerSettings, draw
 from tools.fashion_mnist import CLASSES, read, to_rgb
 
 FIRST = 1 << 28  # image indices apart from those of any search or held-out set
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     arguments = parser.parse_args()
     model, module = load_model("tiny"), BundledFeatures()
-    recipe = Recipe(arguments.solver, model.default_guidance)
+    recipe = SamplerSettings(arguments.solver, model.default_guidance)
     table = count_macs(model, recipe.guidance)
     test = real_features(module, "t10k")
     half = real_features(module, "train")[::2]
@@ -64,9 +65,10 @@ def main() -> None:
         "rows": [],
     }
     conditioning = model.encode([f"a photo of a {name}" for name in CLASSES])
-    teacher = plain(spaced_timesteps(model.schedule, arguments.steps, "uniform"))
+    teacher = plain(spaced_places(model.levels, arguments.steps, "uniform"))
     candidates = [(f"teacher, {recipe.solver} {arguments.steps}", teacher)]
-    candidates += [(schedule.name, to_candidate(schedule, model)) for schedule in map(codec.read, arguments.files)]
+    for schedule in map(codec.read, arguments.files):
+        candidates.append((schedule.name, to_candidate(schedule, model, teacher.places)[0]))
     print(f"floor (real training half, real test set): {report['floor']:.3f}; classifier on real: "
           f"{report['accuracy_real']:.2%}\n")  # fmt: skip
     print(f"| schedule | speed-up (MACs) | FID, n={arguments.samples} | FID loss | accuracy |\n|---|---|---|---|---|")
@@ -97,7 +99,7 @@ def main() -> None:
 def sampled_features(
     model: DiffusionModel,
     module: BundledFeatures,
-    recipe: Recipe,
+    recipe: SamplerSettings,
     candidate: Candidate,
     conditioning: Conditioning,
     count: int,
@@ -109,7 +111,14 @@ def sampled_features(
         indices = range(first, min(first + BATCH, count))
         rows = Conditioning(conditioning.positive.taken([i % len(CLASSES) for i in indices]), conditioning.negative)
         noise = initial_noise(0, (FIRST + i for i in indices), model.latent_shape)
-        made = sample(model, recipe, noise, rows, candidate.timesteps, candidate.actions, batch=BATCH)
+        made = draw(
+            ModelDenoiser(model, rows, recipe.guidance),
+            recipe.solver,
+            noise,
+            candidate.places,
+            candidate.actions,
+            batch=BATCH,
+        )
         parts.append(extract(module, model.decode(made.latents)))
         print(f"{indices[-1] + 1}/{count}", file=sys.stderr, flush=True)
     return torch.cat(parts)

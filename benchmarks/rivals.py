@@ -14,36 +14,34 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.ratios import ratio_text
 from benchmarks.searches import finished
+from flexiffusion.search.candidate import Candidate
+from flexiffusion.search.objective import ReferenceName
+from flexiffusion.search.seeds import plain_seeds
 from flexsearch.engines.local import LocalEngine, Outcome
-from flexsearch.metrics.objective import ReferenceName
 from flexsearch.runs import final_table as verdict
 from flexsearch.runs.session import Session
-from flexsearch.sampling.solvers import SolverName
-from flexsearch.search.candidate import Candidate
-from flexsearch.search.seeds import plain_seeds
 
-SOLVERS: tuple[SolverName, ...] = ("ddim", "dpmpp_2m", "uni_pc")
+SOLVERS: tuple[str, ...] = ("ddim", "dpmpp_2m", "uni_pc")
 REFERENCES: tuple[ReferenceName, ...] = ("teacher", "converged")
 
 
-def with_solver(engine: LocalEngine, solver: SolverName) -> LocalEngine:
+def with_solver(engine: LocalEngine, solver: str) -> LocalEngine:
     """The same images and references, sampled by another solver."""
     other = copy.copy(engine)
-    other.recipe, other.prefixes = replace(engine.recipe, solver=solver), None
+    other.solver, other.prefixes = solver, None
     return other
 
 
 def other_solvers(session: Session, target: float) -> Iterator[tuple[str, LocalEngine, Candidate]]:
     """Of each solver that the run does not use the best hand-made plain steps."""
     for solver in SOLVERS:
-        if solver != session.recipe.solver:
+        if solver != session.sampling.solver:
             engine = with_solver(session.search_engine, solver)
-            seeds = list(plain_seeds(session.model.schedule, [int(target + 1e-9)]))
+            seeds = list(plain_seeds(session.model.levels, [int(target + 1e-9)]))
             errors = [engine.judge(seed.candidate, session.method.objective).error for seed in seeds]
             best = seeds[errors.index(min(errors))]
             yield f"{solver}, {best.name}", with_solver(session.held_out_engine, solver), best.candidate

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.searches import searched, spent
+from flexiffusion.search.method import Evaluated
 from flexsearch.runs.settings import Settings
-from flexsearch.search.method import Evaluated
 
 BARE: dict[str, Any] = {"planner": False, "racing": False, "memory": 0}
 WITH: dict[str, dict[str, Any]] = {

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.layouts import add_device_options, described, device_of
+from flexiffusion.search import trajectory
 from flexsearch.devices import in_words, peak_memory
 from flexsearch.runs import final_table as verdict
 from flexsearch.runs.driver import search
@@ -23,7 +24,6 @@ from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
-from flexsearch.sampling import trajectory
 
 
 class NetworkClock:
@@ -36,7 +36,7 @@ class NetworkClock:
     def __enter__(self) -> NetworkClock:
         def watched(*args: Any) -> Any:
             made = self.original(*args)
-            self.seconds += made.network_seconds
+            self.seconds += made.denoiser_seconds
             return made
 
         trajectory._sample_batch = watched  # type: ignore[assignment]
@@ -84,13 +84,7 @@ def candidate_seconds(settings: Settings, folder: Path) -> tuple[float, int]:
     """Seconds of one full-length candidate, and the batch that was used; the network has been warmed up."""
     session = Session(settings, folder)
     candidate = verdict.teacher(session).candidate
-    from flexsearch.engines.local import LocalEngine
-    from flexsearch.sampling.references import ImageSet
-
-    images = ImageSet(settings.seed, 0, settings.images, session.prompts[0])
-    engine = LocalEngine(
-        session.model, session.recipe, images, {}, session.features, session.table, "teacher", session.batch
-    )
+    engine = session.engine_for_search({})
     engine.seconds(candidate, 1)
     began = time.perf_counter()
     engine.evaluate(candidate)

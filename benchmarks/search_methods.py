@@ -29,16 +29,17 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import IntDistribution
 from scipy.stats import t as student
 
 from benchmarks.searches import progress, searched, spent, work_of
 from flexiffusion.schedule import FULL, Action
-from flexsearch.metrics.objective import Objective
+from flexiffusion.search.candidate import Candidate, make_candidate
+from flexiffusion.search.method import stream_of
+from flexiffusion.search.methods.placement import PlacementMethod
+from flexiffusion.search.objective import Objective
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
-from flexsearch.search.candidate import Candidate, make_candidate
-from flexsearch.search.method import stream_of
-from flexsearch.search.placement import PlacementMethod
 
 LATENT = Objective("latent")
 OURS = ("ours", "ours without planner")
@@ -105,7 +106,7 @@ def optuna_search(path: Path, settings: Settings, name: str) -> tuple[Session, l
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=samplers[name]())
     calls, made = 0, 0.0
     for number in range(settings.evaluations):
-        asked = study.ask(dict(method.distributions))
+        asked = study.ask({name: IntDistribution(gene[0], gene[-1]) for name, gene in method.genes.items()})
         drawn = repaired(method, asked.params)
         candidate = method.variation.fit(drawn, target, stream_of(settings.seed, number))
         judged = engine.judge(candidate, LATENT)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flexiffusion.search.candidate import Candidate
+from flexiffusion.search.method import Evaluated
 from flexsearch.runs.driver import search
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
-from flexsearch.search.candidate import Candidate
-from flexsearch.search.method import Evaluated
 
 
 def searched(path: Path, settings: Settings) -> tuple[Session, list[Evaluated]]:
@@ -51,7 +51,7 @@ def finished(path: Path, **changes: Any) -> tuple[Session, list[Evaluated]]:
 
 def work_of(calls: int, cost: float, candidate: Candidate) -> float:
     """A candidate's calls in full steps: each is the share of one that its multiply-adds are on average."""
-    return calls * cost / len(candidate.timesteps)
+    return calls * cost / len(candidate.places)
 
 
 def spent(session: Session, evaluated: Sequence[Evaluated]) -> Iterator[tuple[int, float]]:

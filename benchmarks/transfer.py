@@ -20,12 +20,12 @@ from typing import Any
 
 from benchmarks.ratios import ratio_text
 from flexiffusion.codec import read
+from flexiffusion.search.candidate import Candidate
 from flexsearch.runs import final_table as verdict
 from flexsearch.runs.from_file import settings_of, to_candidate
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
-from flexsearch.search.candidate import Candidate
 
 OWN = sorted((Path(__file__).parents[1] / "schedules").glob("tiny-*.json"))
 GUIDANCES = (1.0, 4.0, 7.5)
@@ -53,7 +53,8 @@ def main() -> None:
     for path in options.files:
         schedule = read(path)
         settings = settings_of(schedule, Settings(held_out=options.held_out))
-        candidate = to_candidate(schedule, Session(settings, options.references).model)
+        session = Session(settings, options.references)
+        candidate, _ = to_candidate(schedule, session.model, session.teacher)
         for label, change in changes(schedule.sampling.sampler, options.other):
             judgement = judged(candidate, replace(settings, **change), options.references)
             print(f"| {schedule.name} | {label} | {judgement} |", flush=True)

@@ -2,7 +2,8 @@
 further units.
 
 The host's own forward runs in both. For the time of one call the `forward` of deep units is an instance attribute; what
-stood there before (nothing, or the wrapper of another extension) is put back when the block is left, whatever happens.
+stood there before (nothing, or the wrapper of another extension) is put back when the block is left, whatever happens,
+and what another extension has put there meanwhile stays (`attributes`).
 Because the host's loop still runs, its skips, ControlNet residuals and block counters stay aligned by themselves.
 
 Features are cloned when captured and when handed out: FreeU and ControlNet write into hidden states in place.
@@ -18,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .attributes import Attributes
 from .errors import ModelMismatch
 from .layout import Layout, shortcut
-
-_ABSENT = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,38 +65,6 @@ class Capture:
         return {branch: s[0] if len(s) == 1 else torch.cat(s) for branch, s in self.slices.items()}
 
 
-class _Patch:
-    """Instance attributes `forward` on modules, and what stood there before."""
-
-    __slots__ = ("_saved",)
-
-    def __init__(self) -> None:
-        self._saved: list[tuple[nn.Module, Any]] = []
-
-    def put(self, unit: nn.Module, forward: Callable[..., Any]) -> None:
-        # the dictionary and not setattr: some wrappers pass attributes on to the module that they wrap
-        attributes = unit.__dict__
-        self._saved.append((unit, attributes.get("forward", _ABSENT)))
-        attributes["forward"] = forward
-
-    def put_all(self, forwards: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> None:
-        """All of them, or none where one cannot be had."""
-        try:
-            for unit, forward in forwards:
-                self.put(unit, forward)
-        except BaseException:
-            self.undo()
-            raise
-
-    def undo(self) -> None:
-        while self._saved:
-            unit, before = self._saved.pop()
-            if before is _ABSENT:
-                unit.__dict__.pop("forward", None)
-            else:
-                unit.__dict__["forward"] = before
-
-
 class capturing:
     """Context of one full call: `with capturing(layout, {1}) as capture: unet(...)`, then `capture.features[1]`.
 
@@ -116,14 +84,16 @@ class capturing:
         self._layout = layout
         self._branches = frozenset(branches)
         self._parts = parts
-        self._patch = _Patch()
+        self._patch = Attributes()
         self.capture = Capture()
 
     def __enter__(self) -> Capture:
         delivers = {self._layout.deep(branch)[-1]: branch for branch in self._branches}
         if delivers:
             deep = self._layout.deep(min(self._branches))
-            self._patch.put_all((unit, self._watch(unit, unit.forward, delivers.get(unit))) for unit in deep)
+            self._patch.put_functions(
+                "forward", ((unit, self._watch(unit, unit.forward, delivers.get(unit))) for unit in deep)
+            )
         return self.capture
 
     def __exit__(
@@ -188,7 +158,7 @@ class skipping:
         self._feature: Tensor | None = feature
         self._shapes = shapes
         self._fresh = fresh
-        self._patch = _Patch()
+        self._patch = Attributes()
 
     def __enter__(self) -> None:
         *units, last = self._layout.deep(self._branch)
@@ -207,8 +177,8 @@ class skipping:
                 f"{delivered.size}. Capture again at this size"
             )
         zeros = _Zeros(feature.shape[0], delivered.size[0])
-        self._patch.put_all((unit, zeros.returning(shapes[unit])) for unit in units)
-        self._patch.put_all([(last, self._deliver(shapes[last], zeros))])
+        self._patch.put_functions("forward", ((unit, zeros.returning(shapes[unit])) for unit in units))
+        self._patch.put_functions("forward", [(last, self._deliver(shapes[last], zeros))])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -243,10 +213,10 @@ class dropping:
 
     def __init__(self, units: Iterable[nn.Module]) -> None:
         self._units = tuple(units)
-        self._patch = _Patch()
+        self._patch = Attributes()
 
     def __enter__(self) -> None:
-        self._patch.put_all((unit, _left(unit)) for unit in self._units)
+        self._patch.put_functions("forward", ((unit, _left(unit)) for unit in self._units))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -11,20 +11,18 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from .errors import ModelMismatch
+from .families import recognised
 from .layout import find_layout
 from .plan import TOLERANCE
 from .presets import Preset, for_family
 from .schedule import Schedule, SegmentsPlan
-
-# (width of the text embedding, branches) -> family. A family that is not here is judged by its branches alone.
-FAMILIES = {(768, 12): "sd15", (1024, 12): "sd21", (2048, 9): "sdxl"}
 
 # Two names of one solver: DDIM without noise is Euler's method in the noise level (arXiv 2206.00364, section 4).
 _SAME_SAMPLER = {"ddim": "euler"}
 
 
 def family_of(unet: nn.Module) -> str | None:
-    """The family of a loaded U-Net by its text attention and branches; None: not one of `FAMILIES`.
+    """The family of a loaded U-Net by its text attention and branches; None: not one of `families.FAMILIES`.
 
     Raises:
         ModelMismatch: not a U-Net that can be cut.
@@ -32,7 +30,7 @@ def family_of(unet: nn.Module) -> str | None:
     branches = find_layout(unet).branches
     keys = [module for name, module in unet.named_modules() if name.endswith("attn2.to_k")]
     widths = {int(getattr(key, "in_features", 0)) for key in keys}
-    return FAMILIES.get((widths.pop(), branches)) if len(widths) == 1 else None
+    return recognised(widths.pop(), branches) if len(widths) == 1 else None
 
 
 def require_fit(schedule: Schedule, unet: nn.Module, presets: Iterable[Preset] = ()) -> None:

@@ -146,6 +146,15 @@ class Layout:
         """The units that a step can leave out, by name, in execution order."""
         return {f"{name}.{i}": unit for name, block in self.blocks for i, unit in enumerate(block) if shortcut(unit)}
 
+    @property
+    def reached(self) -> dict[str, int | None]:
+        """The lowest branch at which a partial step runs each droppable unit; None: only full steps do."""
+
+        def lowest(unit: nn.Module) -> int | None:
+            return next((branch for branch in range(-1, self.branches) if unit not in self.deep(branch)), None)
+
+        return {name: lowest(unit) for name, unit in self.droppable.items()}
+
     def named(self, names: Iterable[str]) -> Block:
         """The droppable units of these names.
 

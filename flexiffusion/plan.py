@@ -14,7 +14,7 @@ from typing import Literal
 
 from .checks import MAX_STEPS, choice, shown, whole
 from .errors import ScheduleError
-from .schedule import FULL, Action, Schedule, Segment, SegmentsPlan, StepsPlan
+from .schedule import FULL, Action, Schedule, Segment, SegmentsPlan, StepsPlan, span
 
 Placement = Literal["position", "level"]
 
@@ -74,6 +74,44 @@ def _reaches(levels: Sequence[float]) -> list[float]:
 
 def _last(reaches: Sequence[float], sigma: float) -> int:
     return max((i for i, reach in enumerate(reaches) if reach >= sigma), default=0)
+
+
+def needed(actions: Sequence[Action]) -> list[frozenset[tuple[int, int]]]:
+    """For every step the (full step, branch) of earlier features that it, or a later step, reads."""
+    uses, _ = uses_of(actions)
+    return [
+        frozenset(
+            (full, branch)
+            for full in range(step)
+            if actions[full].kind == "full"
+            for branch, until in uses[full].items()
+            if until >= step
+        )
+        for step in range(len(actions))
+    ]
+
+
+def uses_of(actions: Sequence[Action]) -> tuple[list[dict[int, int]], list[int]]:
+    """For every step the branches that a full call there must capture, each with the last step that needs it; and the
+    last full step at or before every step.
+
+    A partial step needs as many of the last full steps before it as its predictor reads. A partial step has an entry
+    too: a miss there stands in for the last full step.
+    """
+    uses: list[dict[int, int]] = [{} for _ in actions]
+    last_full: list[int] = []
+    fulls: list[int] = []
+    for step, action in enumerate(actions):
+        if action.kind == "full":
+            fulls.append(step)
+        elif action.branch is not None:
+            for full in fulls[-span(action.predictor) :]:
+                uses[full][action.branch] = step
+        last_full.append(fulls[-1] if fulls else step)
+    for step, full in enumerate(last_full):
+        if step != full:
+            uses[step] = {branch: until for branch, until in uses[full].items() if until >= step}
+    return uses, last_full
 
 
 def plan_for(

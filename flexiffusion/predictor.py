@@ -14,17 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .checks import MAX_STEPS
 from .errors import FlexiffusionError
-from .schedule import NEEDS, Predictor
+from .schedule import NEEDS, Predictor, span
 
 # Spectrum's own values: degree, ridge penalty, and the share of the fit (the rest is the linear forecast).
 DEGREE, RIDGE, FITTED = 4, 0.1, 0.5
-
-
-def span(kind: Predictor) -> int:
-    """How many of the last full steps it reads, where there are as many."""
-    return MAX_STEPS if kind == "spectrum" else NEEDS[kind]
 
 
 def log_snr(sigma: float) -> float:

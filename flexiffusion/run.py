@@ -12,26 +12,24 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from .cut import Shapes, capturing, dropping, skipping
+from .cache import Chunk, Entry, Features, Finite, Key, Signature
+from .cut import capturing, dropping, skipping
 from .errors import FlexiffusionError, ModelMismatch
 from .layout import Layout, find_layout
-from .plan import Plan
-from .predictor import log_snr, predict, span
-from .schedule import FULL, Action
+from .plan import Plan, uses_of
+from .predictor import log_snr, predict
+from .schedule import FULL, Action, span
 
 T = TypeVar("T")
 _log = logging.getLogger("flexiffusion")
-
-_Key = tuple[Hashable, int]
-_Signature = tuple[int, torch.Size, torch.dtype, torch.device]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +110,8 @@ class Run:
         names = sorted({name for action in self._actions for name in action.drop})
         units = dict(zip(names, self._layout.named(names), strict=True)) if self._layout else {}
         self._dropped = [tuple(units[name] for name in action.drop) for action in self._actions]
-        self._uses, self._last_full = _uses(self._actions)
-        self._cache: dict[_Key, _Chunk] = {}
+        self._uses, self._last_full = uses_of(self._actions)
+        self._cache: dict[Key, Chunk] = {}
         self._index = -1
         self._log_snr = math.nan
         self._occurrences: Counter[Hashable] = Counter()
@@ -161,7 +159,7 @@ class Run:
     def features(self) -> Features:
         """What is cached now, for a run that begins with the same steps."""
         chunks = {
-            key: _Chunk(chunk.signature, chunk.shapes, {branch: list(e) for branch, e in chunk.histories.items()})
+            key: Chunk(chunk.signature, chunk.shapes, {branch: list(e) for branch, e in chunk.histories.items()})
             for key, chunk in self._cache.items()
         }
         return Features(self._index, self._log_snr, chunks)
@@ -180,7 +178,7 @@ class Run:
                 ]
                 for branch, entries in chunk.histories.items()
             }
-            self._cache[key] = _Chunk(chunk.signature, chunk.shapes, histories)
+            self._cache[key] = Chunk(chunk.signature, chunk.shapes, histories)
         self._forget()
 
     def evaluate(self, sigma: float) -> Action:
@@ -253,14 +251,14 @@ class Run:
         if self._ended is not None:
             raise FlexiffusionError("run: closed. Make a new Run for every sampling call")
 
-    def _keys(self, chunks: Sequence[Hashable]) -> list[_Key]:
+    def _keys(self, chunks: Sequence[Hashable]) -> list[Key]:
         keys = []
         for identity in chunks:
             keys.append((identity, self._occurrences[identity]))
             self._occurrences[identity] += 1
         return keys
 
-    def _skipping(self, keys: list[_Key], signature: _Signature, action: Action) -> skipping | None:
+    def _skipping(self, keys: list[Key], signature: Signature, action: Action) -> skipping | None:
         """The context of a partial call; None: a miss."""
         assert self._layout is not None and action.branch is not None
         histories = []
@@ -278,13 +276,13 @@ class Run:
         fresh = len(parts) > 1 or len(histories[0]) > 1
         return skipping(self._layout, action.branch, feature, self._cache[keys[0]].shapes, fresh)
 
-    def _predicted(self, action: Action, history: list[_Entry]) -> Tensor:
+    def _predicted(self, action: Action, history: list[Entry]) -> Tensor:
         if action.predictor != "spectrum":
             return predict(action.predictor, [(entry.log_snr, entry.feature) for entry in history], self._log_snr)
         last = max(1, len(self._actions) - 1)
         return predict("spectrum", [(entry.index / last, entry.feature) for entry in history], self._index / last)
 
-    def _history(self, chunk: _Chunk, action: Action) -> list[_Entry] | None:
+    def _history(self, chunk: Chunk, action: Action) -> list[Entry] | None:
         """Features to predict from, newest last; None if there is none from the last full step."""
         assert action.branch is not None
         entries = chunk.histories.get(action.branch, [])
@@ -295,7 +293,7 @@ class Run:
             used.remove(entry)
         return used if used and used[-1].index >= self._last_full[self._index] else None
 
-    def _capture(self, forward: Callable[[], T], keys: list[_Key], signature: _Signature, uses: Mapping[int, int]) -> T:
+    def _capture(self, forward: Callable[[], T], keys: list[Key], signature: Signature, uses: Mapping[int, int]) -> T:
         if not uses or self._layout is None:
             return forward()
         self._make_room(keys, signature)
@@ -305,14 +303,14 @@ class Run:
             self._warn(f"{capture.problem}; partial steps run in full")
         for branch, slices in capture.slices.items():
             for key, feature in zip(keys, slices, strict=True):
-                chunk = self._cache.setdefault(key, _Chunk(signature, capture.shapes))
+                chunk = self._cache.setdefault(key, Chunk(signature, capture.shapes))
                 chunk.shapes = capture.shapes
-                entry = _Entry(self._index, uses[branch], self._log_snr, feature, _Finite(feature))
+                entry = Entry(self._index, uses[branch], self._log_snr, feature, Finite(feature))
                 chunk.histories.setdefault(branch, []).append(entry)
         self._peak = max(self._peak, sum(chunk.bytes for chunk in self._cache.values()))
         return result
 
-    def _make_room(self, keys: list[_Key], signature: _Signature) -> None:
+    def _make_room(self, keys: list[Key], signature: Signature) -> None:
         """Frees what the next capture replaces, before it: two generations would double the memory."""
         for key in keys:
             chunk = self._cache.get(key)
@@ -332,121 +330,3 @@ class Run:
         if message not in self._warned:
             self._warned.add(message)
             _log.warning("sigma %.4g: %s", math.exp(-self._log_snr / 2), message)
-
-
-def needed(actions: Sequence[Action]) -> list[frozenset[tuple[int, int]]]:
-    """For every step the (full step, branch) of earlier features that it, or a later step, reads."""
-    uses, _ = _uses(actions)
-    return [
-        frozenset(
-            (full, branch)
-            for full in range(step)
-            if actions[full].kind == "full"
-            for branch, until in uses[full].items()
-            if until >= step
-        )
-        for step in range(len(actions))
-    ]
-
-
-def _uses(actions: Sequence[Action]) -> tuple[list[dict[int, int]], list[int]]:
-    """For every step the branches that a full call there must capture, each with the last step that needs it; and the
-    last full step at or before every step.
-
-    A partial step needs as many of the last full steps before it as its predictor reads. A partial step has an entry
-    too: a miss there stands in for the last full step.
-    """
-    uses: list[dict[int, int]] = [{} for _ in actions]
-    last_full: list[int] = []
-    fulls: list[int] = []
-    for step, action in enumerate(actions):
-        if action.kind == "full":
-            fulls.append(step)
-        elif action.branch is not None:
-            for full in fulls[-span(action.predictor) :]:
-                uses[full][action.branch] = step
-        last_full.append(fulls[-1] if fulls else step)
-    for step, full in enumerate(last_full):
-        if step != full:
-            uses[step] = {branch: until for branch, until in uses[full].items() if until >= step}
-    return uses, last_full
-
-
-class _Finite:
-    """Whether a feature is finite; computed when captured, read when first needed.
-
-    Reading later keeps a GPU busy: the sum has long been copied by the time a partial step asks for it.
-    """
-
-    __slots__ = ("_event", "_finite", "_sum")
-
-    def __init__(self, feature: Tensor) -> None:
-        self._finite: bool | None = True if feature.is_meta else None
-        self._event: torch.cuda.Event | None = None
-        self._sum: Tensor | None = None
-        if self._finite is None:
-            # one kernel without a temporary; a sum in at least single precision is finite when every element is
-            total = feature.sum(dtype=torch.promote_types(feature.dtype, torch.float32))
-            if feature.is_cuda:
-                total = total.to("cpu", non_blocking=True)
-                self._event = torch.cuda.current_stream(feature.device).record_event()
-            self._sum = total
-
-    def __bool__(self) -> bool:
-        if self._finite is None:
-            if self._event is not None:
-                self._event.synchronize()
-            assert self._sum is not None
-            self._finite = math.isfinite(self._sum.item())
-            self._sum = self._event = None
-        return self._finite
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    index: int  # step that it was captured at
-    until: int  # last step that needs it
-    log_snr: float
-    feature: Tensor  # (B, C, H, W) of one chunk
-    finite: _Finite
-
-
-@dataclass(slots=True, eq=False)
-class _Chunk:
-    """Features of one conditioning chunk: for each branch at most one of each full step, oldest first."""
-
-    signature: _Signature
-    shapes: Shapes
-    histories: dict[int, list[_Entry]] = field(default_factory=dict)
-
-    def keep(self, wanted: Callable[[_Entry], bool]) -> None:
-        kept = {branch: [entry for entry in entries if wanted(entry)] for branch, entries in self.histories.items()}
-        self.histories = {branch: entries for branch, entries in kept.items() if entries}
-
-    @property
-    def bytes(self) -> int:
-        return sum(e.feature.numel() * e.feature.element_size() for es in self.histories.values() for e in es)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Features:
-    """The cache of a run after its step `index`: see `Run.features`."""
-
-    index: int
-    log_snr: float
-    chunks: Mapping[_Key, _Chunk]
-
-    @property
-    def known(self) -> frozenset[tuple[int, int]]:
-        """The (full step, branch) that every chunk has a feature of."""
-        each = [
-            frozenset((entry.index, branch) for branch, entries in chunk.histories.items() for entry in entries)
-            for chunk in self.chunks.values()
-        ]
-        return frozenset.intersection(*each) if each else frozenset()
-
-    def tensors(self) -> Iterator[Tensor]:
-        """Every cached feature."""
-        for chunk in self.chunks.values():
-            for entries in chunk.histories.values():
-                yield from (entry.feature for entry in entries)

@@ -9,7 +9,7 @@ k-diffusion, sqrt((1 - abar) / abar). Every constructor raises ScheduleError for
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from .checks import (
@@ -44,6 +44,7 @@ __all__ = [
     "ModelInfo",
     "Predictor",
     "Provenance",
+    "Reached",
     "Sampling",
     "Schedule",
     "Segment",
@@ -52,6 +53,7 @@ __all__ = [
     "StepsPlan",
     "canonical_actions",
     "canonical_key",
+    "span",
 ]
 
 Kind = Literal["full", "partial", "null"]
@@ -62,6 +64,14 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
 NEEDS: dict[Predictor, int] = {"reuse": 1, "linear": 2, "quadratic": 3, "spectrum": 2}  # full steps before it
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+Reached = Mapping[str, int | None]
+"""The lowest branch at which a partial step runs each droppable unit, by its name; None: only full steps do."""
+
+
+def span(kind: Predictor) -> int:
+    """How many of the last full steps a predictor reads, where there are as many."""
+    return MAX_STEPS if kind == "spectrum" else NEEDS[kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,11 +290,14 @@ class Schedule:
                 )
 
 
-def canonical_actions(actions: Sequence[Action]) -> tuple[Action, ...]:
+def canonical_actions(actions: Sequence[Action], reached: Reached | None = None) -> tuple[Action, ...]:
     """What is really run, position by position.
 
     A predictor needs some full steps before it (a polynomial one more than its order) and falls to one that the steps
-    there are suffice for; a partial step with none before it runs in full (the first evaluation always does).
+    there are suffice for; a partial step with none before it runs in full (the first evaluation always does). With
+    `reached`, a partial step drops only units that it would come to.
+
+    reached: of the network that the actions are for, `Layout.reached`; None: not known, every dropped unit stays
     """
     result: list[Action] = []
     fulls = 0
@@ -294,16 +307,28 @@ def canonical_actions(actions: Sequence[Action]) -> tuple[Action, ...]:
                 action = Action("full", drop=action.drop)
             elif NEEDS[action.predictor] > fulls:
                 action = Action("partial", action.branch, PREDICTORS[fulls - 1], action.drop)
+        if action.branch is not None and action.drop and reached is not None:
+            action = replace(action, drop=tuple(unit for unit in action.drop if _runs(unit, action.branch, reached)))
         fulls += action.kind == "full"
         result.append(action)
     return tuple(result)
 
 
-def canonical_key(actions: Sequence[Action], levels: Sequence[float]) -> str:
+def _runs(unit: str, branch: int, reached: Reached) -> bool:
+    """Whether a partial step of this branch comes to the unit; one that is not known is taken to be run."""
+    lowest = reached.get(unit, branch)
+    return lowest is not None and lowest <= branch
+
+
+def canonical_key(actions: Sequence[Action], levels: Sequence[float], reached: Reached | None = None) -> str:
     """SHA-256 (64 hexadecimal digits) of what a run evaluates: two plans that run the same have the same key.
+
+    Which dropped units a partial step comes to is a fact of the network. Without `reached` the promise holds only for
+    plans whose partial steps drop nothing that they would not run anyway.
 
     actions: one per entry of `levels`, nulls included or already taken out
     levels:  sigmas, compared to 6 significant digits
+    reached: as for `canonical_actions`
     Raises ValueError when the lengths differ.
     """
     import hashlib  # here: its 4 ms are a tenth of what importing the core may take
@@ -311,7 +336,7 @@ def canonical_key(actions: Sequence[Action], levels: Sequence[float]) -> str:
 
     rows = [
         [action.kind, action.branch, action.predictor, action.drop, f"{float(level):.6g}"]
-        for action, level in zip(canonical_actions(actions), levels, strict=True)
+        for action, level in zip(canonical_actions(actions, reached), levels, strict=True)
         if action.kind != "null"
     ]
     return hashlib.sha256(json.dumps(rows, separators=(",", ":")).encode()).hexdigest()

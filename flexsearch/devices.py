@@ -1,10 +1,8 @@
-"""Devices: modules that only visit one, how many images fit, what to do when they did not, peak memory, wall time."""
+"""Devices: modules that only visit one, how many images fit, peak memory."""
 
 from __future__ import annotations
 
-import gc
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,20 +45,6 @@ def automatic_batch(device: torch.device, bytes_per_image: int) -> int:
     return 1 << (fitting.bit_length() - 1)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the device's, or the CPU's, allocator had no more."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-
-
-def release(device: torch.device) -> None:
-    """Give memory that nobody uses back to the device."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
 def peak_memory(device: torch.device) -> int:
     """The most bytes at one time: on a GPU of this process's tensors there, on the CPU of the whole process."""
     if device.type == "cuda":
@@ -77,10 +61,3 @@ def peak_memory(device: torch.device) -> int:
 def in_words(count: int) -> str:
     """Bytes as GiB or MiB."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, after the device has finished its queue."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

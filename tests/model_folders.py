@@ -40,9 +40,16 @@ def write_unconditional(folder: Path, latent: bool, classes: int | None = None) 
 
 
 def write_pipeline(folder: Path, model: DiffusionModel, variant: str | None = None) -> Path:
-    """A text-to-image model as a diffusers folder, as `StableDiffusion(XL)Pipeline.save_pretrained` lays it out."""
+    """A text-to-image model as a diffusers folder, as `StableDiffusion(XL)Pipeline.save_pretrained` lays it out.
+
+    Guidance of SDXL leads away from the empty prompt, as with single files, not from zeros.
+    """
     assert model.text is not None
-    index: dict[str, Any] = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+    index: dict[str, Any] = {
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
     model.unet.save_pretrained(folder / "unet", variant=variant)
     model.vae.save_pretrained(folder / "vae", variant=variant)
     DDIMScheduler(**model.noise_config).save_pretrained(folder / "scheduler")
@@ -53,5 +60,8 @@ def write_pipeline(folder: Path, model: DiffusionModel, variant: str | None = No
         pad = encoder.tokenizer.convert_ids_to_tokens(encoder.pad)
         config.write_text(json.dumps(json.loads(config.read_text()) | {"pad_token": pad}))
         index[f"text_encoder{suffix}"] = ["transformers", type(encoder.model).__name__]
+        index[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
+    if len(model.text.encoders) == 2:
+        index["force_zeros_for_empty_prompt"] = False
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder

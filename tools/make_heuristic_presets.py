@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from flexiffusion.codec import write
+from flexiffusion.families import FAMILIES, Family
 from flexiffusion.schedule import (
     FULL,
     Action,
@@ -28,7 +29,6 @@ from flexiffusion.schedule import (
 )
 
 STEPS = 30  # 2, 3 and 5 divide it; over any other number of steps the segments are stretched
-FAMILIES = {"sd15": (12, 512), "sd21": (12, 768), "sdxl": (9, 1024)}  # branches, side of the native picture
 INTERVALS = (2, 3, 5)
 FULL_STEPS = (6, 8, 10, 12, 15)
 # Highest and lowest noise level of all these families: their released configurations share 1000 betas whose roots run
@@ -36,38 +36,39 @@ FULL_STEPS = (6, 8, 10, 12, 15)
 SIGMAS = (14.6146, 0.0291675)
 
 
-def turns(family: str, fulls: int) -> Schedule:
+def turns(family: Family, fulls: int) -> Schedule:
     """`fulls` full steps and as many partial ones in turn, on levels spaced evenly in log-SNR (so in log sigma)."""
-    branches, side = FAMILIES[family]
     high, low = SIGMAS
     count = 2 * fulls
     levels = [float(f"{high * (low / high) ** (i / (count - 1)):.6g}") for i in range(count)]
     actions = (FULL, Action("partial", 0, "linear")) * fulls
     return Schedule(
-        name=f"{family}-turns-{fulls}",
+        name=f"{family.name}-turns-{fulls}",
         description=(
             f"{fulls} full steps and {fulls} partial ones in turn, on noise levels of its own, spaced evenly in"
             " log-SNR; the partial ones run branch 0 and predict the deep feature linearly in log-SNR from the last "
-            "two full"
-            " steps. A hand-made rule; not measured here."
+            "two full steps. A hand-made rule; not measured here."
         ),
         author="flexiffusion",
-        model=ModelInfo(family, branches),
-        sampling=Sampling(sampler=None, scheduler=None, steps=STEPS, cfg=None, size=(side, side), prediction=None),
+        model=ModelInfo(family.name, family.branches),
+        sampling=Sampling(
+            sampler=None, scheduler=None, steps=STEPS, cfg=None, size=(family.side, family.side), prediction=None
+        ),
         plan=StepsPlan(tuple(Step(level, action) for level, action in zip(levels, actions, strict=True))),
         provenance=Provenance("heuristic", tool="tools/make_heuristic_presets.py"),
     )
 
 
-def preset(family: str, name: str, description: str, interval: int, branch: int, predictor: Predictor) -> Schedule:
+def preset(family: Family, name: str, description: str, interval: int, branch: int, predictor: Predictor) -> Schedule:
     """One preset of equal segments without nulls: a full step and interval - 1 partial ones, again and again."""
-    branches, side = FAMILIES[family]
     return Schedule(
-        name=f"{family}-{name}",
+        name=f"{family.name}-{name}",
         description=description,
         author="flexiffusion",
-        model=ModelInfo(family, branches),
-        sampling=Sampling(sampler=None, scheduler=None, steps=STEPS, cfg=None, size=(side, side), prediction=None),
+        model=ModelInfo(family.name, family.branches),
+        sampling=Sampling(
+            sampler=None, scheduler=None, steps=STEPS, cfg=None, size=(family.side, family.side), prediction=None
+        ),
         plan=SegmentsPlan((Segment(interval, interval, branch, predictor),) * (STEPS // interval)),
         provenance=Provenance("heuristic", tool="tools/make_heuristic_presets.py"),
     )
@@ -76,7 +77,7 @@ def preset(family: str, name: str, description: str, interval: int, branch: int,
 def presets() -> list[Schedule]:
     """All hand-made presets, by family."""
     result = []
-    for family in FAMILIES:
+    for family in FAMILIES.values():
         for interval in INTERVALS:
             description = (
                 f"DeepCache uniform, interval {interval}, branch 1 (the paper's branch 2 for Stable Diffusion):"

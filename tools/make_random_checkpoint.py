@@ -2,8 +2,9 @@
 
     python -m tools.make_random_checkpoint sd15|sd21|sdxl --out FILE.safetensors [--tiny] [--prediction v_prediction]
 
-Full size: 2.1, 2.6 and 6.9 GB in float16. Tiny: the same blocks, 32 channels wide. Convolutions that training starts at
-zero get small values instead, so that what comes out depends on every block. The pictures are noise, of course.
+Full size: 2.1, 2.6 and 6.9 GB in float16. Tiny: the same blocks and layers, 32 channels wide. Convolutions that
+training starts at zero get small values instead, so that what comes out depends on every block. The pictures are noise,
+of course.
 """
 
 from __future__ import annotations
@@ -31,10 +32,7 @@ def checkpoint_shape(name: FamilyName, tiny: bool) -> CheckpointShape:
     family = next(family for family in FAMILIES if family.name == name)
     if not tiny:
         return CheckpointShape(family, 320, (128, 256, 512, 512), family.texts)
-    texts = tuple(
-        dataclasses.replace(text, width=32 * (i + 1), layers=3 if text.kind == "open_clip" else 2)
-        for i, text in enumerate(family.texts)
-    )
+    texts = tuple(dataclasses.replace(text, width=32 * (i + 1)) for i, text in enumerate(family.texts))
     return CheckpointShape(family, 32, (32, 32, 32, 32), texts)
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 from flexiffusion import codec
 from flexiffusion.fit import misfit
+from flexiffusion.host import SamplingReport
 from flexiffusion.schedule import Schedule
 
 from . import infotext
 from .library import Library
 from .network import Network
-from .sampling import Outcome, Sampling
+from .sampling import Sampling
 from .settings import OFF, SAME, Settings
 
 ATTRIBUTE = "flexiffusion"
@@ -40,13 +41,13 @@ class Generation:
             self._second = None
         elif settings.hires != SAME:
             self._second = library.schedule(settings.hires)
-        self._outcomes: dict[str, Outcome] = {}
+        self._reports: dict[str, SamplingReport] = {}
         self._warned: set[str] = set()
 
     @property
     def seconds(self) -> float:
         """Sampling time of the last batch, both passes."""
-        return sum(outcome.report.seconds for outcome in self._outcomes.values())
+        return sum(report.report.seconds for report in self._reports.values())
 
     @property
     def name(self) -> str:
@@ -61,7 +62,7 @@ class Generation:
             hires = self._named(hires, self._second)
         keys = infotext.written(settings, self._named(settings.schedule, self._first), hires)
         for key in (infotext.RUN, infotext.HIRES_RUN):
-            keys[key] = lambda key=key, **_: self._outcomes[key].counts if key in self._outcomes else None
+            keys[key] = lambda key=key, **_: self._reports[key].counts if key in self._reports else None
         return keys
 
     def attach(self) -> None:
@@ -71,7 +72,7 @@ class Generation:
         schedule = self._second if is_hires else self._first
         key = infotext.HIRES_RUN if is_hires else infotext.RUN
         if not is_hires:
-            self._outcomes.clear()
+            self._reports.clear()
         if schedule is None:
             return
         differs = misfit(
@@ -89,7 +90,7 @@ class Generation:
             self._network,
             self._library.presets,
             self.warn,
-            lambda outcome: self._finish(key, outcome),
+            lambda report: self._finish(key, report),
         ).attach()
 
     def warn(self, message: str) -> None:
@@ -98,9 +99,9 @@ class Generation:
             self._warned.add(message)
             say(self._p, message)
 
-    def _finish(self, key: str, outcome: Outcome) -> None:
-        self._outcomes[key] = outcome
-        print(f"[Flexiffusion] {outcome.line}")
+    def _finish(self, key: str, report: SamplingReport) -> None:
+        self._reports[key] = report
+        print(f"[Flexiffusion] {report.line}")
 
     def _named(self, choice: str, schedule: Schedule | None) -> str:
         """What brings a schedule back from a picture: its name, or its whole text in one line."""

@@ -10,15 +10,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from flexiffusion.attributes import Attributes
 from flexiffusion.errors import FlexiffusionError, ModelMismatch
-from flexiffusion.fit import FAMILIES, require_fit
-from flexiffusion.layout import find_layout
-from flexiffusion.plan import Plan
+from flexiffusion.families import FAMILIES
+from flexiffusion.fit import require_fit
+from flexiffusion.host import SamplingReport, in_full, nothing_saved, total, why_not_cut
 from flexiffusion.presets import Preset
 from flexiffusion.run import Report, Run
 from flexiffusion.schedule import FULL, Schedule
@@ -28,28 +28,6 @@ from .network import Network
 from .settings import Placement
 
 MARK = "flexiffusion"  # the attribute by which the denoiser callback and a second attachment find a sampling
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What was really run: the reports of all networks together, and the length of the host's own list."""
-
-    schedule: str
-    report: Report
-    steps: int
-
-    @property
-    def counts(self) -> str:
-        """For infotext and log: "full 12, partial 8, null 10, misses 0", and "dropped units 40" where there are any."""
-        report = self.report
-        dropped = f", dropped units {report.dropped}" if report.dropped else ""
-        return f"full {report.full}, partial {report.partial}, null {report.null}, misses {report.misses}{dropped}"
-
-    @property
-    def line(self) -> str:
-        """One line for the log, with the estimated speed-up where there is one."""
-        speedup = self.report.speedup(self.steps)
-        return f"{self.schedule}: {self.report}" + (f", about {speedup:.2f}x" if speedup else "")
 
 
 class Sampling:
@@ -71,7 +49,7 @@ class Sampling:
         network: Callable[[], Network | None],
         presets: tuple[Preset, ...],
         warn: Callable[[str], None],
-        finish: Callable[[Outcome], None],
+        finish: Callable[[SamplingReport], None],
     ) -> None:
         self._sampler = sampler
         self._schedule = schedule
@@ -81,10 +59,9 @@ class Sampling:
         self._warn = warn
         self._finish = finish
         self._whole: Tensor | None = None
-        self._retired = False
-        self._attached = _Attributes()
-        self._denoiser = _Attributes()
-        self._unet = _Attributes()
+        self._attached = Attributes()
+        self._denoiser = Attributes()
+        self._unet = Attributes()
         self._network: Network | None = None
         self._run: Run | None = None
         self._reports: list[Report] = []
@@ -97,22 +74,19 @@ class Sampling:
         earlier = getattr(self._sampler.func, MARK, None)
         if isinstance(earlier, Sampling):
             earlier.detach()
-            earlier._retired = True  # it stays in the chain when somebody has wrapped it since
         original = self._sampler.func
 
         # hosts look at the function's signature, which `wraps` lets them see through to the original
         @functools.wraps(original)
         def func(model: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             self.detach()
-            if self._retired:
-                return original(model, x, *args, **kwargs)
             return self._sample(original, model, x, args, kwargs)
 
         setattr(func, MARK, self)
-        self._attached.put(self._sampler, "func", func)
+        self._attached.put_function(self._sampler, "func", func)
         for name in ("get_sigmas", "get_timesteps"):
             if hasattr(self._sampler, name):
-                self._attached.put(self._sampler, name, self._noting(getattr(self._sampler, name)))
+                self._attached.put_function(self._sampler, name, self._noting(getattr(self._sampler, name)))
 
     def detach(self) -> None:
         """Gives the sampler back what it had."""
@@ -164,10 +138,10 @@ class Sampling:
         finally:
             self._denoiser.undo()
             self._leave_network()
-            report = _total(self._reports, self._plan.nulls)
-            self._finish(Outcome(self._schedule.name, report, len(levels.run)))
-        if not report.partial and any(action.kind == "partial" for action in self._plan.actions):
-            self._warn(f"{self._schedule.name}: not one step could run in part; the log says why")
+            report = total(self._reports, self._plan.nulls)
+            self._finish(SamplingReport(self._schedule.name, report, len(levels.run)))
+        if note := nothing_saved(self._schedule.name, report):
+            self._warn(note)
         elif not (report.partial or report.null or report.dropped or _is_all_full(self._schedule)):
             self._warn(f"{self._schedule.name}: nothing was saved, over {len(levels.run)} steps all of it is full")
         return result
@@ -179,9 +153,9 @@ class Sampling:
         try:
             require_fit(self._schedule, network.unet, self._presets)
         except ModelMismatch:
-            if _is_unet(network) or self._schedule.model.family in FAMILIES.values():
+            if why_not_cut(network.unet) is None or self._schedule.model.family in FAMILIES:
                 raise
-            self._plan = _in_full(self._plan)
+            self._plan = in_full(self._plan)
             self._warn(f"{self._schedule.name}: the model is no U-Net that can be cut, so only null steps act")
         made_for = self._schedule.model.sha256
         if made_for and network.sha256 and made_for != network.sha256:
@@ -201,7 +175,7 @@ class Sampling:
                 step.set()
             return original(x, sigma, *args, **kwargs)
 
-        self._denoiser.put(denoiser, "forward", forward)
+        self._denoiser.put_function(denoiser, "forward", forward)
         self._denoiser.put(denoiser, MARK, self)
 
     def _usable(self, sigma: float) -> float:
@@ -219,19 +193,18 @@ class Sampling:
             try:
                 require_fit(self._schedule, network.unet, self._presets)
             except FlexiffusionError as error:
-                plan = _in_full(plan)
+                plan = in_full(plan)
                 self._warn(f"{error}. It runs in full from here on")
         self._run = run = Run(network.unet, plan)
         original = network.unet.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             sample = args[0] if args else kwargs.get("x")
-            # a wrapper that was put around ours and outlives it ends up here: then ours is no more
-            if self._run is not run or not isinstance(sample, Tensor):
+            if not isinstance(sample, Tensor):
                 return original(*args, **kwargs)
             return run(lambda: original(*args, **kwargs), sample, self._chunks(sample, kwargs))
 
-        self._unet.put(network.unet, "forward", forward)
+        self._unet.put_function(network.unet, "forward", forward)
 
     def _leave_network(self) -> None:
         self._unet.undo()
@@ -301,58 +274,5 @@ class _Steps:
         return self._places[min(step, len(self._places) - 1)]
 
 
-class _Attributes:
-    """Instance attributes that were set, and what stood there before."""
-
-    _ABSENT = object()
-
-    def __init__(self) -> None:
-        self._saved: list[tuple[Any, str, Any, Any]] = []
-
-    def put(self, target: Any, name: str, value: Any) -> None:
-        # the dictionary and not setattr: a compiled module hands attributes on to the one that it wraps
-        self._saved.append((target, name, value, vars(target).get(name, self._ABSENT)))
-        vars(target)[name] = value
-
-    def undo(self) -> None:
-        while self._saved:
-            target, name, value, before = self._saved.pop()
-            if vars(target).get(name) is not value:
-                continue  # somebody has put a wrapper around ours since: it is theirs to take away
-            if before is self._ABSENT:
-                del vars(target)[name]
-            else:
-                vars(target)[name] = before
-
-
 def _is_all_full(schedule: Schedule) -> bool:
     return all(action == FULL for action in schedule.plan.actions())
-
-
-def _is_unet(network: Network) -> bool:
-    try:
-        find_layout(network.unet)
-    except ModelMismatch:
-        return False
-    return True
-
-
-def _in_full(plan: Plan) -> Plan:
-    return replace(plan, actions=(FULL,) * len(plan.actions))
-
-
-def _total(reports: list[Report], nulls: int) -> Report:
-    """What several networks ran one after the other."""
-    full_seconds = [report.full_seconds for report in reports if report.full_seconds is not None]
-    return Report(
-        full=sum(report.full for report in reports),
-        partial=sum(report.partial for report in reports),
-        null=nulls,
-        misses=sum(report.misses for report in reports),
-        seconds=sum(report.seconds for report in reports),
-        cache_bytes=max((report.cache_bytes for report in reports), default=0),
-        evaluations=sum(report.evaluations for report in reports),
-        levels=max((report.levels for report in reports), default=0),
-        full_seconds=max(full_seconds, default=None),
-        dropped=sum(report.dropped for report in reports),
-    )

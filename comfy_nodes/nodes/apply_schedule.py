@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .. import engine, folders
+from .. import folders
+from ..apply import apply
 from .common import mapping_input, model_input, schedule_input, schema
 
 
@@ -20,13 +21,12 @@ class ApplySchedule(io.ComfyNode):
             node_id="FlexiffusionApplySchedule",
             display_name="Flexiffusion Apply Schedule",
             category="model_patches/unet",
-            description="Makes every sampling with this model follow the schedule, in whatever sampler node. What "
-            "was run "
-            "is written to the log.",
+            description="Makes every sampling with this model follow the schedule, in whatever sampler node. "
+            "What was run is written to the log.",
             inputs=[model_input(), schedule_input(), mapping_input()],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with the schedule on it.")],
         )
 
     @classmethod
     def execute(cls, model: Any, schedule: Any, mapping: Any) -> Any:
-        return io.NodeOutput(engine.apply(model, schedule, mapping, folders.presets()))
+        return io.NodeOutput(apply(model, schedule, mapping, folders.presets()))

@@ -35,10 +35,10 @@ def mapping_input() -> Any:
         "mapping",
         options=MAPPINGS,
         default="position",
-        tooltip="How a schedule made of segments meets the sampler's noise levels. position: first step to first "
-        "level, and "
-        "so on. level: by noise level; for slices of a run (KSampler Advanced, refiners) and img2img tails. Schedules "
-        "with noise levels of their own always go by level.",
+        tooltip="How a schedule made of segments meets the sampler's noise levels. "
+        "position: first step to first level, and so on. "
+        "level: by noise level; for slices of a run (KSampler Advanced, refiners) and img2img tails. "
+        "Schedules with noise levels of their own always go by level.",
     )
 
 

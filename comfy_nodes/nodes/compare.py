@@ -9,12 +9,14 @@ import nodes as host
 import torch
 from comfy_api.latest import io, ui
 
-from .. import engine, folders
+from ...flexiffusion.host import SamplingReport
+from .. import folders
+from ..apply import apply, report_text
 from .common import mapping_input, model_input, sampling_inputs, schedule_input, schema
 
 
 class Compare(io.ComfyNode):
-    """Both pictures go through the same engine, one with every step in full: seconds are taken the same way."""
+    """Both pictures go through the same code, one with every step in full: seconds are taken the same way."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -23,9 +25,8 @@ class Compare(io.ComfyNode):
             node_id="FlexiffusionCompare",
             display_name="Flexiffusion Compare",
             category="sampling",
-            description="Samples twice from the same seed, without the schedule (left) and with it (right), and "
-            "shows both "
-            "pictures with their seconds: what a schedule gains, and what it costs in fidelity.",
+            description="Samples twice from the same seed, without the schedule (left) and with it (right), and shows "
+            "both pictures with their seconds: what a schedule gains, and what it costs in fidelity.",
             inputs=[
                 model_input(),
                 schedule_input(),
@@ -51,17 +52,17 @@ class Compare(io.ComfyNode):
         steps = steps or schedule.sampling.steps
         pictures, runs = [], []
         for used in (None, schedule):
-            outcomes: list[engine.Outcome] = []
-            patched = engine.apply(model, used, mapping, folders.presets(), outcomes.append)
+            reports: list[SamplingReport] = []
+            patched = apply(model, used, mapping, folders.presets(), reports.append)
             (latent,) = host.common_ksampler(patched, steps=steps, latent=latent_image, **settings)
             pictures.append(vae.decode(latent["samples"]))
-            runs.append(outcomes)
-        seconds = [sum(outcome.report.seconds for outcome in outcomes) for outcomes in runs]
+            runs.append(reports)
+        seconds = [sum(each.report.seconds for each in reports) for reports in runs]
         report = "\n".join(
             (
                 f"without: {seconds[0]:.2f} s; with: {seconds[1]:.2f} s" + _times(*seconds),
                 f"PSNR of the second picture to the first: {_psnr(*pictures):.1f} dB",
-                engine.told(schedule, runs[1]),
+                report_text(schedule, runs[1]),
             )
         )
         image = torch.cat(pictures, dim=-2)  # (B, H, 2 W, C)

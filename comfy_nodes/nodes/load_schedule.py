@@ -37,9 +37,8 @@ class LoadSchedule(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="The text of a schedule file. When it is filled in it is used instead of the preset, so "
-                    "that "
-                    "the workflow carries its schedule along.",
+                    tooltip="The text of a schedule file. When it is filled in it is used instead of the preset, "
+                    "so that the workflow carries its schedule along.",
                 ),
             ],
             outputs=[

@@ -7,7 +7,9 @@ from typing import Any
 import nodes as host
 from comfy_api.latest import io
 
-from .. import engine, folders
+from ...flexiffusion.host import SamplingReport
+from .. import folders
+from ..apply import apply, report_text
 from .common import mapping_input, model_input, sampling_inputs, schedule_input, schema
 
 
@@ -29,18 +31,17 @@ class Sampler(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="What was really run: full, partial and null steps, misses, seconds, estimated "
-                    "speed-up, and "
-                    "what you should know.",
+                    tooltip="What was really run: full, partial and null steps, misses, seconds, estimated speed-up, "
+                    "and what you should know.",
                 ),
             ],
         )
 
     @classmethod
     def execute(cls, model: Any, schedule: Any, mapping: Any, latent_image: Any, steps: int, **settings: Any) -> Any:
-        outcomes: list[engine.Outcome] = []
-        patched = engine.apply(model, schedule, mapping, folders.presets(), outcomes.append)
+        reports: list[SamplingReport] = []
+        patched = apply(model, schedule, mapping, folders.presets(), reports.append)
         steps = steps or schedule.sampling.steps
         (latent,) = host.common_ksampler(patched, steps=steps, latent=latent_image, **settings)
-        report = engine.told(schedule, outcomes)
+        report = report_text(schedule, reports)
         return io.NodeOutput(latent, report, ui={"text": (report,)})

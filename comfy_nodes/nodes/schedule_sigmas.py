@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..engine import thin
+from ..apply import thin
 from .common import schedule_input, schema
 
 
@@ -21,9 +21,8 @@ class ScheduleSigmas(io.ComfyNode):
             node_id="FlexiffusionScheduleSigmas",
             display_name="Flexiffusion Schedule Sigmas",
             category="sampling/custom_sampling/sigmas",
-            description="Takes the null steps of a schedule out of a list of sigmas; a schedule with noise levels "
-            "of its "
-            "own replaces those below the first. Apply Schedule does this too; use it as well for partial steps.",
+            description="Takes the null steps of a schedule out of a list of sigmas; a schedule with noise levels of "
+            "its own replaces those below the first. Apply Schedule does this too; use it as well for partial steps.",
             inputs=[
                 io.Sigmas.Input("sigmas", tooltip="The scheduler's noise levels, such as BasicScheduler's."),
                 schedule_input(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 import traceback
 from typing import Any, NamedTuple
 
@@ -62,25 +64,62 @@ class LazyGroup(click.Group):
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code), meaning) for code, meaning in exit_codes.MEANING.items()])
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        output.forgive_encodings()
+        return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)
+        except OSError as error:  # --help and --version write already here
+            raise click.exceptions.Exit(_end(None, error)) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except (click.exceptions.Exit, BrokenPipeError):  # click's own ways out
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a full disk still has its message
+        except click.exceptions.Exit as end:
+            _flush(ctx, end)
             raise
         except (Exception, KeyboardInterrupt) as error:
+            ctx.exit(_end(ctx, error))
+        except SystemExit as end:
+            if not isinstance(end.__context__, BrokenPipeError):
+                raise
+            ctx.exit(_end(ctx, end.__context__))  # rich has caught it, and ends with 1
+        return result
+
+
+def _flush(ctx: click.Context, end: click.exceptions.Exit) -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise click.exceptions.Exit(_end(ctx, error)) from end
+
+
+def _end(ctx: click.Context | None, error: BaseException) -> int:
+    """Say what ended the command, wherever that can still be said; the exit code."""
+    code = exit_codes.exit_code_of(error)
+    output.abandon_broken_stdout()
+    with contextlib.suppress(OSError):
+        if code != exit_codes.CLOSED_PIPE:
             _say_error(ctx, error)
-            output.emit_error(ctx, error, exit_codes.exit_code_of(error))
-            ctx.exit(exit_codes.exit_code_of(error))
+        if ctx is not None:
+            output.emit_error(ctx, error, code)
+    return code
 
 
-def _say_error(ctx: click.Context, error: BaseException) -> None:
-    if ctx.meta.get(DEBUG_KEY, False):
+def _say_error(ctx: click.Context | None, error: BaseException) -> None:
+    if ctx is not None and ctx.meta.get(DEBUG_KEY, False):
         traceback.print_exception(error)
     code = exit_codes.exit_code_of(error)
     if isinstance(error, click.ClickException):
         error.show()
     elif code == exit_codes.INTERRUPTED:
         output.say("interrupted")
+    elif exit_codes.disk_is_full(error):
+        place = getattr(error, "filename", None) or "the output"
+        output.say(f"Error: {place}: the disk is full ({getattr(error, 'strerror', error)}). Free some, then try again")
     elif code == exit_codes.INTERNAL:
         output.say(f"internal error: {type(error).__name__}: {error}")
         output.say("This is a fault of flexsearch. Run again with --debug for the traceback.")

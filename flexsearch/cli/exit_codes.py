@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import click
@@ -19,6 +20,9 @@ SOURCE = 6
 REFUTED = 7
 CLUSTER = 8
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+CLOSED_PIPE = 141  # 128 + SIGPIPE
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 MEANING = {
     OK: "done",
@@ -31,6 +35,7 @@ MEANING = {
     REFUTED: "verify: a claim of the schedule was refuted",
     CLUSTER: "the cluster cannot be reached, or its workers were lost",
     INTERRUPTED: "interrupted",
+    CLOSED_PIPE: "what read the output has closed it, as `head` does",
 }
 
 _BY_TYPE: tuple[tuple[type[BaseException], int], ...] = (
@@ -45,6 +50,7 @@ _BY_TYPE: tuple[tuple[type[BaseException], int], ...] = (
     (click.FileError, USAGE),
     (KeyboardInterrupt, INTERRUPTED),
     (click.Abort, INTERRUPTED),
+    (BrokenPipeError, CLOSED_PIPE),
 )
 
 
@@ -53,7 +59,14 @@ def exit_code_of(error: BaseException) -> int:
     for kind, code in _BY_TYPE:
         if isinstance(error, kind):
             return code
+    if disk_is_full(error):
+        return RUN_FOLDER
     return MODEL if _is_out_of_memory(error) else INTERNAL
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether a file, or the output itself, could not be written for lack of room."""
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

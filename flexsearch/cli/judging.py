@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,14 +36,17 @@ def judge(files: Sequence[str], prompts_file: str | None, rivals: bool, picture:
     for schedule in schedules:
         if schedule.model.sha256 not in (None, session.model.sha256):
             output.say(f"note: {schedule.name} was searched on another checkpoint, {str(schedule.model.sha256)[:10]}")
-    candidates = [to_candidate(schedule, session.model) for schedule in schedules]
-    speedups = tuple(session.settings.steps / candidate.cost(session.table) for candidate in candidates)
-    session.settings = dataclasses.replace(session.settings, speedups=speedups)
-    choices = verdict.choose(session, ()) if rivals else [verdict.teacher(session)]
-    choices += [
-        Choice("found", speedup, schedule.name, candidate)
-        for schedule, candidate, speedup in zip(schedules, candidates, speedups, strict=True)
-    ]
+    candidates, choices, known = [], [verdict.teacher(session)], dict[str, float]()
+    for schedule in schedules:
+        candidate, warning = to_candidate(schedule, session.model, session.teacher)
+        if warning is not None:
+            output.say(f"note: {warning}")
+        cost = candidate.cost(session.table)
+        speedup = session.settings.steps / cost
+        choices.append(Choice("found", speedup, schedule.name, candidate))
+        if rivals:
+            choices += verdict.rivals(session, speedup, cost, known)
+        candidates.append(candidate)
     engine = session.held_out_engine
     with stage("measure", len(choices), "schedules") as at:
         measured = verdict.measure(engine, choices, lambda label: at.advance(note=label))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,9 +26,12 @@ class _Document:
     def write(self, content: object) -> None:
         if self.written:
             raise RuntimeError("a command with --json may write one document only")
-        self.stream.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        if not _encodable(text, self.stream):  # escaped, not replaced: the reader gets every character
+            text = json.dumps(content, indent=2, allow_nan=False)
+        self.written = True  # also where it fails below: half a document must not be followed by another
+        self.stream.write(text + "\n")
         self.stream.flush()
-        self.written = True
 
 
 def _start(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
@@ -69,6 +73,36 @@ def emit_error(ctx: click.Context, error: BaseException, exit_code: int) -> None
     document.write(
         {"error": {"kind": type(error).__name__, "message": message, **parts, "exit_code": exit_code}},
     )
+
+
+def forgive_encodings() -> None:
+    """Let stdout and stderr replace what their encoding lacks: a table's dash must not end a command.
+
+    Japanese and Chinese Windows, LC_ALL=C and PYTHONIOENCODING=ascii have such streams.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def abandon_broken_stdout() -> None:
+    """Lead stdout nowhere if it cannot be written: what is still in its buffer would fail again at the exit."""
+    if sys.__stdout__ is None:
+        return
+    try:
+        sys.__stdout__.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.__stdout__.fileno())
+        os.close(nowhere)
+
+
+def _encodable(text: str, stream: TextIO) -> bool:
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def say(message: str) -> None:

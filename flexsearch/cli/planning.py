@@ -12,6 +12,8 @@ import click
 from flexiffusion import codec
 from flexiffusion.cost import CostTable
 from flexiffusion.errors import ScheduleError
+from flexiffusion.search import macro_steps
+from flexiffusion.search.planner import Planned, Planner
 from flexsearch.cli import output
 from flexsearch.cli.progress import stage
 from flexsearch.errors import ConfigError
@@ -21,8 +23,6 @@ from flexsearch.runs.final_table import described
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import given_prompts
-from flexsearch.search import macro_steps
-from flexsearch.search.planner import Planned, Planner
 
 
 def conduct(profile_file: str | None, out: str | None, prompts_file: str | None, **options: Any) -> None:
@@ -31,7 +31,10 @@ def conduct(profile_file: str | None, out: str | None, prompts_file: str | None,
     settings = Settings(**options, prompts=prompts, held_out_prompts=held_out)
     session = Session(settings, cache_folder() / "references")
     output.say(f"model: {session.described()}")
-    table = session.table if profile_file is None else read_profile(Path(profile_file))
+    table = session.table
+    if profile_file is not None:
+        table = read_profile(Path(profile_file))
+        session.check_profile(table)
     with stage("planner's tables", session.table_levels, "levels") as at:
         tables = session.tables(at.advance)
     planner = Planner(tables, table, max(settings.targets))
@@ -64,7 +67,7 @@ def _write(session: Session, folder: Path, plans: list[tuple[float, Planned]]) -
     for speedup, planned in plans:
         name = f"{session.model.family}-{settings.solver}-{settings.steps}-{speedup:g}x-planned"
         text = f"{described(planned.candidate)}; planned for {speedup:g}x, not measured"
-        plan = planned.candidate.steps_plan(session.model.schedule)
+        plan = planned.candidate.steps_plan(session.model.levels)
         path = folder / f"{name}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)

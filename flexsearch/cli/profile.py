@@ -30,6 +30,8 @@ def profile(
     if batch is not None and batch < 1:
         raise ConfigError("--batch", f"{batch} is out of range", "Give 1 or more")
     loaded = load_model(model, **options)
+    for line in loaded.note_lines():
+        output.say(line)
     scale = loaded.default_guidance if guidance is None else guidance
     macs = count_macs(loaded, scale)
     ms, batch = measure_ms(loaded, scale, 1 if batch is None else batch, repeats)

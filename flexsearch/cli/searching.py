@@ -6,11 +6,14 @@ import click
 from optuna.trial import TrialState
 
 from flexiffusion import codec
+from flexiffusion.search.front import front
+from flexiffusion.search.method import Evaluated
 from flexsearch.cli import output
 from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
 from flexsearch.devices import in_words, peak_memory
 from flexsearch.report import figures, pictures
+from flexsearch.report.advice import advice
 from flexsearch.report.rows import Row, comparisons
 from flexsearch.report.table import FinalTable
 from flexsearch.runs import final_table as verdict
@@ -22,8 +25,6 @@ from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
-from flexsearch.search.front import front
-from flexsearch.search.method import Evaluated
 
 
 def conduct(folder: RunFolder, settings: Settings) -> None:
@@ -33,7 +34,7 @@ def conduct(folder: RunFolder, settings: Settings) -> None:
         session = Session(settings, folder.references)
         evaluated = _search(folder, session)
         rows = _measure(folder, session, evaluated)
-    _show(folder, rows, peak_memory(session.model.device))
+    _show(folder, rows, f"latent/{settings.judged_by}", peak_memory(session.model.device))
 
 
 def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
@@ -67,7 +68,7 @@ def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
                 )
     evaluated = list(sampler.evaluated(study.get_trials(deepcopy=False)))
     made = sum(item.calls for item in evaluated)
-    whole = sum(len(item.candidate.timesteps) for item in evaluated) * settings.images
+    whole = sum(len(item.candidate.places) for item in evaluated) * settings.images
     output.say(f"network calls: {made}, {made / whole:.0%} of what every schedule on every image takes")
     return evaluated
 
@@ -135,7 +136,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) ->
     return rows
 
 
-def _show(folder: RunFolder, rows: tuple[Row, ...], peak: int) -> None:
+def _show(folder: RunFolder, rows: tuple[Row, ...], error: str, peak: int) -> None:
     if output.wants_json():
         output.emit(
             {
@@ -149,5 +150,8 @@ def _show(folder: RunFolder, rows: tuple[Row, ...], peak: int) -> None:
     from rich.console import Console
 
     Console().print(FinalTable(rows))
+    for sentence in advice(rows, error):
+        click.echo(sentence)
+    click.echo(f"next         flexsearch report {folder.path}    flexsearch presets add {folder.schedules}/NAME.json")
     click.echo(f"schedules    {folder.schedules}\npictures     {folder.front}  {folder.samples}")
     click.echo(f"peak memory  {in_words(peak)}")

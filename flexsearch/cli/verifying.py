@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import click
 
+from flexiffusion.search.objective import REFERENCES, ReferenceName
 from flexsearch.cli import output
 from flexsearch.cli.measuring import time_all
 from flexsearch.cli.progress import stage
 from flexsearch.engines.local import Outcome
-from flexsearch.metrics.objective import REFERENCES, ReferenceName
 from flexsearch.models.identity import cache_folder
 from flexsearch.report.rows import Row, comparisons
 from flexsearch.report.table import FinalTable, error_text
@@ -49,10 +48,13 @@ def conduct(
     same = schedule.model.sha256 == session.model.sha256
     if schedule.model.sha256 is not None and not same:
         output.say(f"note: searched on another checkpoint of {schedule.model.family}, {schedule.model.sha256[:10]}")
-    candidate = to_candidate(schedule, session.model)
-    speedup = session.settings.steps / candidate.cost(session.table)
-    session.settings = dataclasses.replace(session.settings, speedups=(speedup,))
-    choices = [*verdict.choose(session, ()), Choice("found", speedup, schedule.name, candidate)]
+    candidate, warning = to_candidate(schedule, session.model, session.teacher)
+    if warning is not None:
+        output.say(f"note: {warning}")
+    cost = candidate.cost(session.table)
+    speedup = session.settings.steps / cost
+    found_one = Choice("found", speedup, schedule.name, candidate)
+    choices = [verdict.teacher(session), found_one, *verdict.rivals(session, speedup, cost, {})]
     with stage("measure", len(choices), "schedules") as at:
         measured = verdict.measure(session.held_out_engine, choices, lambda label: at.advance(note=label))
     rows = verdict.rows(session.held_out_engine, measured, time_all(session.held_out_engine, measured), {})

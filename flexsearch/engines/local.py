@@ -12,21 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flexiffusion.cost import CostTable
+from flexiffusion.search.candidate import Candidate
+from flexiffusion.search.evaluator import OneByOne
+from flexiffusion.search.objective import ErrorName, Objective, ReferenceName
+from flexiffusion.search.paired import DIVERGED, Errors, squared_error
+from flexiffusion.search.prefixes import Prefixes
+from flexiffusion.search.racing import Judgement, race
+from flexiffusion.search.trajectory import Trajectory
 from flexsearch.metrics.features import extract
-from flexsearch.metrics.objective import ErrorName, Objective, ReferenceName
-from flexsearch.metrics.paired import Errors, squared_error
 from flexsearch.metrics.perceptual import load_lpips, lpips_errors
 from flexsearch.metrics.real_fid import RealFid
 from flexsearch.metrics.relative_fid import RelativeFid
-from flexsearch.models.model import Conditioning, DiffusionModel
-from flexsearch.sampling.prefixes import Prefixes
-from flexsearch.sampling.references import ImageSet, Reference
-from flexsearch.sampling.trajectory import Recipe, Trajectory, sample
-from flexsearch.search.candidate import Candidate
-from flexsearch.search.evaluator import OneByOne
-from flexsearch.search.racing import Judgement, race
-
-DIVERGED = 1e30  # larger than any error, and finite, as trial stores want it
+from flexsearch.models.denoiser import ModelDenoiser
+from flexsearch.sampling.references import Reference
+from flexsearch.sampling.solvers import draw
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +78,17 @@ class Outcome:
 
 
 class LocalEngine(OneByOne):
-    """One model, one image set, its references. The model is used by nobody else meanwhile."""
+    """One model with the noise and conditioning of an image set, and its references.
+
+    The model is used by nobody else meanwhile.
+    """
 
     def __init__(
         self,
-        model: DiffusionModel,
-        recipe: Recipe,
-        images: ImageSet,
+        *,
+        denoiser: ModelDenoiser,
+        solver: str,
+        noise: Tensor,
         references: dict[ReferenceName, Reference],
         features: nn.Module,
         table: CostTable,
@@ -94,8 +97,10 @@ class LocalEngine(OneByOne):
         prefixes: Prefixes | None = None,
         real: RealFid | None = None,
     ) -> None:
-        self.model = model
-        self.recipe = recipe
+        self.denoiser = denoiser
+        self.model = denoiser.model
+        self.solver = solver
+        self.noise = noise
         self.references = references
         self.features = features
         self.table = table
@@ -103,8 +108,6 @@ class LocalEngine(OneByOne):
         self.batch = batch
         self.prefixes = prefixes
         self.real = real
-        self.noise = images.noise(model)
-        self.conditioning = images.conditioning(model)
 
     @cached_property
     def relative_fid(self) -> RelativeFid:
@@ -123,16 +126,15 @@ class LocalEngine(OneByOne):
         """Sample the candidate over the engine's images, or those from `first` up to `last`."""
         rows = slice(first, self.count if last is None else last)
         with torch.inference_mode():
-            trajectory = sample(
-                self.model,
-                self.recipe,
+            trajectory = draw(
+                self.denoiser,
+                self.solver,
                 self.noise[rows],
-                self.conditioning.rows(rows.start, rows.stop),
-                candidate.timesteps,
+                candidate.places,
                 candidate.actions,
+                origin=rows.start,
                 batch=self.batch,
                 prefixes=self.prefixes,
-                origin=rows.start,
             )
         self.batch = trajectory.batch
         return Outcome(self, trajectory, rows)
@@ -140,16 +142,9 @@ class LocalEngine(OneByOne):
     def seconds(self, candidate: Candidate, images: int) -> float:
         """Wall time of sampling the candidate once more, per image; over the engine's images, going round."""
         rows = [i % len(self.noise) for i in range(images)]
-        told = self.conditioning.positive
-        conditioning = Conditioning(None if told is None else told.taken(rows), self.conditioning.negative)
-        trajectory = sample(
-            self.model,
-            self.recipe,
-            self.noise[rows],
-            conditioning,
-            candidate.timesteps,
-            candidate.actions,
-            batch=self.batch,
+        denoiser = replace(self.denoiser, conditioning=self.denoiser.conditioning.taken(rows))
+        trajectory = draw(
+            denoiser, self.solver, self.noise[rows], candidate.places, candidate.actions, batch=self.batch
         )
         return trajectory.seconds / images
 

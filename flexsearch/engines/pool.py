@@ -12,10 +12,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from flexiffusion.search.candidate import Candidate
+from flexiffusion.search.evaluator import Job
+from flexiffusion.search.racing import Judgement
 from flexsearch.errors import ClusterError
-from flexsearch.search.candidate import Candidate
-from flexsearch.search.evaluator import Job
-from flexsearch.search.racing import Judgement
 
 ATTEMPTS = 4  # a candidate that was lost with this many workers is not given to another
 PAUSES = (10.0, 30.0)  # seconds before a worker that could not be started is started again; then it is given up
@@ -226,5 +226,5 @@ class Pool:
 
 def shared_steps(one: Candidate, other: Candidate) -> int:
     """How many leading steps two schedules have in common, and can share the state after."""
-    pairs = zip(zip(one.timesteps, one.actions), zip(other.timesteps, other.actions))  # noqa: B905
+    pairs = zip(zip(one.places, one.actions), zip(other.places, other.actions))  # noqa: B905
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

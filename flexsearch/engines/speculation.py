@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 
 from flexiffusion.cost import CostTable
+from flexiffusion.search.evaluator import Job
+from flexiffusion.search.method import Evaluated, Method, stream_of, unknown
+from flexiffusion.search.paired import Errors
+from flexiffusion.search.racing import Judgement, race, rival_of
 from flexsearch.engines.pool import Pool
-from flexsearch.metrics.paired import Errors
-from flexsearch.search.evaluator import Job
-from flexsearch.search.method import Evaluated, Method, stream_of, unknown
-from flexsearch.search.racing import Judgement, race, rival_of
 
 DEPTH = 4  # trials ahead for each worker
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from flexiffusion import __version__
+from flexiffusion.search.candidate import Candidate
+from flexiffusion.search.objective import Objective, ReferenceName
+from flexiffusion.search.paired import Errors
+from flexiffusion.search.racing import Judgement
 from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ClusterError
-from flexsearch.metrics.objective import Objective, ReferenceName
-from flexsearch.metrics.paired import Errors
 from flexsearch.sampling.references import Reference
-from flexsearch.search.candidate import Candidate
-from flexsearch.search.racing import Judgement
 
 
 @dataclass(frozen=True, eq=False)

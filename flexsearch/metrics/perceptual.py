@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flexiffusion.search.paired import Errors
 from flexsearch.errors import ConfigError
-from flexsearch.metrics.paired import Errors
 
 WEIGHTS = (
     "alexnet-owt-7be5be79.pth"  # torchvision's AlexNet, which LPIPS builds on; its linear heads come with torchmetrics
@@ -37,4 +38,5 @@ def load_lpips() -> nn.Module:
 def lpips_errors(metric: nn.Module, images: Tensor, reference: Tensor) -> Errors:
     """LPIPS of every pair of images (n, 3, H, W) in [0, 1], squared as the other paired errors are: (n,)."""
     pairs = zip(images.split(1), reference.split(1), strict=True)
-    return np.square([float(metric(image, other)) for image, other in pairs])
+    # The metric refuses an image that is not finite: it is infinitely far away.
+    return np.square([float(metric(image, other)) if image.isfinite().all() else math.inf for image, other in pairs])

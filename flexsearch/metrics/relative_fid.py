@@ -6,6 +6,8 @@ depends on n: never compare two values at different n, prompts, noise or feature
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -39,9 +41,13 @@ class RelativeFid:
         return self._distance(features)
 
     def _distance(self, features: Tensor) -> float:
+        """Infinite for features that are not finite: what diverged must never be the nearest."""
+        if not features.isfinite().all():
+            return math.inf
         self.metric.reset()
         self.metric.update(features.double(), real=False)
-        return max(0.0, float(self.metric.compute()))
+        distance = float(self.metric.compute())
+        return max(0.0, distance) if math.isfinite(distance) else math.inf
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:

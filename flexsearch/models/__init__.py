@@ -1,1 +1,1 @@
-"""Checkpoints -> one `DiffusionModel`: the bundled tiny model, diffusers folders."""
+"""Checkpoints -> one `DiffusionModel`: the bundled tiny model, single files, diffusers folders."""

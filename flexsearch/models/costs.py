@@ -19,8 +19,9 @@ from flexiffusion.layout import Layout, find_layout, shortcut
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
-from flexsearch.devices import clock, out_of_memory, release
-from flexsearch.models.model import DiffusionModel, Told, call_unet, halved
+from flexiffusion.search.devices import clock, out_of_memory, release
+from flexiffusion.search.trajectory import halved
+from flexsearch.models.model import DiffusionModel, Told, call_unet, no_room
 from flexsearch.models.noise import initial_noise
 from flexsearch.whole_file import whole_file
 
@@ -64,11 +65,8 @@ def projection(unit: nn.Module) -> nn.Module | None:
 
 def by_name(layout: Layout, savings: Mapping[nn.Module, float]) -> dict[str, Saving]:
     """What it saves to drop a unit, by its name, with the lowest branch at which a partial step would run it."""
-
-    def branch_of(unit: nn.Module) -> int | None:
-        return next((b for b in range(-1, layout.branches) if unit not in layout.deep(b)), None)
-
-    return {name: Saving(savings[unit], branch_of(unit)) for name, unit in layout.droppable.items()}
+    reached = layout.reached
+    return {name: Saving(savings[unit], reached[name]) for name, unit in layout.droppable.items()}
 
 
 def count_units(model: DiffusionModel) -> CostTable:
@@ -96,7 +94,10 @@ def measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int 
             if not out_of_memory(error):
                 raise
         release(model.device)
-        batch = halved(batch, model)
+        try:
+            batch = halved(batch)
+        except MemoryError as error:
+            raise no_room(model) from error
 
 
 def known_or_measured_ms(model: DiffusionModel, guidance: float, batch: int, path: Path) -> CostTable:

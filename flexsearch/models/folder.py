@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flexiffusion.families import recognised
 from flexiffusion.layout import find_layout
 from flexsearch.errors import ModelError
+from flexsearch.models.few_steps import few_step_notes, names_of
+from flexsearch.models.finite import require_finite
+from flexsearch.models.folder_config import (
+    CONDITIONAL_UNET,
+    UNCONDITIONAL_UNET,
+    Noise,
+    check,
+    known_keys,
+    notes,
+    read_noise,
+)
+from flexsearch.models.folder_index import INDEX, TEXT_TO_IMAGE, Index, read_index, read_json, require_unet
 from flexsearch.models.identity import sha256_of
 from flexsearch.models.model import DiffusionModel
-from flexsearch.models.prediction import NOISE_KEYS, PredictionName, noise_schedule, with_zero_snr
-from flexsearch.models.recognise import CHANNELS
+from flexsearch.models.prediction import PredictionName, noise_levels
+from flexsearch.models.recognise import FLOATS, other_inputs
+from flexsearch.models.safetensors_header import read_header
 from flexsearch.models.text import TextEncoder, TextEncoders
+from flexsearch.models.variants import UNQUANTISED, refuse_variants, unused
 
-UNETS = ("UNet2DConditionModel", "UNet2DModel")
 DECODERS = ("vae", "vqvae")
+DECODER_CLASSES = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "VQModel")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+TEXT_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
+DEFAULT_CHANNELS = {False: 3, True: 4}  # of UNet2DModel and UNet2DConditionModel
+COUNTS = ("I64", "I32", "BOOL")  # of buffers, as position_ids
+IN_ROOT = ("unet", "scheduler")  # parts that the pipelines of 2022 keep in the folder itself
 
 
 def load_folder(
@@ -28,49 +47,41 @@ def load_folder(
     """Read `model_index.json` and the parts that it names; nothing is downloaded.
 
     `prediction` None means as the scheduler's configuration says. Raises ModelError, naming the file and the remedy,
-    for a folder that is no diffusers pipeline, lacks a part, holds weights other than safetensors, or is of a kind that
-    is not supported.
+    for a folder that is no diffusers pipeline, lacks a part or some of its tensors, holds weights other than
+    safetensors, or is of a kind that is not supported.
     """
-    index = read_json(folder / "model_index.json")
-    parts = {name: value[1] for name, value in index.items() if isinstance(value, list) and value[0] is not None}
-    if parts.get("unet") not in UNETS:
-        raise ModelError(str(folder), f"its unet is {parts.get('unet')}", f"Give a pipeline with {' or '.join(UNETS)}")
-    encoders = [name for name in TEXT_ENCODERS if name in parts]
-    conditioned = parts["unet"] == "UNet2DConditionModel"
-    if encoders == ["text_encoder_2"]:
-        raise ModelError(str(folder), "it is the SDXL refiner, which only finishes pictures", "Give an SDXL base model")
-    if conditioned and not encoders:
-        raise ModelError(
-            str(folder), "the unet wants text states but there is no text encoder", "Give a whole pipeline folder"
-        )
-    unet = load_part(folder, "unet", parts["unet"], dtype)
+    index = read_index(folder)
+    require_unet(folder, index)
+    encoders = [name for name in TEXT_ENCODERS if name in index.parts]
+    conditioned = index.parts["unet"] == "UNet2DConditionModel"
+    _require_parts(folder, index, encoders, conditioned)
+    loader = Loader(folder, index.parts, [*index.notes])
+    noise = read_noise(loader.at("scheduler"), index.parts.get("scheduler"), prediction)
+    loader.check_unet(conditioned, len(encoders))
+    unet = loader.part("unet", "U-Net", dtype)
     config = unet.config
-    if config.in_channels != config.out_channels:
-        kind = CHANNELS.get(config.in_channels, "a model for other inputs than text")
-        raise ModelError(
-            str(folder),
-            f"it is {kind} ({config.in_channels} input channels), which the search cannot run",
-            "Give the text-to-image model that it was made from",
-        )
-    decoder = next((name for name in DECODERS if name in parts), None)
-    vae = load_part(folder, decoder, parts[decoder], torch.float32) if decoder else None
-    text = TextEncoders(tuple(load_encoder(folder, name, parts, dtype) for name in encoders)) if encoders else None
-    side = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
+    decoder = next((name for name in DECODERS if name in index.parts), None)
+    vae = loader.part(decoder, "VAE", torch.float32) if decoder else None
+    if vae is not None:
+        check_decoder(folder / str(decoder), vae.config, config.in_channels)
+    text = TextEncoders(tuple(loader.encoder(name, dtype) for name in encoders)) if encoders else None
+    if text is not None:
+        check_widths(folder, text, config)
     scale = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 1
-    noise = read_noise(folder, prediction)
+    height, width = loader.sample_size(config.sample_size, scale, len(encoders))
     classes = None if conditioned else config.num_class_embeds
     return DiffusionModel(
         source=str(folder),
-        family=family_of(parts["unet"], config, vae is not None),
-        sha256=sha256_of(weight_files(folder / "unet")),
+        family=family_of(index.parts["unet"], config, vae is not None),
+        sha256=sha256_of(weight_files(loader.at("unet"))),
         unet=unet.to(device),
-        noise_config=noise,
-        schedule=noise_schedule(noise),
+        noise_config=noise.noise,
+        levels=noise_levels(noise.noise),
         branches=find_layout(unet).branches,
-        latent_shape=(config.in_channels, side, side),
+        latent_shape=(config.in_channels, height, width),
         device=device,
         dtype=dtype,
-        image_size=(side * scale, side * scale),
+        image_size=(width * scale, height * scale),
         # Conditional U-Nets fit the skips of odd latents together; the others cannot.
         multiple=scale if conditioned else scale * 2 ** (len(config.block_out_channels) - 1),
         vae=vae,
@@ -78,16 +89,194 @@ def load_folder(
         classes=classes,
         default_guidance=1.0 if text is None else 7.0 if len(encoders) == 2 else 7.5,
         prompts=mixed_classes(classes) if classes else (),
+        zero_negative=zeros_for_empty(index, len(encoders)),
+        notes=(*loader.notes, *_notes(folder, index, noise, len(encoders))),
     )
 
 
-def read_noise(folder: Path, prediction: PredictionName | None) -> dict[str, Any]:
-    """What of the scheduler's configuration says how the network was trained."""
-    config = read_json(folder / "scheduler" / "scheduler_config.json")
-    noise = {key: value for key, value in config.items() if key in NOISE_KEYS}
-    if prediction is not None:
-        noise["prediction_type"] = prediction
-    return with_zero_snr(noise) if config.get("rescale_betas_zero_snr") else noise
+def _require_parts(folder: Path, index: Index, encoders: list[str], conditioned: bool) -> None:
+    """Raise ModelError for a pipeline without a part that its network needs, or with one of an unknown class."""
+    place = str(folder)
+    if encoders == ["text_encoder_2"]:
+        raise ModelError(place, "it is the SDXL refiner, which only finishes pictures", "Give an SDXL base model")
+    if conditioned and not encoders:
+        raise ModelError(
+            place, "the unet wants text states but there is no text encoder", "Give a whole pipeline folder"
+        )
+    decoders = [name for name in DECODERS if name in index.parts]
+    if not decoders and (conditioned or index.absent.intersection(DECODERS)):
+        raise ModelError(place, "it has no VAE, which turns latents into pictures", "Give a folder with the VAE")
+    for names, classes in ((encoders, TEXT_CLASSES), (decoders, DECODER_CLASSES)):
+        for name in names:
+            if index.parts[name] not in classes:
+                problem = f"its {name} is of class {index.parts[name]}, which is not run here"
+                raise ModelError(place, problem, TEXT_TO_IMAGE)
+
+
+def zeros_for_empty(index: Index, encoders: int) -> bool:
+    """Whether guidance leads away from zeros: what SDXL's pipeline does unless its index says otherwise."""
+    return encoders == 2 and bool(index.options.get("force_zeros_for_empty_prompt", True))
+
+
+def _notes(folder: Path, index: Index, noise: Noise, encoders: int) -> list[str]:
+    found = [*noise.notes, *few_step_notes(names_of(folder), noise.scheduler)]
+    if zeros_for_empty(index, encoders):
+        found.append(
+            "as its pipeline does (force_zeros_for_empty_prompt), guidance leads away from zeros instead of the empty "
+            "prompt; ComfyUI and the WebUI encode the empty prompt"
+        )
+    elif index.options.get("force_zeros_for_empty_prompt") and encoders == 1:
+        found.append(f"{INDEX} says force_zeros_for_empty_prompt, which only pipelines of two text encoders follow")
+    return found
+
+
+class Loader:
+    """Parts of one folder, in eval mode, on the CPU, from safetensors only; `notes` collects what is to be told."""
+
+    def __init__(self, folder: Path, parts: Mapping[str, str], notes: list[str]) -> None:
+        self.folder = folder
+        self.parts = parts
+        self.notes = notes
+
+    def at(self, name: str) -> Path:
+        """Where a part is: in a folder of its name, or, as in pipelines of 2022, in the root."""
+        own = self.folder / name
+        return self.folder if name in IN_ROOT and not own.is_dir() and (self.folder / "config.json").exists() else own
+
+    def check_unet(self, conditioned: bool, encoders: int) -> None:
+        """Refuse a network with inputs that nothing gives it, by its configuration: before its weights are read."""
+        path = self._require("unet") / "config.json"
+        config = read_json(path)
+        check(path, config, CONDITIONAL_UNET if conditioned else UNCONDITIONAL_UNET)
+        inputs, outputs = (config.get(f"{side}_channels", DEFAULT_CHANNELS[conditioned]) for side in ("in", "out"))
+        if outputs == 2 * inputs:
+            raise ModelError(
+                str(self.folder),
+                f"its network predicts the variance too ({inputs} input and {outputs} output channels), which is not "
+                "sampled here",
+                "Give a model that predicts the noise alone",
+            )
+        if inputs != outputs:
+            raise other_inputs(str(self.folder), inputs)
+        if conditioned and (config.get("addition_embed_type") == "text_time") != (encoders == 2):
+            told = "the pooled text and the picture's size" if encoders == 1 else "no pooled text"
+            problem = f"its network is told {told}, but it has {encoders} text encoder{'s' * (encoders > 1)}"
+            raise ModelError(str(path), problem, "Give a whole pipeline folder")
+        if str(config.get("attention_type", "default")).startswith("gated"):
+            self.notes.append("its GLIGEN adapter (boxes) is not used: the search runs the model without it")
+
+    def part(self, name: str, title: str, dtype: torch.dtype) -> Any:
+        """One component. Raises ModelError where it cannot be loaded, lacks tensors or holds NaN."""
+        import diffusers
+        import transformers
+
+        place, class_name = self._require(name), self.parts[name]
+        library = diffusers if hasattr(diffusers, class_name) else transformers
+        maker = getattr(library, class_name)
+        files = weight_files(place)
+        if not files:
+            raise ModelError(
+                str(place),
+                "it holds no .safetensors, and pickled weights are not loaded",
+                "Save the pipeline again with save_pretrained(..., safe_serialization=True)",
+            )
+        for file in files:
+            refuse_stored(file)
+        try:
+            part, loaded = maker.from_pretrained(
+                place.resolve(),  # what is relative and not there would be taken for a repository
+                local_files_only=True,
+                use_safetensors=True,
+                torch_dtype=dtype,
+                low_cpu_mem_usage=False,
+                variant=variant_of(files[0]),
+                output_loading_info=True,
+            )
+        except Exception as error:  # the libraries raise a dozen kinds for broken files
+            raise ModelError(str(place), f"it cannot be loaded ({error})", "Copy the folder again") from error
+        if missing := sorted(loaded["missing_keys"]):
+            raise ModelError(
+                str(place),
+                f"{len(missing):,} of its {len(part.state_dict()):,} tensors are missing, {missing[0]} first",
+                "Copy the folder again, or ask the one who made it",
+            )
+        if surplus := sorted(loaded["unexpected_keys"]):
+            self.notes.append(unused(len(surplus), surplus[0], name))
+        if library is diffusers:
+            path = place / "config.json"
+            self.notes.extend(notes(path, read_json(path), known_keys(maker)))
+        require_finite(str(place), title, part.state_dict())
+        part.eval().requires_grad_(False)
+        return part
+
+    def encoder(self, name: str, dtype: torch.dtype) -> TextEncoder:
+        from transformers import CLIPTokenizer
+
+        place = self._require(name.replace("text_encoder", "tokenizer"))
+        try:
+            tokenizer = CLIPTokenizer.from_pretrained(place.resolve(), local_files_only=True)
+        except Exception as error:
+            raise ModelError(str(place), f"it cannot be loaded ({error})", "Copy the folder again") from error
+        return TextEncoder(self.part(name, "text encoder", dtype), tokenizer, tokenizer.pad_token_id)
+
+    def sample_size(self, said: Any, scale: int, encoders: int) -> tuple[int, int]:
+        """Height and width of a sample: the network's own, or, where its configuration says none, the family's."""
+        if isinstance(said, int):
+            return said, said
+        if said is not None:
+            height, width = said
+            return int(height), int(width)
+        if not encoders:
+            raise ModelError(
+                str(self.at("unet") / "config.json"), "it names no sample_size", "Add the one that it was trained at"
+            )
+        side = 1024 if encoders == 2 else 512
+        self.notes.append(f"its unet/config.json names no sample_size: {side}x{side} is taken; --size sets another")
+        return side // scale, side // scale
+
+    def _require(self, name: str) -> Path:
+        place = self.at(name)
+        if not place.is_dir():
+            raise ModelError(str(place), "the folder is missing", "Give a whole pipeline folder: copy it again")
+        return place
+
+
+def refuse_stored(file: Path) -> None:
+    """Raise ModelError for a part's file that is damaged, quantised, or of a network that is not run as it is."""
+    header = read_header(file)
+    refuse_variants(file, header.tensors)
+    for name, tensor in header.tensors.items():
+        if tensor.dtype not in (*FLOATS, *COUNTS):
+            raise ModelError(str(file), f"{name} is of type {tensor.dtype}: its weights are quantised", UNQUANTISED)
+
+
+def check_decoder(place: Path, config: Any, channels: int) -> None:
+    """Raise ModelError for an autoencoder of other latents than the network's."""
+    if config.latent_channels != channels:
+        raise ModelError(
+            str(place),
+            f"its latents have {config.latent_channels} channels, but the network's have {channels}",
+            "Give the VAE that the network was trained with",
+        )
+    for key in ("latents_mean", "latents_std"):
+        if config.get(key) is not None and len(config[key]) != channels:
+            raise ModelError(
+                str(place / "config.json"),
+                f"{key} has {len(config[key])} values for latents of {channels} channels",
+                "Copy the folder again",
+            )
+
+
+def check_widths(folder: Path, text: TextEncoders, config: Any) -> None:
+    """Raise ModelError where the network attends to states of another width than the text encoders give."""
+    given = sum(encoder.model.config.hidden_size for encoder in text.encoders)
+    wanted = config.cross_attention_dim if config.encoder_hid_dim is None else config.encoder_hid_dim
+    if isinstance(wanted, int) and wanted != given:
+        raise ModelError(
+            str(folder),
+            f"its text encoders give states of width {given}, but its network attends to {wanted}",
+            "Give the text encoders that the network was trained with",
+        )
 
 
 def mixed_classes(count: int) -> tuple[str, ...]:
@@ -97,68 +286,11 @@ def mixed_classes(count: int) -> tuple[str, ...]:
     return tuple(map(str, numbers))
 
 
-def load_encoder(folder: Path, name: str, parts: dict[str, str], dtype: torch.dtype) -> TextEncoder:
-    tokenizer = load_tokenizer(folder / name.replace("text_encoder", "tokenizer"))
-    return TextEncoder(load_part(folder, name, parts[name], dtype), tokenizer, tokenizer.pad_token_id)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(str(path), "the file is missing", "Give a folder that save_pretrained() wrote") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(str(path), f"it cannot be read ({error})", "Copy the folder again") from error
-    if not isinstance(document, dict):
-        raise ModelError(str(path), f"it holds a {type(document).__name__}, not an object", "Copy the folder again")
-    return document
-
-
-def load_part(folder: Path, name: str, class_name: str, dtype: torch.dtype) -> Any:
-    """One component in eval mode, on the CPU, from safetensors only."""
-    import diffusers
-    import transformers
-
-    library = diffusers if hasattr(diffusers, class_name) else transformers
-    maker = getattr(library, class_name, None)
-    if maker is None:
-        raise ModelError(str(folder / name), f"neither diffusers nor transformers knows {class_name}", "Update them")
-    files = weight_files(folder / name)
-    if not files:
-        raise ModelError(
-            str(folder / name),
-            "it holds no .safetensors, and pickled weights are not loaded",
-            "Save the pipeline again with save_pretrained(..., safe_serialization=True)",
-        )
-    try:
-        part = maker.from_pretrained(
-            folder / name,
-            local_files_only=True,
-            use_safetensors=True,
-            torch_dtype=dtype,
-            low_cpu_mem_usage=False,
-            variant=variant_of(files[0]),
-        )
-    except Exception as error:  # the libraries raise a dozen kinds for broken files
-        raise ModelError(str(folder / name), f"it cannot be loaded ({error})", "Copy the folder again") from error
-    part.eval().requires_grad_(False)
-    return part
-
-
-def load_tokenizer(folder: Path) -> Any:
-    from transformers import CLIPTokenizer
-
-    try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
-        raise ModelError(str(folder), f"it cannot be loaded ({error})", "Copy the folder again") from error
-
-
 def family_of(unet_class: str, config: Any, latent: bool) -> str:
     """The family name that schedule files carry, from the network's configuration; `latent`: there is a decoder."""
     if unet_class == "UNet2DModel":
         return "ldm" if latent else "ddpm"
-    return {768: "sd15", 1024: "sd21", 2048: "sdxl"}.get(config.cross_attention_dim, "custom")
+    return recognised(config.cross_attention_dim) or "custom"
 
 
 def weight_files(folder: Path) -> list[Path]:

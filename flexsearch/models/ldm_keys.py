@@ -24,12 +24,17 @@ RES_BLOCKS = 2
 
 @dataclass(frozen=True)
 class TextShape:
-    """A CLIP text encoder: `clip` as transformers names its tensors, `open_clip` as open_clip does."""
+    """A CLIP text encoder.
+
+    kind:         how its tensors are named: `clip` as in transformers, `open_clip` as there
+    by_open_clip: trained by open_clip (GELU, padded with "!"), not by OpenAI (quick GELU, padded with the end token)
+    """
 
     kind: Literal["clip", "open_clip"]
     prefix: str
     width: int
     layers: int
+    by_open_clip: bool = False
 
     @property
     def heads(self) -> int:
@@ -62,6 +67,15 @@ class Family:
         """Whether the network is also told the pooled text and the picture's size (`label_emb`)."""
         return len(self.texts) == 2
 
+    def text_layers(self, text: TextShape) -> int:
+        """Layers that are computed of the `text.layers` that a file has of one encoder.
+
+        SD2.x was trained on the last but one (of 24), so that the last is left out, where it is there at all.
+        """
+        last_but_one = text.by_open_clip and not self.pooled
+        usual = next(real.layers for real in self.texts if real.by_open_clip == text.by_open_clip)
+        return min(text.layers, usual - last_but_one)
+
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -70,13 +84,13 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "sd21", "SD2.x", (1, 2, 4, 4), (1, 1, 1, 0), True,
-        (TextShape("open_clip", "cond_stage_model.model.", 1024, 24),), 0.18215, 512, 7.5,
+        (TextShape("open_clip", "cond_stage_model.model.", 1024, 24, True),), 0.18215, 512, 7.5,
     ),
     Family(
         "sdxl", "SDXL", (1, 2, 4), (0, 2, 10), True,
         (
             TextShape("clip", "conditioner.embedders.0.transformer.text_model.", 768, 12),
-            TextShape("open_clip", "conditioner.embedders.1.model.", 1280, 32),
+            TextShape("open_clip", "conditioner.embedders.1.model.", 1280, 32, True),
         ),
         0.13025, 1024, 7.0,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from flexsearch.models.single_file import load_single_file
 
 BUNDLED = {"tiny": 2.0, "pixel": 1.0}  # models that come with the tool, and their guidance
 KINDS_OF_STEPS = 64  # torch.compile gives up after as many graphs of one network: full, and partial by branch
+ADDRESSES = ("http://", "https://", "hf:", "civitai:")
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # OWNER/NAME of the Hugging Face hub
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -82,7 +85,19 @@ def _load(name: str, device: torch.device, dtype: torch.dtype, prediction: Predi
         return load_folder(path, device, dtype, prediction)
     if path.is_file():
         return load_single_file(path, device, dtype, prediction)
-    raise ModelError(
+    raise _nothing_there(name)
+
+
+def _nothing_there(name: str) -> ModelError:
+    """The refusal of a name that is no path: an address or a repository is not fetched."""
+    if name.startswith(ADDRESSES):
+        return ModelError(name, "nothing is downloaded", "Fetch it first, then give the file or the folder")
+    if REPOSITORY.fullmatch(name) and not name.lower().endswith(".safetensors") and not Path(name).parent.exists():
+        problem = "there is no such folder, and nothing is downloaded from repositories"
+        return ModelError(
+            name, problem, f"Fetch it first, as with `hf download {name} --local-dir FOLDER`, then give the folder"
+        )
+    return ModelError(
         name,
         "there is no such file or folder",
         "Give a .safetensors checkpoint, a diffusers folder, or `tiny` or `pixel` for a bundled model",

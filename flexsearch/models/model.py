@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexiffusion.noise import NoiseSchedule
-from flexsearch.devices import FLOATS_PER_PIXEL, out_of_memory, release, visiting
+from flexiffusion.noise import NoiseLevels
+from flexiffusion.search.devices import out_of_memory, release
+from flexsearch.devices import FLOATS_PER_PIXEL, visiting
 from flexsearch.errors import ConfigError, ModelError
 from flexsearch.models.text import TextEncoders
-
-_log = logging.getLogger("flexsearch")
 
 PIXELS_AT_ONCE = 512 * 512  # decoded together: one picture of 512x512, or many small ones
 
@@ -66,6 +64,10 @@ class Conditioning:
             return self
         return Conditioning(self.positive.rows(first, last), self.negative)
 
+    def taken(self, indices: Sequence[int]) -> Conditioning:
+        """The rows of these images, in this order."""
+        return self if self.positive is None else Conditioning(self.positive.taken(indices), self.negative)
+
 
 def call_unet(unet: Any, sample: Tensor, timestep: int, told: Told | None) -> Tensor:
     """One forward of a diffusers U-Net at a training timestep: (n, C, H, W) -> (n, C, H, W)."""
@@ -87,6 +89,8 @@ class DiffusionModel:
 
     Nothing here changes after loading. `image_size` is a picture's width and height in pixels, `multiple` what both
     must be multiples of; `classes` the number of classes of a class-conditional model, the last for *no class*.
+    `zero_negative`: guidance leads away from text states of zeros, not from those of the empty prompt. `notes` are
+    sentences on what the checkpoint says and is not followed, or was taken for granted.
     """
 
     source: str
@@ -94,7 +98,7 @@ class DiffusionModel:
     sha256: str
     unet: Any  # a diffusers U-Net; diffusers has no types
     noise_config: dict[str, Any]
-    schedule: NoiseSchedule
+    levels: NoiseLevels
     branches: int
     latent_shape: tuple[int, int, int]
     device: torch.device
@@ -106,6 +110,8 @@ class DiffusionModel:
     classes: int | None = None
     default_guidance: float = 1.0
     prompts: tuple[str, ...] = field(default=())
+    zero_negative: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def prediction(self) -> str:
@@ -118,6 +124,10 @@ class DiffusionModel:
             f"{self.source}, {self.family}, {self.branches} branches, predicts {self.prediction}, "
             f"sha256 {self.sha256[:10]}, {dtype} on {self.device}"
         )
+
+    def note_lines(self) -> list[str]:
+        """The notes as lines of their own; a line break that a stranger's file has in a name makes none."""
+        return [f"note: {' '.join(note.split())}" for note in self.notes]
 
     @property
     def conditional(self) -> bool:
@@ -145,6 +155,10 @@ class DiffusionModel:
         """
         if self.text is not None:
             states, pooled = self.text.encode([*prompts, ""], self.device)
+            if self.zero_negative:
+                states[-1] = 0
+                if pooled is not None:
+                    pooled[-1] = 0
             sizes = None
             if pooled is not None:
                 width, height = self.image_size
@@ -218,7 +232,7 @@ class DiffusionModel:
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
     def _decode(self, latents: Tensor) -> Tensor:
-        scaled = latents.to(self.device, torch.float32) / self.vae.config.scaling_factor
+        scaled = unscaled(latents.to(self.device, torch.float32), self.vae.config)
         try:
             decoded = self.vae.decode(scaled, return_dict=False)[0]
         except (RuntimeError, MemoryError) as error:
@@ -232,14 +246,25 @@ class DiffusionModel:
         return (decoded.float().cpu() / 2 + 0.5).clamp(0, 1)
 
 
-def halved(batch: int, model: DiffusionModel) -> int:
-    """What to try after a batch did not fit into memory. Raises ModelError after a batch of one image."""
-    if batch == 1:
-        width, height = model.image_size
-        raise ModelError(
-            model.source,
-            f"not even one picture of {width}x{height} fits into the memory of {model.device} beside the network",
-            "Give a smaller --size, --dtype float16 on a GPU, or --device cpu",
-        )
-    _log.warning("out of memory at %d images together; going on with %d", batch, batch // 2)
-    return batch // 2
+def no_room(model: DiffusionModel) -> ModelError:
+    """Why a model cannot be used on its device where a batch of one image did not fit into memory."""
+    width, height = model.image_size
+    return ModelError(
+        model.source,
+        f"not even one picture of {width}x{height} fits into the memory of {model.device} beside the network",
+        "Give a smaller --size, --dtype float16 on a GPU, or --device cpu",
+    )
+
+
+def unscaled(latents: Tensor, config: Any) -> Tensor:
+    """The network's latents (n, C, H, W) -> the autoencoder's own, by its configuration, as diffusers' pipelines do.
+
+    latents * std / scaling_factor + mean + shift_factor; mean and std of each channel, where it has them.
+    """
+    scaled = latents / config.scaling_factor
+    mean, std = (config.get(f"latents_{name}") for name in ("mean", "std"))
+    if std is not None:
+        scaled = scaled * scaled.new_tensor(std).view(1, -1, 1, 1)
+    if mean is not None:
+        scaled = scaled + scaled.new_tensor(mean).view(1, -1, 1, 1)
+    return scaled + (config.get("shift_factor") or 0.0)

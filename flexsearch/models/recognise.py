@@ -9,12 +9,19 @@ from pathlib import Path
 
 from flexsearch.errors import ModelError
 from flexsearch.models.ldm_keys import FAMILIES, UNET, VAE, CheckpointShape, Family, TextShape, unet_tensors
+from flexsearch.models.other_kinds import what_else
 from flexsearch.models.safetensors_header import Tensor
+from flexsearch.models.variants import ORIGINAL, UNQUANTISED, WHOLE, refuse_variants
 
 FIRST = f"{UNET}input_blocks.0.0.weight"
-KNOWN = "SD1.x, SD2.x and SDXL checkpoints in one .safetensors file"
-WHOLE = f"Give a whole checkpoint: {KNOWN}, or a diffusers folder"
 FLOATS = ("F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2")
+WRAPPERS = ("state_dict.", "module.")  # what training scripts put before every name
+SD2_CONTEXT = 1024  # width of the text states that SD2.x attends to; SD1.x: 768
+SD2_AS_CLIP = "cond_stage_model.transformer.text_model."  # SD2.x's encoder where a tool has renamed it
+
+# Of a text encoder, by the naming of its tensors.
+EMBEDDING = {"clip": "embeddings.token_embedding.weight", "open_clip": "token_embedding.weight"}
+LAYERS = {"clip": "encoder.layers.", "open_clip": "transformer.resblocks."}
 
 # The number of input channels tells what is concatenated to the latent.
 CHANNELS = {
@@ -24,19 +31,6 @@ CHANNELS = {
     9: "an inpainting model",
 }
 
-# Pieces of names that only one kind of file has, and what it is; the first that fits counts.
-OTHER_KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("lora_unet_", "lora_te_", "lora_te1_", ".lora_up.", ".lora_down.", ".lora_A.", ".lora_B."), "a LoRA"),
-    ((".hada_w1_a", ".lokr_w1", ".oft_blocks", ".oft_diag"), "a LyCORIS (LoHa, LoKr or OFT)"),
-    (("control_model.", "controlnet_cond_embedding.", "input_hint_block."), "a ControlNet"),
-    (("motion_modules.",), "an AnimateDiff motion module"),
-    (("ip_adapter.", "image_proj."), "an IP-Adapter"),
-    (("double_blocks.", "single_blocks.", "joint_blocks.", "blocks.0.attn", "transformer_blocks.0.attn.", "adaLN_mod"),
-     "a diffusion transformer (Flux, SD3 or alike), which has no skips to cut at"),
-    (("down_blocks.0.",), "one part of a diffusers pipeline"),
-)  # fmt: skip
-EMBEDDINGS = {"emb_params", "string_to_param", "clip_l", "clip_g"}  # whole names
-
 _UNIT = re.compile(
     r"(input_blocks\.\d+|middle_block|output_blocks\.\d+)\.(\d+)\.(?:transformer_blocks\.(\d+)|(op|conv)\.)?"
 )
@@ -44,19 +38,31 @@ Blocks = dict[tuple[str, int], tuple[int, bool]]
 
 
 def canonical(names: Iterable[str]) -> dict[str, str]:
-    """The names that `ldm_keys` gives -> those in the file, where tools have written text encoders otherwise."""
-    names = set(names)
-    sdxl = any(name.startswith("conditioner.embedders.1.") for name in names)
+    """The names that `ldm_keys` gives -> those in the file, where tools have written them otherwise.
+
+    A second spelling of SDXL's text projection, `text_projection.weight`, is the transpose (see `is_transposed`).
+    """
+    stored = list(names)
+    wrapper = next((wrapper for wrapper in WRAPPERS if f"{wrapper}{FIRST}" in stored), "")
+    plain = {name.removeprefix(wrapper): name for name in stored}
+    sdxl = any(name.startswith("conditioner.embedders.1.") for name in plain)
     found = {}
-    for name in names:
+    for name, original in plain.items():
         usual = name
         for prefix in ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer."):
             if name.startswith(prefix) and not name.startswith(f"{prefix}text_"):
                 usual = f"{prefix}text_model.{name.removeprefix(prefix)}"  # as transformers named them before 4.2
         if not sdxl and name.startswith("conditioner.embedders.0.model."):
             usual = "cond_stage_model.model." + name.removeprefix("conditioner.embedders.0.model.")  # SD2.x by sgm
-        found[usual] = name
+        if is_transposed(name):
+            usual = name.removesuffix(".weight")
+        found[usual] = original
     return found
+
+
+def is_transposed(stored: str) -> bool:
+    """Whether a tensor of that name in a file is the transpose of the one that open_clip's layout has."""
+    return stored.endswith(".model.text_projection.weight")
 
 
 def recognise(path: Path, tensors: Mapping[str, Tensor]) -> CheckpointShape:
@@ -67,37 +73,21 @@ def recognise(path: Path, tensors: Mapping[str, Tensor]) -> CheckpointShape:
     first = tensors.get(FIRST)
     if first is None or len(first.shape) != 4:
         raise ModelError(str(path), what_else(tensors), WHOLE)
+    refuse_variants(path, tensors)
     channels, in_channels = first.shape[:2]
     if in_channels != 4:
-        kind = CHANNELS.get(in_channels, "a model for other inputs than text")
-        raise ModelError(
-            str(path),
-            f"it is {kind} ({in_channels} input channels), which the search cannot run",
-            "Give the text-to-image model that it was made from",
-        )
+        raise other_inputs(str(path), in_channels)
     family = _family(path, tensors)
-    _refuse_variants(path, tensors)
     texts = tuple(_text(path, family, text, tensors) for text in family.texts)
     shape = CheckpointShape(family, channels, _vae_widths(path, tensors), texts)
     _check(path, shape, tensors)
     return shape
 
 
-def what_else(names: Iterable[str]) -> str:
-    """What a file without an LDM U-Net is, in words."""
-    names = list(names)
-    if EMBEDDINGS.intersection(names):
-        return "it is a textual inversion embedding, not a checkpoint"
-    for pieces, kind in OTHER_KINDS:
-        if any(piece in name for name in names for piece in pieces):
-            return f"it is {kind}" if "," in kind else f"it is {kind}, not a checkpoint"
-    if all(name.startswith((VAE, "encoder.", "decoder.", "quant_conv", "post_quant_conv")) for name in names):
-        return "it is a VAE, not a checkpoint"
-    if any("text_model." in name or "resblocks." in name for name in names):
-        return "it is a text encoder, not a checkpoint"
-    if any(name.startswith(("input_blocks.", "diffusion_model.input_blocks.")) for name in names):
-        return "it is a U-Net alone, without text encoder and VAE"
-    return f"it is no checkpoint that is known here (it holds {min(names)!r})"
+def other_inputs(place: str, channels: int) -> ModelError:
+    """The refusal of a network that takes more than a latent."""
+    kind = CHANNELS.get(channels, "a model for other inputs than text")
+    return ModelError(place, f"it is {kind} ({channels} input channels), which the search cannot run", ORIGINAL)
 
 
 def blocks(names: Iterable[str]) -> Blocks:
@@ -114,15 +104,15 @@ def blocks(names: Iterable[str]) -> Blocks:
 
 
 def _family(path: Path, tensors: Mapping[str, Tensor]) -> Family:
-    """By the U-Net's blocks and the kind of its attention projections; widths do not matter."""
+    """By the U-Net's blocks; widths do not matter."""
     found = blocks(tensors)
-    for family in FAMILIES:
-        level = next(i for i, depth in enumerate(family.depths) if depth)
-        projection = tensors.get(f"{UNET}input_blocks.{3 * level + 1}.1.proj_in.weight")
-        if blocks(dict(unet_tensors(CheckpointShape(family, 32, (), family.texts)))) == found and (
-            projection is not None and (len(projection.shape) == 2) == family.linear
-        ):
-            return family
+    alike = [
+        family
+        for family in FAMILIES
+        if blocks(dict(unet_tensors(CheckpointShape(family, 32, (), family.texts)))) == found
+    ]
+    if alike:
+        return alike[0] if len(alike) == 1 else _sd1_or_sd2(tensors, alike)
     if any(name.startswith("cond_stage_model.model.") for name in tensors) and f"{UNET}label_emb.0.0.weight" in tensors:
         raise ModelError(str(path), "it is the SDXL refiner, which only finishes pictures", "Give an SDXL base model")
     inputs = len({block for block, _ in found if block.startswith("input")})
@@ -134,30 +124,53 @@ def _family(path: Path, tensors: Mapping[str, Tensor]) -> Family:
     )
 
 
-def _refuse_variants(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Files with a known U-Net that are sampled otherwise."""
-    if "edm_mean" in tensors or "edm_vpred.sigma_max" in tensors:
-        raise ModelError(
-            str(path), "it is trained on EDM's noise levels (Playground v2.5, CosXL), which are not sampled here", WHOLE
-        )
-    if any(name.startswith(("embedder.model.visual.", "noise_augmentor.")) for name in tensors):
-        raise ModelError(str(path), "it is an unCLIP model, which starts from pictures", "Give a text-to-image model")
-    if any("quant_state" in name or name.endswith((".absmax", ".scale_weight")) for name in tensors):
-        raise ModelError(str(path), "its weights are quantised", "Give the float16 checkpoint that it was made from")
+def _sd1_or_sd2(tensors: Mapping[str, Tensor], alike: list[Family]) -> Family:
+    """Which of the two families of equal blocks: by the text encoder, or else by the kind of attention projections.
+
+    The projections alone do not tell: some tools store SD1.x's convolutions of 1x1 as linear layers.
+    """
+    unit = f"{UNET}input_blocks.1.1"
+    context = tensors.get(f"{unit}.transformer_blocks.0.attn2.to_k.weight")
+    projection = tensors.get(f"{unit}.proj_in.weight")
+    for family in alike:
+        (text,) = family.texts
+        if text.prefix + EMBEDDING[text.kind] in tensors:
+            second = context is not None and context.shape[-1:] == (SD2_CONTEXT,)
+            return next(family for family in alike if family.texts[0].by_open_clip == (second or text.by_open_clip))
+    linear = projection is not None and len(projection.shape) == 2
+    return next(family for family in alike if family.linear == linear)
 
 
 def _text(path: Path, family: Family, text: TextShape, tensors: Mapping[str, Tensor]) -> TextShape:
-    """Width and number of layers of one text encoder."""
+    """Naming, width and number of layers of one text encoder."""
+    usual = text.layers
+    if text.by_open_clip and not family.pooled and SD2_AS_CLIP + EMBEDDING["clip"] in tensors:
+        text = dataclasses.replace(text, kind="clip", prefix=SD2_AS_CLIP)
     if not any(name.startswith(text.prefix) for name in tensors):
         raise ModelError(str(path), f"it has the U-Net of {family.title}, but no text encoder {text.prefix}*", WHOLE)
-    names = {
-        "clip": ("embeddings.token_embedding.weight", "encoder.layers."),
-        "open_clip": ("token_embedding.weight", "transformer.resblocks."),
-    }
-    embedding, layers = (text.prefix + name for name in names[text.kind])
+    embedding, layers = (text.prefix + names[text.kind] for names in (EMBEDDING, LAYERS))
     found = {int(name.removeprefix(layers).split(".")[0]) for name in tensors if name.startswith(layers)}
+    count = max(found, default=usual - 1) + 1
+    if count > usual or (count < usual and family.pooled):
+        raise ModelError(
+            str(path),
+            f"its text encoder {text.prefix}* has {count} layers, where {family.title} has {usual}",
+            "Give a whole checkpoint, or ask the one who made the file",
+        )
     width = tensors[embedding].shape[-1] if embedding in tensors else text.width
-    return dataclasses.replace(text, width=width, layers=max(found, default=text.layers - 1) + 1)
+    return dataclasses.replace(text, width=width, layers=count)
+
+
+def text_notes(shape: CheckpointShape) -> tuple[str, ...]:
+    """A note on a text encoder that lacks layers (tools for "CLIP skip" cut them off)."""
+    usual = shape.family.texts[0].layers
+    text = shape.texts[0]
+    if text.layers == usual:
+        return ()
+    used = shape.family.text_layers(text)
+    return (
+        f"its text encoder has {text.layers} layers, where {shape.family.title} has {usual}: the first {used} are used",
+    )
 
 
 def _vae_widths(path: Path, tensors: Mapping[str, Tensor]) -> tuple[int, ...]:
@@ -186,8 +199,7 @@ def _check(path: Path, shape: CheckpointShape, tensors: Mapping[str, Tensor]) ->
         found = tensors[name]
         if found.dtype not in FLOATS:
             raise ModelError(
-                str(path), f"{name} is of type {found.dtype}: its weights are quantised",
-                "Give the float16 checkpoint that it was made from",
+                str(path), f"{name} is of type {found.dtype}: its weights are quantised", UNQUANTISED,
             )  # fmt: skip
         if not _same(found.shape, size):
             raise ModelError(

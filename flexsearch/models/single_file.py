@@ -6,6 +6,7 @@ diffusers' own functions convert the tensors; configurations follow from the fil
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,23 +18,28 @@ from torch import Tensor, nn
 from flexiffusion.layout import find_layout
 from flexsearch.errors import ModelError
 from flexsearch.models.assets import ASSETS
+from flexsearch.models.few_steps import few_step_notes, names_of
+from flexsearch.models.finite import require_finite
 from flexsearch.models.identity import sha256_of
 from flexsearch.models.ldm_keys import TOKENS, UNET, VAE, VOCABULARY, CheckpointShape, TextShape
 from flexsearch.models.model import DiffusionModel
 from flexsearch.models.prediction import (
     SD2_BIAS,
-    ZERO_SNR_MARK,
     PredictionName,
     noise_config,
-    noise_schedule,
+    noise_levels,
     recognise_prediction,
+    zero_snr_of,
 )
-from flexsearch.models.recognise import canonical, recognise
-from flexsearch.models.safetensors_header import read_header
+from flexsearch.models.recognise import canonical, is_transposed, recognise, text_notes
+from flexsearch.models.safetensors_header import Header, read_header
+from flexsearch.models.sidecar import read_sidecar
 from flexsearch.models.text import TextEncoder, TextEncoders
+from flexsearch.models.variants import extras
 
 END_OF_TEXT, EXCLAMATION_MARK = VOCABULARY - 1, 0  # what CLIP pads with, and what open_clip does
 VAE_SCALE = 8
+TITLE_KEY = "modelspec.title"
 
 
 def load_single_file(
@@ -49,24 +55,16 @@ def load_single_file(
     family = shape.family
     try:
         with safe_open(path, "pt") as file:
-
-            def read(prefix: str, wanted: torch.dtype = dtype) -> dict[str, Tensor]:
-                """The needed tensors below a prefix, by canonical name."""
-                return {
-                    name: file.get_tensor(names[name]).to(wanted)
-                    for name in shape.tensors()
-                    if name.startswith(prefix) and name in names
-                }
-
-            if prediction is None:
-                bias = file.get_tensor(names[SD2_BIAS]) if family.name == "sd21" else None
-                prediction = recognise_prediction(family.name, set(names), header.metadata, bias)
-            unet = make_unet(shape, read(UNET))
-            vae = make_vae(shape, read(VAE, torch.float32))
-            encoders = tuple(make_text_encoder(shape, text, read(text.prefix)) for text in shape.texts)
+            weights = Weights(path, file, names, shape)
+            prediction, noise, notes = _training(header, weights, prediction)
+            unet = make_unet(shape, weights.below(UNET, "U-Net", dtype))
+            vae = make_vae(shape, weights.below(VAE, "VAE", torch.float32))
+            encoders = tuple(
+                make_text_encoder(shape, text, weights.below(text.prefix, "text encoder", dtype))
+                for text in shape.texts
+            )
     except SafetensorError as error:
         raise ModelError(str(path), f"it cannot be read ({error})", "Download or copy it again") from error
-    noise = noise_config(prediction, ZERO_SNR_MARK in names)
     side = 768 if family.name == "sd21" and prediction == "v_prediction" else family.side
     return DiffusionModel(
         source=str(path),
@@ -74,7 +72,7 @@ def load_single_file(
         sha256=sha256_of([path]),
         unet=unet.to(device),
         noise_config=noise,
-        schedule=noise_schedule(noise),
+        levels=noise_levels(noise),
         branches=find_layout(unet).branches,
         latent_shape=(4, side // VAE_SCALE, side // VAE_SCALE),
         device=device,
@@ -84,7 +82,51 @@ def load_single_file(
         vae=vae,
         text=TextEncoders(encoders),
         default_guidance=family.guidance,
+        notes=notes,
     )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of an open checkpoint by their canonical names."""
+
+    path: Path
+    file: Any  # safetensors' open file; it has no types
+    names: Mapping[str, str]  # canonical -> stored
+    shape: CheckpointShape
+
+    def tensor(self, name: str) -> Tensor:
+        stored = self.names[name]
+        tensor: Tensor = self.file.get_tensor(stored)
+        return tensor.T.contiguous() if is_transposed(stored) else tensor
+
+    def below(self, prefix: str, part: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The needed tensors of one part. Raises ModelError, naming the part, where they are not finite."""
+        found = {
+            name: self.tensor(name).to(dtype)
+            for name in self.shape.tensors()
+            if name.startswith(prefix) and name in self.names
+        }
+        require_finite(str(self.path), part, found)
+        return found
+
+
+def _training(
+    header: Header, weights: Weights, asked: PredictionName | None
+) -> tuple[PredictionName, dict[str, Any], tuple[str, ...]]:
+    """What the network predicts, the noise that it was trained with, and all notes on the file."""
+    path, names, shape = weights.path, weights.names, weights.shape
+    family = shape.family
+    sidecar = read_sidecar(path, family)
+    told = () if sidecar is None else sidecar.notes
+    if asked is None:
+        bias = weights.tensor(SD2_BIAS) if family.name == "sd21" else None
+        asked, disagreement = recognise_prediction(path, family.name, names, header.metadata, sidecar, bias)
+        told += disagreement
+    zero_snr, not_followed = zero_snr_of(names, asked)
+    named = [*names_of(path), header.metadata.get(TITLE_KEY, "")]
+    notes = (*told, *not_followed, *text_notes(shape), *extras(names, shape.tensors()), *few_step_notes(named))
+    return asked, noise_config(asked, zero_snr), notes
 
 
 def unet_config(shape: CheckpointShape) -> dict[str, Any]:
@@ -140,13 +182,13 @@ def make_vae(shape: CheckpointShape, tensors: dict[str, Tensor]) -> nn.Module:
 
 
 def make_text_encoder(shape: CheckpointShape, text: TextShape, tensors: dict[str, Tensor]) -> TextEncoder:
-    """A CLIP text encoder. SD2.x's only one is used without its last layer, which is left out here."""
+    """A CLIP text encoder, of its layers those that the family uses (see `Family.text_layers`)."""
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    opened = text.kind == "open_clip"
+    opened = text.by_open_clip
     pooled = opened and shape.pooled is not None
-    layers = text.layers - 1 if opened and not pooled else text.layers
+    layers = shape.family.text_layers(text)
     config = CLIPTextConfig(
         vocab_size=VOCABULARY,
         hidden_size=text.width,
@@ -160,11 +202,9 @@ def make_text_encoder(shape: CheckpointShape, text: TextShape, tensors: dict[str
         eos_token_id=END_OF_TEXT,
     )
     maker = CLIPTextModelWithProjection if pooled else CLIPTextModel
-    if opened:
-        surplus = f"{text.prefix}transformer.resblocks.{layers}."
-        kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(surplus)}
+    if text.kind == "open_clip":
         # The first argument is asked for its width only, and only where there is no projection.
-        converted = convert_open_clip_checkpoint(SimpleNamespace(config=config), kept, prefix=text.prefix)
+        converted = convert_open_clip_checkpoint(SimpleNamespace(config=config), tensors, prefix=text.prefix)
     else:
         converted = {f"text_model.{name.removeprefix(text.prefix)}": tensor for name, tensor in tensors.items()}
     if not pooled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from flexiffusion import codec
 from flexiffusion.schedule import Action, Schedule
+from flexiffusion.search.paired import DIVERGED
 from flexsearch.report import palette
 from flexsearch.report.rows import KIND_WORDS, KINDS, RowKind
 from flexsearch.whole_file import whole_file
@@ -53,13 +55,13 @@ def front(
     error of zero, such as the teacher against itself, are left out.
     """
     figure, axes = _figure(8.0, 5.4)
-    cloud = [(cost, error) for cost, error in evaluated if error > 0]
+    cloud = [(cost, error) for cost, error in evaluated if 0 < error < DIVERGED]
     if cloud:
         costs, errors = zip(*cloud, strict=True)
         words = "evaluated (mean root,\nsearch images)"
         axes.scatter(costs, errors, s=6, color=palette.GREY, alpha=0.4, linewidths=0, label=words)
     for kind in KINDS:
-        members = sorted((p for p in points if p.kind == kind and p.error > 0), key=lambda p: p.cost)
+        members = sorted((p for p in points if p.kind == kind and 0 < p.error < math.inf), key=lambda p: p.cost)
         if members:
             _plot_kind(axes, kind, members)
     axes.set_yscale("log")

@@ -14,8 +14,8 @@ from flexiffusion import __version__, codec
 from flexiffusion.cost import CostTable
 from flexiffusion.errors import ScheduleError
 from flexiffusion.schedule import Schedule
+from flexiffusion.search.objective import paired_reference
 from flexsearch.errors import RunFolderError
-from flexsearch.metrics.objective import paired_reference
 from flexsearch.report import palette, pictures, plot
 from flexsearch.report.rows import KIND_WORDS, Comparison, Row, comparisons, groups, rivals_met, rows_from
 from flexsearch.report.table import ERROR_TITLES, NOTE, error_text, multiply_adds

@@ -100,8 +100,8 @@ def front(
 
 def _panel(error: str, rows: Sequence[Row], across: Scale, cloud: Sequence[tuple[float, float]]) -> Panel:
     measured = [(i, row, row.errors[error]) for i, row in enumerate(rows) if error in row.errors]
-    shown = [entry for entry in measured if entry[2].mean > 0]  # the axis is logarithmic
-    cloud = [point for point in cloud if point[1] > 0]
+    shown = [entry for entry in measured if 0 < entry[2].mean < math.inf]  # the axis is logarithmic
+    cloud = [point for point in cloud if 0 < point[1] < math.inf]
     ends = [end for _, _, e in shown for end in (e.low, e.mean, e.high) if end > 0]
     values = ends + [error for _, error in cloud] or [1.0]
     bottom, top = math.log10(min(values)) - 0.08, math.log10(max(values)) + 0.08

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from flexsearch.metrics.paired import Estimate
+import numpy as np
+
+from flexiffusion.search.paired import Estimate, Ratio, finite, ratio_interval
 
 RowKind = Literal["teacher", "found", "plain", "plain_searched", "deepcache", "spectrum", "easycache"]
-Verdict = Literal["better", "no clear difference", "worse"]
+Verdict = Literal["better", "no clear difference", "worse", "too few images"]
+
+# Of fewer images a bootstrap has fewer different resamples (1,716 of seven) than the 2,000 that are drawn: its interval
+# tells of those few images, not of others.
+FEWEST_IMAGES = 8
 
 KINDS: tuple[RowKind, ...] = get_args(RowKind)
 KIND_WORDS: dict[RowKind, str] = {
@@ -31,7 +38,8 @@ class Row:
 
     `cost_full_steps` is the cost in full network calls, `macs` in multiply-adds per image; `speedup_macs` and
     `speedup_measured` are against the teacher. `errors` is keyed "latent/teacher", "latent/converged",
-    "features/teacher": what is compared / with what. `relative_fid` is to the teacher, same noise, from
+    "features/teacher": what is compared / with what; `image_errors` are those of the single images, in the same order
+    in every row, for comparisons. `relative_fid` is to the teacher, same noise, from
     `relative_fid_n` images; `real_fid` from as many, to real pictures. The teacher's row has `speedup_asked` None.
     """
 
@@ -46,6 +54,7 @@ class Row:
     seconds_per_image: float | None = None
     speedup_measured: float | None = None
     errors: Mapping[str, Estimate] = field(default_factory=dict)
+    image_errors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     relative_fid: float | None = None
     relative_fid_n: int | None = None
     real_fid: float | None = None
@@ -57,6 +66,7 @@ class Row:
         if (self.relative_fid is None) != (self.relative_fid_n is None):
             raise ValueError(f"row {self.label!r}: a relative FID means nothing without its n; give both or neither")
         object.__setattr__(self, "errors", MappingProxyType(dict(self.errors)))
+        object.__setattr__(self, "image_errors", MappingProxyType(dict(self.image_errors)))
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -71,24 +81,33 @@ class Row:
             "seconds_per_image": self.seconds_per_image,
             "speedup_measured": self.speedup_measured,
             "errors": {key: estimate.to_dict() for key, estimate in self.errors.items()},
-            "relative_fid": self.relative_fid,
+            "image_errors": {key: [finite(value) for value in values] for key, values in self.image_errors.items()},
+            "relative_fid": None if self.relative_fid is None else finite(self.relative_fid),
             "relative_fid_n": self.relative_fid_n,
-            "real_fid": self.real_fid,
+            "real_fid": None if self.real_fid is None else finite(self.real_fid),
             "schedule_file": self.schedule_file,
         }
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Row:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; a relative FID that is null though it has an n was not finite."""
         errors = {key: Estimate.from_dict(value) for key, value in document["errors"].items()}
-        return cls(**{**document, "errors": errors})
+        images = {
+            key: tuple(math.inf if value is None else value for value in values)
+            for key, values in document.get("image_errors", {}).items()
+        }
+        fid = document["relative_fid"]
+        if fid is None and document["relative_fid_n"] is not None:
+            fid = math.inf
+        return cls(**{**document, "errors": errors, "image_errors": images, "relative_fid": fid})
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The found schedule against one rival of its group, in one error.
 
-    `ratio` is found / rival, below 1 is better; None where the rival's error is zero.
+    `ratio` is found / rival, below 1 is better, `interval` its 95 % paired-bootstrap interval. Both are None where the
+    rival's error is zero, or either is not finite.
     """
 
     speedup_asked: float
@@ -96,6 +115,7 @@ class Comparison:
     error: str
     verdict: Verdict
     ratio: float | None
+    interval: tuple[float, float] | None
     cost_ratio: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,15 +125,24 @@ class Comparison:
             "error": self.error,
             "verdict": self.verdict,
             "ratio": self.ratio,
+            "interval": None if self.interval is None else list(self.interval),
             "cost_ratio": self.cost_ratio,
         }
 
 
-def verdict(found: Estimate, rival: Estimate) -> Verdict:
-    """Better or worse only where the two 95 % intervals do not touch."""
-    if found.high < rival.low:
-        return "better"
-    return "worse" if found.low > rival.high else "no clear difference"
+def verdict(found: Sequence[float], rival: Sequence[float]) -> tuple[Verdict, Ratio]:
+    """What the paired errors of the same images say, and the ratio of their means, found / rival.
+
+    Better or worse only where the ratio's 95 % interval lies wholly below or above 1: the pairing takes out what both
+    have in common, that some images are harder than others.
+    """
+    errors, others = np.array(found), np.array(rival)
+    mean, low, high = ratio = ratio_interval(errors, others)
+    if len(errors) < FEWEST_IMAGES:
+        return "too few images", ratio
+    if math.isnan(mean):  # both diverged, or the rival is exact
+        return ("worse" if np.isfinite(errors).all() and errors.any() else "no clear difference"), ratio
+    return "better" if high < 1 else "worse" if low > 1 else "no clear difference", ratio
 
 
 def rivals_met(found: Sequence[Comparison]) -> list[RowKind]:
@@ -134,22 +163,23 @@ def groups(rows: tuple[Row, ...]) -> tuple[tuple[float | None, tuple[Row, ...]],
 
 
 def comparisons(rows: tuple[Row, ...]) -> tuple[Comparison, ...]:
-    """Every found row against every rival of its group, in every error that both have."""
+    """Every found row against every rival of its group, in every error of whose single images both tell."""
     found_against: list[Comparison] = []
     for speedup, members in groups(rows):
         if speedup is None:
             continue
         for found in (row for row in members if row.kind == "found"):
             for rival in (row for row in members if row.kind in RIVALS):
-                for key in (key for key in found.errors if key in rival.errors):
-                    ours, theirs = found.errors[key], rival.errors[key]
+                for key in (key for key in found.image_errors if key in rival.image_errors):
+                    word, (mean, low, high) = verdict(found.image_errors[key], rival.image_errors[key])
                     found_against.append(
                         Comparison(
                             speedup_asked=speedup,
                             rival=rival.kind,
                             error=key,
-                            verdict=verdict(ours, theirs),
-                            ratio=ours.mean / theirs.mean if theirs.mean > 0 else None,
+                            verdict=word,
+                            ratio=mean if math.isfinite(mean) else None,
+                            interval=(low, high) if math.isfinite(low) and math.isfinite(high) else None,
                             cost_ratio=found.cost_full_steps / rival.cost_full_steps,
                         )
                     )

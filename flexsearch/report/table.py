@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flexsearch.metrics.paired import Estimate
+from flexiffusion.search.paired import Estimate
 from flexsearch.report.rows import (
     KIND_WORDS,
     Comparison,
@@ -29,13 +30,20 @@ ERROR_TITLES = {
 }
 NOTE = (
     "Held-out noise and prompts. Errors are paired; below them the 95 % bootstrap interval of the mean. "
-    "Better or worse is said only where the two intervals do not touch; in brackets, found / rival."
+    "Better or worse is said only where the 95 % interval of their paired ratio lies wholly on one side of 1, and from "
+    "eight images on; in brackets found / rival: below 1 the found one is nearer. Lower errors are better."
 )
 WIDE = 104  # columns of a terminal that the measured table needs; a narrower one gets it in two parts
 _NARROW_RIVALS = 3  # that a narrow terminal has room for side by side
-_STYLES: dict[Verdict, str] = {"better": "green", "worse": "red", "no clear difference": "yellow"}
+_STYLES: dict[Verdict, str] = {
+    "better": "green",
+    "worse": "red",
+    "no clear difference": "yellow",
+    "too few images": "dim",
+}
 _SAME_COST = 0.02  # a rival whose cost differs by more than this share has the ratio of costs written out
 _MISSING = "–"
+DIVERGED = "diverged"
 _COSTS = 5  # the first so many columns tell what it costs, the others how far off it is
 
 
@@ -118,7 +126,9 @@ def multiply_adds(value: float) -> str:
 
 
 def error_text(mean: float, interval: tuple[float, float] | None) -> str:
-    """`4.72e-5 (4.25 to 5.43e-5)`, in the same power of ten."""
+    """`4.72e-5 (4.25 to 5.43e-5)`, in the same power of ten; `diverged` where it is not finite."""
+    if not math.isfinite(mean):
+        return DIVERGED
     if mean == 0:
         return "0"
     mantissa, exponent = f"{mean:.2e}".split("e")
@@ -145,12 +155,16 @@ def _cells(row: Row, error_keys: Sequence[str], first: bool) -> list[str]:
         f"{multiply_adds(row.macs)}\n{row.speedup_macs:.2f}x",
         measured if row.seconds_per_image is None else f"{measured}\n{row.seconds_per_image:.3g} s",
         *(_error(row.errors.get(key)) for key in error_keys),
-        _MISSING if row.relative_fid is None else f"{row.relative_fid:.3g}\n({row.relative_fid_n}){_real(row)}",
+        _MISSING if row.relative_fid is None else f"{fid_text(row.relative_fid)}\n({row.relative_fid_n}){_real(row)}",
     ]
 
 
 def _real(row: Row) -> str:
-    return "" if row.real_fid is None else f"\nreal {row.real_fid:.3g}"
+    return "" if row.real_fid is None else f"\nreal {fid_text(row.real_fid)}"
+
+
+def fid_text(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else DIVERGED
 
 
 def _error(estimate: Estimate | None) -> str:

@@ -7,18 +7,18 @@ by the paired ratio's interval, and else *refuted*: one could have typed as good
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from flexiffusion.schedule import Metric, Schedule
-from flexsearch.metrics.objective import REFERENCES, ReferenceName
-from flexsearch.metrics.paired import Estimate, ratio_interval
-from flexsearch.report.rows import Row
+from flexiffusion.search.objective import REFERENCES, ReferenceName
+from flexiffusion.search.paired import Estimate, Ratio, ratio_interval
+from flexsearch.report.rows import FEWEST_IMAGES, Row
 
 Word = Literal["confirmed", "weaker", "refuted"]
 WORDS: tuple[Word, ...] = get_args(Word)  # the later, the worse
-Ratio = tuple[float, float, float]  # error / rival's error, and the ends of its 95 % interval
 
 COST_SLACK = 0.02  # a speed-up in multiply-adds may differ by so much, as the size and guidance differ
 
@@ -76,6 +76,8 @@ def _quality(metric: Metric, row: Row, against_plain: Mapping[ReferenceName, Rat
 
 
 def _judged(metric: Metric, measured: Estimate, ratio: Ratio | None) -> tuple[Word, str]:
+    if not math.isfinite(measured.mean):
+        return "refuted", "it diverged on one image or more"
     claimed_high = metric.interval[1] if metric.interval is not None else metric.value
     if measured.low <= claimed_high:
         better = metric.interval is not None and measured.high < metric.interval[0]
@@ -84,6 +86,8 @@ def _judged(metric: Metric, measured: Estimate, ratio: Ratio | None) -> tuple[Wo
     if ratio is None:
         return "refuted", f"{times}, and there are no plain steps of this cost to compare with"
     mean, low, high = ratio
+    if measured.n < FEWEST_IMAGES:
+        return "refuted", f"{times}; {measured.n} images are too few to compare it with plain steps"
     beside = f"{mean:.2f} ({low:.2f} to {high:.2f}) of fewer plain steps' error at its cost"
     if high < 1:
         return "weaker", f"{times}, yet {beside}"

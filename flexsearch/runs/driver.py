@@ -8,9 +8,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from flexiffusion.cost import CostTable
+from flexiffusion.search.evaluator import Evaluator, Job
+from flexiffusion.search.racing import rival_of
 from flexsearch.runs.optuna_sampler import MethodSampler, SpaceExhausted
-from flexsearch.search.evaluator import Evaluator, Job
-from flexsearch.search.racing import rival_of
 
 
 def search(
@@ -42,8 +42,7 @@ def search(
                 trial.set_user_attr("pending", sorted(under_way))
             try:
                 genes = {
-                    name: trial.suggest_int(name, gene.low, gene.high)
-                    for name, gene in sampler.method.distributions.items()
+                    name: trial.suggest_int(name, gene[0], gene[-1]) for name, gene in sampler.method.genes.items()
                 }
             except SpaceExhausted:
                 # The number is spent; a failed trial says so, and makes a resumed search end at the same place.

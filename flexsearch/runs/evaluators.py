@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 
+from flexiffusion.search.evaluator import Evaluator
+from flexiffusion.search.objective import ReferenceName
 from flexsearch.engines.local import LocalEngine
 from flexsearch.engines.pool import Pool
 from flexsearch.engines.speculation import Synchronous
 from flexsearch.engines.worker import Order
 from flexsearch.errors import ConfigError
-from flexsearch.metrics.objective import ReferenceName
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.references import Reference
-from flexsearch.search.evaluator import Evaluator
 
 
 def require(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from flexiffusion import __version__
@@ -15,11 +16,11 @@ from flexiffusion.schedule import (
     SegmentsPlan,
     StepsPlan,
 )
+from flexiffusion.search.candidate import Candidate
+from flexiffusion.search.paired import estimate
 from flexsearch.engines.local import LocalEngine, Outcome
-from flexsearch.metrics.paired import estimate
 from flexsearch.runs.final_table import Choice
 from flexsearch.runs.session import Session
-from flexsearch.search.candidate import Candidate
 
 
 def schedule_name(session: Session, choice: Choice) -> str:
@@ -29,21 +30,24 @@ def schedule_name(session: Session, choice: Choice) -> str:
 
 
 def to_schedule(session: Session, engine: LocalEngine, choice: Choice, outcome: Outcome, evaluations: int) -> Schedule:
-    """The schedule file of a found choice, its metrics from `outcome` on the held-out `engine`."""
+    """The schedule file of a found choice, its metrics from `outcome` on the held-out `engine`.
+
+    A metric that is not finite, of a schedule that diverged on a held-out image, is not claimed.
+    """
     settings = session.settings
     assert choice.plan is not None
     n = settings.held_out
     metrics = []
     for against in ("teacher", "converged"):
         error = estimate(outcome.latent_errors(against))
-        metrics.append(
-            Metric("latent_mse", error.mean, n, None, f"{against}, same noise, held out", (error.low, error.high))
-        )
-    metrics.append(
-        Metric("relative_fid", outcome.relative_fid(), n, settings.features, "teacher, same noise, held out")
-    )
+        if math.isfinite(error.mean):
+            interval = (error.low, error.high)
+            metrics.append(Metric("latent_mse", error.mean, n, None, f"{against}, same noise, held out", interval))
+    relative = outcome.relative_fid()
+    if math.isfinite(relative):
+        metrics.append(Metric("relative_fid", relative, n, settings.features, "teacher, same noise, held out"))
     fid = outcome.real_fid()
-    if fid is not None:
+    if fid is not None and math.isfinite(fid):
         metrics.append(Metric("fid", fid, n, settings.features, "real pictures"))
     return schedule_file(
         session,
@@ -76,12 +80,12 @@ def schedule_file(
             sampler=settings.solver,
             scheduler=settings.spacing,
             steps=settings.steps,
-            cfg=session.recipe.guidance,
+            cfg=session.sampling.guidance,
             size=model.image_size,
             prediction=model.prediction,  # type: ignore[arg-type]
         ),
         plan=plan,
-        levels=model.schedule.sigmas(session.teacher) if isinstance(plan, SegmentsPlan) else None,
+        levels=model.levels.sigmas(session.teacher) if isinstance(plan, SegmentsPlan) else None,
         metrics=tuple(metrics),
         cost=Cost(
             macs=session.table.total(candidate.actions),

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flexiffusion.schedule import SegmentsPlan, StepsPlan
+from flexiffusion.search.candidate import Candidate, plain
+from flexiffusion.search.method import Evaluated
+from flexiffusion.search.paired import estimate
+from flexiffusion.search.seeds import Seed, near
 from flexsearch.engines.local import LocalEngine, Outcome
-from flexsearch.metrics.paired import estimate
 from flexsearch.report.rows import Row, RowKind
 from flexsearch.runs.session import Session
-from flexsearch.search.candidate import Candidate, plain
-from flexsearch.search.method import Evaluated
-from flexsearch.search.seeds import Seed, near
 
 OnStep = Callable[[str], None]
 
@@ -42,33 +42,42 @@ def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
     """The teacher, and for each asked speed-up the best found schedule and the best of each kind of rival.
 
     The best is the one with the least error on the *search* images among those that cost at most teacher / speed-up.
-    Hand-made rivals that the search did not evaluate are evaluated now.
     """
     chosen = [teacher(session)]
-    objective = session.method.objective
     known = {item.candidate.key: item.error for item in evaluated}
-
-    def error_of(seed: Seed) -> float:
-        key = seed.candidate.key
-        if key not in known:
-            known[key] = session.search_engine.judge(seed.candidate, objective).error
-        return known[key]
-
     for speedup, target in zip(session.settings.speedups, session.settings.targets, strict=True):
         affordable = [item for item in evaluated if item.cost <= target + 1e-9]
         if affordable:
             best = min(affordable, key=lambda item: item.error)
             plan = session.method.plan(best.genes)
             chosen.append(Choice("found", speedup, described(best.candidate), best.candidate, plan))
-        for kind in ("plain", "deepcache", "spectrum", "easycache"):
-            rivals = [s for s in session.seeds if s.kind == kind and near(s.candidate.cost(session.costs), [target])]
-            if rivals:
-                rival = min(rivals, key=error_of)
-                chosen.append(Choice(kind, speedup, rival.name, rival.candidate))
+        chosen += rivals(session, speedup, target, known)
         placed = [item for item in affordable if item.candidate.plain]
         if placed and session.settings.method != "flexiffusion":
             best = min(placed, key=lambda item: item.error)
             chosen.append(Choice("plain_searched", speedup, described(best.candidate), best.candidate))
+    return chosen
+
+
+def rivals(session: Session, speedup: float, target: float, known: dict[str, float]) -> list[Choice]:
+    """The best hand-made schedule of each kind that costs about `target` full steps, by its error on the search images.
+
+    `known` are errors by a candidate's key; what is not among them is evaluated now, and put there.
+    """
+
+    def error_of(seed: Seed) -> float:
+        key = seed.candidate.key
+        if key not in known:
+            known[key] = session.search_engine.judge(seed.candidate, session.settings.objective).error
+        return known[key]
+
+    chosen: list[Choice] = []
+    seeds = session.seeds_at([target])
+    for kind in ("plain", "deepcache", "spectrum", "easycache"):
+        able = [seed for seed in seeds if seed.kind == kind and near(seed.candidate.cost(session.costs), [target])]
+        if able:
+            rival = min(able, key=error_of)
+            chosen.append(Choice(kind, speedup, rival.name, rival.candidate))
     return chosen
 
 
@@ -125,6 +134,11 @@ def rows(
     for choice, outcome in measured:
         full = sum(action.kind == "full" for action in choice.candidate.actions)
         cost = choice.candidate.cost(engine.table)
+        errors = {
+            "latent/teacher": outcome.latent_errors("teacher"),
+            "latent/converged": outcome.latent_errors("converged"),
+            "features/teacher": outcome.feature_errors("teacher"),
+        }
         made.append(
             Row(
                 label=choice.label,
@@ -140,11 +154,8 @@ def rows(
                     teacher / own
                     for teacher, own in zip(seconds[full_length.key], seconds[choice.candidate.key], strict=True)
                 ),
-                errors={
-                    "latent/teacher": estimate(outcome.latent_errors("teacher")),
-                    "latent/converged": estimate(outcome.latent_errors("converged")),
-                    "features/teacher": estimate(outcome.feature_errors("teacher")),
-                },
+                errors={key: estimate(values) for key, values in errors.items()},
+                image_errors={key: tuple(values.tolist()) for key, values in errors.items()},
                 relative_fid=outcome.relative_fid(),
                 relative_fid_n=len(outcome.features),
                 real_fid=outcome.real_fid(),

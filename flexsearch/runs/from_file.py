@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flexiffusion.errors import ModelMismatch
 from flexiffusion.layout import find_layout
-from flexiffusion.noise import SPACINGS, spaced_timesteps
-from flexiffusion.schedule import Schedule, StepsPlan
+from flexiffusion.noise import SPACINGS, distinct
+from flexiffusion.plan import plan_for
+from flexiffusion.schedule import Schedule, SegmentsPlan
+from flexiffusion.search.candidate import Candidate, make_candidate
 from flexsearch.errors import ConfigError
 from flexsearch.models.model import DiffusionModel
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
-from flexsearch.search.candidate import Candidate, make_candidate
 
 
-def to_candidate(schedule: Schedule, model: DiffusionModel) -> Candidate:
-    """What the file's plan evaluates on the model's training timesteps, the nearest in log-SNR to each noise level.
+def to_candidate(schedule: Schedule, model: DiffusionModel, teacher: Sequence[int]) -> tuple[Candidate, str | None]:
+    """What a host would run of the file over the teacher's steps, on this model's levels; and the host's warning.
+
+    The file is planned as every host plans it (`flexiffusion.plan.plan_for`), over its recorded levels where it is made
+    of segments and records them. Each level is then the model's nearest one; levels that fall on one place are moved
+    apart by single places. `teacher` are places, falling.
 
     Raises ModelMismatch when the file is for another family or another number of branches, or drops layers that the
     model has not.
@@ -24,18 +31,18 @@ def to_candidate(schedule: Schedule, model: DiffusionModel) -> Candidate:
             f"{schedule.name}: made for {schedule.model.family} with {schedule.model.branches} branches, but "
             f"{model.source} is {model.family} with {model.branches}. Choose a schedule of the model's own family"
         )
-    plan = schedule.plan
-    find_layout(model.unet).named({name for action in plan.actions() for name in action.drop})
-    if isinstance(plan, StepsPlan):
-        timesteps = [model.schedule.timestep(sigma) for sigma in plan.levels]
-        return make_candidate(timesteps, plan.actions())
-    if schedule.levels is not None:
-        grid = [model.schedule.timestep(sigma) for sigma in schedule.levels]
-    else:
-        spacing = schedule.sampling.scheduler if schedule.sampling.scheduler in SPACINGS else "uniform"
-        grid = list(spaced_timesteps(model.schedule, plan.total_steps, spacing))
-    kept = [(t, a) for t, a in zip(grid, plan.actions(), strict=True) if a.kind != "null"]
-    return make_candidate([t for t, _ in kept], [a for _, a in kept])
+    layout = find_layout(model.unet)
+    layout.named({name for action in schedule.plan.actions() for name in action.drop})
+    grid = tuple(teacher)
+    if isinstance(schedule.plan, SegmentsPlan) and schedule.levels is not None:
+        grid = _places(schedule.levels, model)
+    plan = plan_for(schedule, [*model.levels.sigmas(grid), 0.0])
+    return make_candidate(_places(plan.levels, model), plan.actions, layout.reached), plan.warning
+
+
+def _places(sigmas: Sequence[float], model: DiffusionModel) -> tuple[int, ...]:
+    """The model's nearest places, made to fall strictly."""
+    return distinct([model.levels.place(sigma) for sigma in sigmas], len(model.levels) - 1)
 
 
 def settings_of(schedule: Schedule, base: Settings) -> Settings:

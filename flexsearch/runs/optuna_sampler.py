@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from flexsearch.search.candidate import Candidate
-from flexsearch.search.method import Evaluated, Genes, Method, stream_of, unknown
+from flexiffusion.search.candidate import Candidate
+from flexiffusion.search.method import Evaluated, Genes, Method, stream_of, unknown
 
 
 class SpaceExhausted(Exception):
@@ -35,7 +35,7 @@ class MethodSampler(BaseSampler):
         self._expected: dict[int, Evaluated] = {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return dict(self.method.distributions)
+        return {name: IntDistribution(gene[0], gene[-1]) for name, gene in self.method.genes.items()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

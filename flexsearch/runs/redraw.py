@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from flexiffusion.schedule import Schedule
+from flexiffusion.search.candidate import plain
 from flexsearch.runs.from_file import to_candidate
 from flexsearch.runs.session import Session
 from flexsearch.sampling.references import HELD_OUT, ImageSet
-from flexsearch.sampling.trajectory import sample
-from flexsearch.search.candidate import plain
+from flexsearch.sampling.solvers import draw
 
 IMAGES = 10
 
@@ -26,18 +26,12 @@ def pictures(session: Session, schedules: Mapping[str, Schedule], teacher: str) 
     """
     settings, model = session.settings, session.model
     images = ImageSet(settings.seed, HELD_OUT, min(IMAGES, settings.held_out), session.prompts[1])
-    candidates = {name: to_candidate(schedule, model) for name, schedule in schedules.items()}
-    drawn = {}
+    candidates = {name: to_candidate(schedule, model, session.teacher)[0] for name, schedule in schedules.items()}
+    denoiser, noise, drawn = session.denoiser(images), images.noise(model), {}
     for name, candidate in {teacher: plain(session.teacher), **candidates}.items():
         with torch.inference_mode():
-            made = sample(
-                model,
-                session.recipe,
-                images.noise(model),
-                images.conditioning(model),
-                candidate.timesteps,
-                candidate.actions,
-                batch=session.batch,
+            made = draw(
+                denoiser, session.sampling.solver, noise, candidate.places, candidate.actions, batch=session.batch
             )
         drawn[name] = np.asarray(model.decode(made.latents).permute(0, 2, 3, 1).numpy())
     return drawn

@@ -27,9 +27,10 @@ from filelock import FileLock, Timeout
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import Study, StudyDirection
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from flexsearch.devices import out_of_memory
+from flexiffusion.search.devices import out_of_memory
 from flexsearch.errors import ConfigError, FlexsearchError, ModelError, RunFolderError
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.settings import Settings
@@ -172,7 +173,9 @@ class RunFolder:
 
     def store(self, settings: Settings) -> RDBStorage:
         """The run's trial store."""
-        return open_store(settings.storage or f"sqlite:///{self.path / 'study.db'}")
+        # Built from its parts: a path may hold what has a meaning in the text of a URL, such as a question mark.
+        own = URL.create("sqlite", database=str(self.path / "study.db")).render_as_string()
+        return open_store(settings.storage or own)
 
     def study_name(self, settings: Settings) -> str:
         return self.path.resolve().name if settings.storage else "flexsearch"

@@ -10,33 +10,35 @@ from pathlib import Path
 from torch import nn
 
 from flexiffusion.cost import CostTable
-from flexiffusion.noise import spaced_timesteps
+from flexiffusion.noise import spaced_places
+from flexiffusion.search import macro_steps
+from flexiffusion.search.macro_steps import Tables
+from flexiffusion.search.method import Method
+from flexiffusion.search.methods.autodiffusion import AutoDiffusionMethod
+from flexiffusion.search.methods.dropping import UnitSpace
+from flexiffusion.search.methods.joint import JointVariation
+from flexiffusion.search.methods.placement import PlacementMethod
+from flexiffusion.search.methods.segments import FlexiffusionMethod
+from flexiffusion.search.methods.space import PlacementSpace, slots_for
+from flexiffusion.search.methods.variation import Variation
+from flexiffusion.search.objective import ReferenceName
+from flexiffusion.search.planner import plans
+from flexiffusion.search.prefixes import Prefixes
+from flexiffusion.search.seeds import Seed, all_seeds
 from flexsearch.devices import automatic_batch
 from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import load_features
-from flexsearch.metrics.objective import ReferenceName
 from flexsearch.metrics.real_fid import RealFid, real_statistics
 from flexsearch.models.costs import count_macs, count_units, known_or_measured_ms
+from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
+from flexsearch.runs.planner_tables import known_or_measured
 from flexsearch.runs.settings import Settings
-from flexsearch.sampling.prefixes import Prefixes
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
-from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_timesteps, reference
-from flexsearch.sampling.trajectory import Recipe
-from flexsearch.search import macro_steps
-from flexsearch.search.autodiffusion import AutoDiffusionMethod
-from flexsearch.search.flexiffusion import FlexiffusionMethod
-from flexsearch.search.joint import JointVariation
-from flexsearch.search.macro_steps import Tables
-from flexsearch.search.method import Method
-from flexsearch.search.operators import Variation
-from flexsearch.search.placement import PlacementMethod
-from flexsearch.search.planner import plans
-from flexsearch.search.seeds import Seed, all_seeds
-from flexsearch.search.space import PlacementSpace, slots_for
-from flexsearch.search.units import UnitSpace
+from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_places, reference
+from flexsearch.sampling.solvers import SamplerSettings
 
 
 class Session:
@@ -58,29 +60,30 @@ class Session:
         """Images sampled together, to begin with."""
         asked = self.settings.batch
         return (
-            automatic_batch(self.model.device, self.model.bytes_per_image(self.recipe.guidance))
+            automatic_batch(self.model.device, self.model.bytes_per_image(self.sampling.guidance))
             if asked is None
             else asked
         )
 
     def described(self) -> str:
-        """The model in one line: what was loaded, what was recognised, and how it will run."""
+        """The model in one line: what was loaded, what was recognised, how it will run. Then a line for each note."""
         width, height = self.model.image_size
-        return f"{self.model.described()}, {width}x{height}, batch {self.batch}"
+        line = f"{self.model.described()}, {width}x{height}, batch {self.batch}"
+        return "\n".join([line, *self.model.note_lines()])
 
     @cached_property
     def features(self) -> nn.Module:
         return load_features(self.settings.features)
 
     @cached_property
-    def recipe(self) -> Recipe:
+    def sampling(self) -> SamplerSettings:
         guidance = self.settings.guidance
-        return Recipe(self.settings.solver, self.model.default_guidance if guidance is None else guidance)
+        return SamplerSettings(self.settings.solver, self.model.default_guidance if guidance is None else guidance)
 
     @cached_property
     def table(self) -> CostTable:
         """Multiply-adds of every kind of step."""
-        return count_macs(self.model, self.recipe.guidance)
+        return count_macs(self.model, self.sampling.guidance)
 
     @cached_property
     def costs(self) -> CostTable:
@@ -94,7 +97,12 @@ class Session:
         if settings.cost == "units":
             return count_units(self.model)
         if given is None:
-            return known_or_measured_ms(self.model, self.recipe.guidance, self.batch, self.folder / "latency.json")
+            return known_or_measured_ms(self.model, self.sampling.guidance, self.batch, self.folder / "latency.json")
+        self.check_profile(given)
+        return given
+
+    def check_profile(self, given: CostTable) -> None:
+        """Raises ConfigError where a cost table of another device is of a model with other branches, or lacks units."""
         if set(given.partial) != set(self.table.partial):
             raise ConfigError(
                 "--profile",
@@ -102,16 +110,15 @@ class Session:
                 f"but {self.model.source} has -1 to {self.model.branches - 1}",
                 "Make it of the same model with `flexsearch profile --out`",
             )
-        if settings.method in ("autodiffusion", "joint") and set(given.units) != set(self.table.units):
+        if self.settings.method in ("autodiffusion", "joint") and set(given.units) != set(self.table.units):
             raise ConfigError(
                 "--profile", "it does not tell what this model's layers cost", "Make it again with this version"
             )
-        return given
 
     @cached_property
     def teacher(self) -> tuple[int, ...]:
-        """The teacher's timesteps."""
-        return spaced_timesteps(self.model.schedule, self.settings.steps, self.settings.spacing)
+        """The teacher's steps, as places on the model's levels."""
+        return spaced_places(self.model.levels, self.settings.steps, self.settings.spacing)
 
     @cached_property
     def prompts(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -143,38 +150,35 @@ class Session:
 
     def _references(self, images: ImageSet, needed: Collection[ReferenceName]) -> dict[ReferenceName, Reference]:
         """Those that are needed of: the teacher; the converged solution, by DPM-Solver++ 2M at the same guidance."""
-        recipes: dict[ReferenceName, tuple[Recipe, Sequence[int]]] = {
-            "teacher": (self.recipe, self.teacher),
-            "converged": (Recipe("dpmpp_2m", self.recipe.guidance), converged_timesteps(self.model)),
+        ways: dict[ReferenceName, tuple[SamplerSettings, Sequence[int]]] = {
+            "teacher": (self.sampling, self.teacher),
+            "converged": (SamplerSettings("dpmpp_2m", self.sampling.guidance), converged_places(self.model)),
         }
+        features = (self.settings.features, self.features)
         return {
-            name: reference(
-                self.model,
-                recipe,
-                images,
-                timesteps,
-                (self.settings.features, self.features),
-                self.folder,
-                self.batch,
-            )
-            for name, (recipe, timesteps) in recipes.items()
+            name: reference(self.model, sampling, images, places, features, self.folder, self.batch)
+            for name, (sampling, places) in ways.items()
             if name in needed
         }
+
+    def denoiser(self, images: ImageSet) -> ModelDenoiser:
+        """The model, told what these images are to show."""
+        return ModelDenoiser(self.model, images.conditioning(self.model), self.sampling.guidance)
 
     def _engine(
         self, images: ImageSet, references: dict[ReferenceName, Reference], prefixes: Prefixes | None = None
     ) -> LocalEngine:
         return LocalEngine(
-            self.model,
-            self.recipe,
-            images,
-            references,
-            self.features,
-            self.table,
-            self.settings.judged_by,
-            self.batch,
-            prefixes,
-            self.real,
+            denoiser=self.denoiser(images),
+            solver=self.sampling.solver,
+            noise=images.noise(self.model),
+            references=references,
+            features=self.features,
+            table=self.table,
+            judged_by=self.settings.judged_by,
+            batch=self.batch,
+            prefixes=prefixes,
+            real=self.real,
         )
 
     @cached_property
@@ -190,12 +194,12 @@ class Session:
     def table_levels(self) -> int:
         """How often `tables` tells of progress where it measures: after each level of each batch."""
         images = min(self.settings.images, macro_steps.IMAGES)
-        return len(macro_steps.grid_of(self.model.schedule)) * math.ceil(images / self.batch)
+        return len(macro_steps.grid_of(self.model.levels)) * math.ceil(images / self.batch)
 
     def tables(self, progress: Callable[[], None] = lambda: None) -> Tables:
         """The planner's tables over the first search images."""
         images = ImageSet(self.settings.seed, 0, min(self.settings.images, macro_steps.IMAGES), self.prompts[0])
-        return macro_steps.known_or_measured(self.model, self.recipe, images, self.folder, self.batch, progress)
+        return known_or_measured(self.model, self.sampling, images, self.folder, self.batch, progress)
 
     @cached_property
     def planned(self) -> list[Seed]:
@@ -208,7 +212,11 @@ class Session:
     @cached_property
     def seeds(self) -> list[Seed]:
         """Every hand-made schedule within the asked costs."""
-        return all_seeds(self.model.schedule, self.teacher, self.costs, self.settings.targets, self.model.branches)
+        return self.seeds_at(self.settings.targets)
+
+    def seeds_at(self, targets: Sequence[float]) -> list[Seed]:
+        """Every hand-made schedule within these costs, in full steps."""
+        return all_seeds(self.model.levels, self.teacher, self.costs, targets, self.model.branches)
 
     @cached_property
     def method(self) -> Method:
@@ -223,21 +231,21 @@ class Session:
         known = {seed.candidate.key: seed for seed in [*(self.planned if settings.planner else []), *self.seeds]}
         seeds = [seed for seed in known.values() if seed.candidate.plain or not settings.plain_only]
         slots = max(
-            slots_for(self.costs, max(settings.targets), len(self.model.schedule)),
-            *(len(seed.candidate.timesteps) for seed in seeds),
+            slots_for(self.costs, max(settings.targets), len(self.model.levels)),
+            *(len(seed.candidate.places) for seed in seeds),
         )
         space = PlacementSpace(self.teacher[0], slots, self.model.branches)
-        variation = Variation(space, self.model.schedule, self.costs)
+        variation = Variation(space, self.model.levels, self.costs)
         if settings.method == "joint":
             units = UnitSpace(space, tuple(self.costs.units))
-            variation = JointVariation(units, self.model.schedule, self.costs)
+            variation = JointVariation(units, self.model.levels, self.costs)
         return PlacementMethod(seeds, settings.targets, variation, settings.plain_only, settings.objective)
 
     def _autodiffusion(self) -> AutoDiffusionMethod:
         """Raises ConfigError for more timesteps than the budget can ever pay for."""
         settings = self.settings
         method = AutoDiffusionMethod(
-            self.model.schedule,
+            self.model.levels,
             settings.targets,
             self.costs,
             self.model.branches,

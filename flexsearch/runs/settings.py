@@ -7,8 +7,7 @@ from typing import Any, Literal, get_args
 
 from flexiffusion.cost import CostTable
 from flexiffusion.noise import SPACINGS, Spacing
-from flexsearch.errors import ConfigError
-from flexsearch.metrics.objective import (
+from flexiffusion.search.objective import (
     ERRORS,
     REFERENCES,
     STATISTICS,
@@ -18,8 +17,9 @@ from flexsearch.metrics.objective import (
     StatisticName,
     paired_reference,
 )
-from flexsearch.sampling.solvers import SOLVERS, SolverName
-from flexsearch.search.racing import SLACK
+from flexiffusion.search.racing import SLACK
+from flexsearch.errors import ConfigError
+from flexsearch.sampling.solvers import SOLVERS
 
 MethodName = Literal["placement", "flexiffusion", "autodiffusion", "joint"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
@@ -38,7 +38,7 @@ class Settings:
 
     model: str = "tiny"
     method: MethodName = "placement"
-    solver: SolverName = "dpmpp_2m"
+    solver: str = "dpmpp_2m"
     steps: int = 30
     spacing: Spacing = "uniform"
     guidance: float | None = None

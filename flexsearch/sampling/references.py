@@ -16,12 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flexiffusion.noise import spaced_timesteps
+from flexiffusion.noise import spaced_places
 from flexsearch.errors import ModelError
 from flexsearch.metrics.features import extract
+from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.models.noise import initial_noise
-from flexsearch.sampling.trajectory import Recipe, sample
+from flexsearch.sampling.solvers import SamplerSettings, draw
 from flexsearch.whole_file import whole_file
 
 HELD_OUT = 1 << 30  # image indices of held-out noise begin here, out of reach of any search
@@ -57,9 +58,9 @@ class Reference:
 
 def reference(
     model: DiffusionModel,
-    recipe: Recipe,
+    sampling: SamplerSettings,
     images: ImageSet,
-    timesteps: Sequence[int],
+    places: Sequence[int],
     features: tuple[str, nn.Module],
     folder: Path,
     batch: int,
@@ -71,15 +72,16 @@ def reference(
     determines = {
         "model": model.sha256,
         "prediction": model.noise_config,
+        "zero_negative": model.zero_negative,
         "size": model.image_size,
         "device": str(model.device.type),
         "dtype": str(model.dtype),
         "batch": batch,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "recipe": asdict(recipe),
+        "sampling": asdict(sampling),
         "images": asdict(images),
-        "timesteps": list(timesteps),
+        "places": list(places),
         "features": features[0],
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
@@ -90,7 +92,8 @@ def reference(
                 return Reference(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (SafetensorError, TypeError):
             path.unlink()  # half written by a machine that went down: it is made again
-    made = sample(model, recipe, images.noise(model), images.conditioning(model), timesteps, batch=batch)
+    denoiser = ModelDenoiser(model, images.conditioning(model), sampling.guidance)
+    made = draw(denoiser, sampling.solver, images.noise(model), places, batch=batch)
     if not made.latents.isfinite().all():
         raise ModelError(
             model.source,
@@ -98,6 +101,12 @@ def reference(
             "Give another --dtype (bfloat16 or float32), or another --prediction",
         )
     pictures = model.decode(made.latents)
+    if not pictures.isfinite().all():
+        raise ModelError(
+            model.source,
+            "its latents are finite, but the pictures that its VAE makes of them are not",
+            "Give a checkpoint with another VAE: the weights of this one hold numbers that are not finite",
+        )
     result = Reference(made.latents, (pictures * 255).round().to(torch.uint8), extract(features[1], pictures))
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as draft:
@@ -107,6 +116,6 @@ def reference(
     return result
 
 
-def converged_timesteps(model: DiffusionModel) -> tuple[int, ...]:
+def converged_places(model: DiffusionModel) -> tuple[int, ...]:
     """The levels of the converged solution: what every solver with enough steps arrives at (METHOD.md section 7)."""
-    return spaced_timesteps(model.schedule, min(CONVERGED_STEPS, len(model.schedule)), "logsnr")
+    return spaced_places(model.levels, min(CONVERGED_STEPS, len(model.levels)), "logsnr")

@@ -71,7 +71,11 @@ def check_address(url: str) -> None:
 
 
 class _SecureRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows a few redirects, to https only."""
+    """Follows a few redirects, to https only.
+
+    A token goes along where host and port stay the same (the hub redirects renamed repositories so), and never to
+    another host.
+    """
 
     max_redirections = _REDIRECTS
 
@@ -83,7 +87,17 @@ class _SecureRedirects(urllib.request.HTTPRedirectHandler):
         except SourceError as error:
             problem = f"it redirects to {newurl[:_WORDS]}: {error.problem}"
             raise SourceError(req.full_url[:200], problem, error.remedy) from None
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        token = req.unredirected_hdrs.get("Authorization")
+        if following is not None and token is not None and _origin(req.full_url) == _origin(newurl):
+            following.add_unredirected_header("Authorization", token)
+        return following
+
+
+def _origin(url: str) -> tuple[str, str | None, int]:
+    """Scheme, host and port of an address that was checked."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or 443
 
 
 def _opener() -> urllib.request.OpenerDirector:

@@ -432,6 +432,23 @@ class TestHub:
             assert "hf_only_for_the_hub" not in "".join(other.asked), "the token stays with the hub"
         assert Shelf().notes()["sd15-mine-2x"].origin == f"hf:me/fast@{COMMIT}:schedules/a.json"
 
+    def test_a_private_repository_that_was_renamed(self, shelf: Path) -> None:
+        """The hub redirects to the new name on its own host, and asks for the token there too."""
+        info = {"_id": "1", "id": "me/fast", "sha": COMMIT, "private": True, "tags": [],
+                "siblings": [{"rfilename": "schedules/a.json", "size": len(GOOD)}]}  # fmt: skip
+        answers: dict[str, Answer] = {
+            "/api/models/me/old": status(200, json.dumps(info).encode(), "Content-Type: application/json"),
+            f"/me/fast/resolve/{COMMIT}/schedules/a.json": status(307, b"", "Location: /renamed.json"),
+            f"/me/old/resolve/{COMMIT}/schedules/a.json": status(307, b"", "Location: /renamed.json"),
+            "/renamed.json": status(200, GOOD),
+        }
+        with serving(answers) as running:
+            done = self.call(running, "add", "hf:me/old")
+        assert done.returncode == 0, done.stderr
+        assert there(shelf) == ["sd15-mine-2x.json"]
+        (redirected,) = [asked for asked in running.asked if "/renamed.json" in asked.splitlines()[0]]
+        assert "authorization: bearer hf_only_for_the_hub" in redirected.lower()
+
     def test_a_hub_that_has_no_such_repository(self, shelf: Path) -> None:
         with serving({}) as running:
             done = self.call(running, "add", "hf:me/gone")

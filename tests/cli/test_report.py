@@ -16,9 +16,9 @@ from PIL import Image
 
 from flexiffusion import codec
 from flexiffusion.schedule import FULL, Action, Cost, ModelInfo, Provenance, Sampling, Schedule, Step, StepsPlan
+from flexiffusion.search.paired import Estimate
 from flexsearch.cli import exit_codes
 from flexsearch.cli.app import main
-from flexsearch.metrics.paired import Estimate
 from flexsearch.report import pictures, plot
 from flexsearch.report.rows import Row, RowKind, comparisons, rows_from
 

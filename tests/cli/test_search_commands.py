@@ -23,15 +23,20 @@ from PIL import Image
 
 from flexiffusion import codec
 from flexiffusion.cost import CostTable
-from flexiffusion.schedule import SegmentsPlan, StepsPlan
+from flexiffusion.schedule import FULL, ModelInfo, Sampling, Schedule, Segment, SegmentsPlan, Step, StepsPlan
+from flexiffusion.search import macro_steps
+from flexiffusion.search.racing import SLACK
 from flexsearch.cli import exit_codes, main
 from flexsearch.runs import final_table as verdict
-from flexsearch.search import macro_steps
-from flexsearch.search.racing import SLACK
 from tools.make_random_checkpoint import write
 
 # The planner's tables take as long as all of this: TestPlan makes small ones.
 SMALL = ["--steps", "8", "--speedup", "2", "--images", "3", "--held-out", "3", "--no-planner", "--evaluations"]
+
+
+def tiny_schedule(plan: SegmentsPlan | StepsPlan) -> Schedule:
+    sampling = Sampling("dpmpp_2m", "uniform", 6, 2.0, (32, 32), "epsilon")
+    return Schedule("mine", ModelInfo("tiny-fashion", 9), sampling, plan)
 
 
 def call(*arguments: str) -> Result:
@@ -310,6 +315,25 @@ class TestEvaluateAndCompare:
         result = call("evaluate", str(path), "--images", "2")
         assert result.exit_code == 0 and "teacher, 8 steps" in result.stdout
 
+    @pytest.mark.parametrize("command", ["evaluate", "compare", "verify"])
+    def test_a_schedule_that_is_not_faster_than_its_teacher(self, command: str, tmp_path: Path) -> None:
+        """No word on a --speedup that nobody gave."""
+        whole = tmp_path / "whole.json"
+        codec.write(whole, tiny_schedule(SegmentsPlan((Segment(6, 6, 8),) * 1)))
+        more = () if command == "evaluate" else ("--choose-on", "2")
+        result = call(command, str(whole), "--images", "2", *more, "--json")
+        assert result.exit_code == 0, result.stderr
+        (found,) = [row for row in json.loads(result.stdout)["rows"] if row["kind"] == "found"]
+        assert found["full"] == 1 and found["partial"] == 5 and found["cost_full_steps"] > 5
+
+    def test_levels_that_fall_on_one_of_the_models(self, tmp_path: Path) -> None:
+        """A file of a zero terminal SNR model: its first level is far above the highest of this one."""
+        levels = (4518.0, 53.0, 18.4, 2.0, 1.9999, 0.5)
+        path = tmp_path / "zsnr.json"
+        codec.write(path, tiny_schedule(StepsPlan(tuple(Step(level, FULL) for level in levels))))
+        made = document(call("evaluate", str(path), "--images", "2", "--json"))
+        assert made["rows"][1]["full"] == 4  # as hosts run it: their own first level, then what lies below
+
     def test_a_schedule_of_another_family(self) -> None:
         other = next(Path("schedules").glob("sd15*.json"))
         result = call("evaluate", str(other), "--images", "2")
@@ -370,10 +394,16 @@ class TestPlan:
         [
             (("--speedup", "11.9"), "no plan is 11.9x as fast"),
             (("--profile", "nowhere.json"), "it cannot be read"),
+            (("--profile", "OTHER"), "it has branches -1 to 2, but tiny has -1 to 8"),
         ],
     )
-    def test_says_what_is_wrong(self, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("flexsearch.search.planner.REACH", 2)
+    def test_says_what_is_wrong(
+        self, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "other.json"
+        other.write_text(json.dumps({"ms": CostTable("ms", 10.0, dict.fromkeys(range(-1, 3), 5.0)).to_dict()}))
+        arguments = tuple(str(other) if argument == "OTHER" else argument for argument in arguments)
+        monkeypatch.setattr("flexiffusion.search.planner.REACH", 2)
         monkeypatch.setattr(macro_steps, "REACH", 2)
         result = call("plan", "--steps", "12", *arguments)
         assert result.exit_code == exit_codes.USAGE and words in result.stderr

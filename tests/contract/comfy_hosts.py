@@ -41,7 +41,7 @@ def load_pack(name: str = "a pack under_x_any name") -> ModuleType:
 
 
 def part(name: str) -> Any:
-    """A module of the pack, as `comfy_nodes.engine`. Its classes are not those of the `flexiffusion` on the path."""
+    """A module of the pack, as `comfy_nodes.apply`. Its classes are not those of the `flexiffusion` on the path."""
     return importlib.import_module(f"{load_pack().__name__}.{name}")
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from comfy_hosts import Calls, ComfyUI, StandIn, conditionings, karras, noise_fo
 from networks import CONTEXT, TOKENS
 from torch import Tensor, nn
 
-engine = part("comfy_nodes.engine")
+engine = part("comfy_nodes.apply")
 S = part("flexiffusion.schedule")
 errors = part("flexiffusion.errors")
 presets = part("flexiffusion.presets")
@@ -415,11 +416,12 @@ class TestWhatIsSaid:
             "epsilon",
         ):
             assert number in note
-        assert str(outcome) in engine.told(HALF, [outcome]) and note in engine.told(HALF, [outcome])
+        assert str(outcome) in engine.report_text(HALF, [outcome]) and note in engine.report_text(HALF, [outcome])
 
     def test_another_family_is_refused_with_those_that_fit(self, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Row 18."""
-        monkeypatch.setitem(part("flexiffusion.fit").FAMILIES, (CONTEXT, 12), "sd21")
+        families = part("flexiffusion.families").FAMILIES
+        monkeypatch.setitem(families, "sd21", replace(families["sd21"], context_width=CONTEXT))
         with pytest.raises(errors.ModelMismatch, match=r"sd21-deepcache-2, .*sd21-turns-6"):
             engine.apply(host.model(), HALF, "position", presets.find([presets.bundled_folder()])[0])
         with pytest.raises(errors.ModelMismatch, match="9 branches"):

@@ -33,7 +33,7 @@ def pack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     yield host
     # modules that imported the stand-in must not be met again by another test
     for module in [
-        m for m in sys.modules if m.startswith(f"{name}.comfy_nodes") and not m.endswith(("engine", "samplers"))
+        m for m in sys.modules if m.startswith(f"{name}.comfy_nodes") and not m.endswith(("apply", "samplers"))
     ]:
         del sys.modules[module]
 
@@ -221,7 +221,7 @@ def test_the_pack_imports_the_core_the_host_torch_and_nothing_else() -> None:
             first = module.split(".")[0]
             if level == 0:
                 assert first in sys.stdlib_module_names or first in host | {"torch"}, (path, module)
-            if path.name in ("engine.py", "samplers.py"):
+            if path.name in ("apply.py", "samplers.py"):
                 assert first not in host, "the engine imports nothing of the host"
             assert first not in ("flexsearch", "webui_extension"), (path, module)
 
@@ -235,7 +235,7 @@ root = {str(ROOT)!r}
 spec = importlib.util.spec_from_file_location("p_x_q", root + "/__init__.py", submodule_search_locations=[root])
 sys.modules["p_x_q"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
-import p_x_q.comfy_nodes.engine
+import p_x_q.comfy_nodes.apply
 print(time.process_time() - start)
 print(sorted({{name.split(".")[0] for name in set(sys.modules) - before}} - set(sys.stdlib_module_names)))
 """

@@ -234,6 +234,22 @@ class TestCut:
             for unit in wrappers:
                 del unit.forward
 
+    def test_a_wrapper_that_comes_during_a_call_stays(self, network: Network) -> None:
+        """Rule 6: it is another extension's to take away, and calls through to the unit when ours has gone."""
+        sample, conditioning = network.sample(), network.conditioning(2)
+        expected, layout, capture = full(network, sample, conditioning)
+        unit = layout.deep(0)[-1]
+        for inside in (capturing(layout, {0}), skipping(layout, 0, capture.features[0], capture.shapes)):
+            with inside:
+                ours = unit.forward
+                unit.forward = wrapper = lambda *args, ours=ours, **kwargs: ours(*args, **kwargs)
+                network(sample, conditioning)
+            try:
+                assert unit.__dict__["forward"] is wrapper
+                assert torch.equal(network(sample, conditioning), expected)
+            finally:
+                del unit.forward
+
     def test_writes_in_place_do_not_leak(self, network: Network) -> None:
         """FreeU, ControlNet and T2I adapters write into the hidden states that a block hands on."""
         sample, conditioning = network.sample(), network.conditioning(2)

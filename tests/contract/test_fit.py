@@ -11,7 +11,8 @@ from networks import Network, build
 from torch import nn
 
 from flexiffusion.errors import ModelMismatch
-from flexiffusion.fit import FAMILIES, family_of, made_for, misfit, require_fit
+from flexiffusion.families import FAMILIES, Family
+from flexiffusion.fit import family_of, made_for, misfit, require_fit
 from flexiffusion.presets import Preset
 from flexiffusion.schedule import (
     FULL,
@@ -39,7 +40,7 @@ MADE = Schedule(
 class TestNetwork:
     def test_families(self, monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
         text = any(name.endswith("attn2.to_k") for name, _ in network.unet.named_modules())
-        monkeypatch.setitem(FAMILIES, (8, network.branches), "tiny")
+        monkeypatch.setitem(FAMILIES, "tiny", Family("tiny", "tiny", 8, network.branches, 64, 1.0))
         assert family_of(network.unet) == ("tiny" if text else None)
 
     def test_the_real_widths(self) -> None:
@@ -51,11 +52,11 @@ class TestNetwork:
 
     def test_what_fits_is_accepted(self, sd1: Network, monkeypatch: pytest.MonkeyPatch) -> None:
         require_fit(MADE, sd1.unet)  # a text width that is not known: the branches decide
-        monkeypatch.setitem(FAMILIES, (8, 12), "sd15")
+        monkeypatch.setitem(FAMILIES, "sd15", replace(FAMILIES["sd15"], context_width=8))
         require_fit(MADE, sd1.unet)
 
     def test_another_family_is_refused_with_those_that_fit(self, sd1: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(FAMILIES, (8, 12), "sd21")
+        monkeypatch.setitem(FAMILIES, "sd21", replace(FAMILIES["sd21"], context_width=8))
         presets = [
             Preset(Path(f"{name}.json"), replace(MADE, model=ModelInfo(family, 12)))
             for name, family in (("a", "sd15"), ("b", "sd21"), ("c", "sd21"))

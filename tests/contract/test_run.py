@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from flexiffusion.errors import FlexiffusionError, ModelMismatch
 from flexiffusion.layout import find_layout
-from flexiffusion.plan import Plan
+from flexiffusion.plan import Plan, uses_of
 from flexiffusion.predictor import weights
 from flexiffusion.run import Report, Run
 from flexiffusion.schedule import FULL, PREDICTORS, Action
@@ -264,10 +264,8 @@ class TestSurroundings:
         assert torch.equal(torch.get_rng_state(), state)
 
     def test_captured_branches_are_those_that_later_steps_need(self) -> None:
-        from flexiffusion.run import _uses
-
         made = plan(F, F, P(0, "quadratic"), F, P(1, "linear"), P(-1), F, F, P(3, "quadratic"), F)
-        uses, _ = _uses(made.actions)
+        uses, _ = uses_of(made.actions)
         # The quadratic one at 2 has two full steps before it; the linear one at 4 needs two, the last one three.
         expected = {0: {0}, 1: {0, 1}, 3: {1, -1, 3}, 6: {3}, 7: {3}, 9: set[int]()}
         assert {step: set(uses[step]) for step in expected} == expected

@@ -17,10 +17,11 @@ import torch
 from contract.networks import CONTEXT, SPATIAL, TOKENS, ldm_network
 from torch import Tensor, nn
 
+from flexiffusion.host import SamplingReport
 from flexiffusion.schedule import Schedule
 from webui_extension.network import network_of
-from webui_extension.sampling import Outcome, begin_evaluation
 from webui_extension.sampling import Sampling as Attached
+from webui_extension.sampling import begin_evaluation
 
 ALPHAS_CUMPROD = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0).float()
 LOG_SIGMAS = (((1 - ALPHAS_CUMPROD.double()) / ALPHAS_CUMPROD.double()).log() / 2).tolist()
@@ -312,7 +313,7 @@ class WebUI:
         self.before_evaluation: Callable[[Denoiser], None] | None = None
         self.begin_evaluation: Callable[[Denoiser], None] = begin_evaluation
         self.warnings: list[str] = []
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[SamplingReport] = []
         generator = torch.Generator().manual_seed(5)
         self._contexts = torch.randn(8, TOKENS, CONTEXT, generator=generator)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from flexiffusion.search.evaluator import Job, OneByOne
 from flexsearch.engines.pool import WorkerLost
-from flexsearch.search.evaluator import Job, OneByOne
 
 
 @dataclass(eq=False)

@@ -138,7 +138,7 @@ KINDS: tuple[tuple[str, Callable[[Tensors], Tensors], str], ...] = (
     ("InstructPix2Pix", with_first(8), "an InstructPix2Pix model"),
     ("no text encoder", without("cond_stage_model."), "the U-Net of SD1.x, but no text encoder"),
     ("no VAE", without("first_stage_model."), "it has no VAE.*VAE baked in"),
-    ("missing tensors", without(f"{UNET}input_blocks.4.0.in_layers."), "4 of the 962 tensors of an SD1.x .* missing"),
+    ("missing tensors", without(f"{UNET}input_blocks.4.0.in_layers."), "4 of the 1,122 tensors of an SD1.x .* missing"),
     ("missing block", without(f"{UNET}output_blocks.11."), "12 input blocks and 15 transformer blocks, as no family"),
     ("quantised", also(**{f"{UNET.replace('.', '__')}time_embed__0__weight": torch.zeros(128, 32, dtype=torch.int8)}),
      "its weights are quantised"),

@@ -11,22 +11,22 @@ from optuna.trial import TrialState
 from pool_fixtures import SimulatedCluster
 from search_fixtures import BRANCHES, PRICED, SCHEDULE, TABLE, TEACHER, UNITS, Engine
 
+from flexiffusion.search.evaluator import OneByOne
+from flexiffusion.search.front import front
+from flexiffusion.search.method import Evaluated, Method, stream_of
+from flexiffusion.search.methods.autodiffusion import AutoDiffusionMethod
+from flexiffusion.search.methods.dropping import UnitSpace
+from flexiffusion.search.methods.joint import JointVariation
+from flexiffusion.search.methods.placement import PlacementMethod
+from flexiffusion.search.methods.segments import FlexiffusionMethod
+from flexiffusion.search.methods.space import PlacementSpace
+from flexiffusion.search.methods.variation import Variation
+from flexiffusion.search.seeds import plain_seeds
 from flexsearch.engines.pool import Pool
 from flexsearch.runs.driver import search
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
 from flexsearch.runs.settings import Settings
-from flexsearch.search.autodiffusion import AutoDiffusionMethod
-from flexsearch.search.evaluator import OneByOne
-from flexsearch.search.flexiffusion import FlexiffusionMethod
-from flexsearch.search.front import front
-from flexsearch.search.joint import JointVariation
-from flexsearch.search.method import Evaluated, Method, stream_of
-from flexsearch.search.operators import Variation
-from flexsearch.search.placement import PlacementMethod
-from flexsearch.search.seeds import plain_seeds
-from flexsearch.search.space import PlacementSpace
-from flexsearch.search.units import UnitSpace
 
 pytestmark = pytest.mark.usefixtures("small_generations")
 TARGETS = (6.0, 3.0)
@@ -177,7 +177,7 @@ class TestPlacement:
         method = placement()
         for item in evolve(method, 20):
             plan = method.plan(item.genes)
-            assert tuple(SCHEDULE.timestep(sigma) for sigma in plan.levels) == item.candidate.timesteps
+            assert tuple(SCHEDULE.place(sigma) for sigma in plan.levels) == item.candidate.places
             assert plan.actions() == item.candidate.actions
 
 

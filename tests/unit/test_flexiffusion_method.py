@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from search_fixtures import BRANCHES, TABLE, TEACHER
 
 from flexiffusion.schedule import Segment
-from flexsearch.search.flexiffusion import (
+from flexiffusion.search.method import Evaluated, stream_of
+from flexiffusion.search.methods.segments import (
     PARENTS,
     POPULATION,
     FlexiffusionMethod,
     segment_counts,
     segment_lengths,
 )
-from flexsearch.search.method import Evaluated, stream_of
 
 METHOD = FlexiffusionMethod(TEACHER, (10.0, 5.0), BRANCHES, TABLE)
 
@@ -68,10 +68,10 @@ def evolve(count: int) -> list[Evaluated]:
         genes = METHOD.propose(number, done, stream_of(0, number))
         assert genes is not None
         for name, gene in genes.items():
-            assert METHOD.distributions[name].low <= gene <= METHOD.distributions[name].high
+            assert gene in METHOD.genes[name]
         candidate = METHOD.candidate(genes)
         # The fewer the steps above t = 500, the better: something that mutation can find.
-        error = 1.0 + sum(t > 500 for t in candidate.timesteps)
+        error = 1.0 + sum(t > 500 for t in candidate.places)
         done.append(Evaluated(number, genes, candidate, error, candidate.cost(TABLE)))
     return done
 

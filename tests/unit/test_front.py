@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexsearch.search.front import best_first, crowding, front, ranks
+from flexiffusion.search.front import best_first, crowding, front, ranks
 
 # Few distinct values, so that ties and equal points are common.
 POINTS = st.lists(st.tuples(st.integers(1, 6).map(float), st.integers(1, 6).map(float)), min_size=1, max_size=25)

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexiffusion.noise import SPACINGS, NoiseSchedule, Spacing, distinct, spaced_timesteps
+from flexiffusion.noise import SPACINGS, NoiseLevels, Spacing, distinct, spaced_places
 from flexsearch.models.noise import initial_noise
 
 # Stable Diffusion's betas: squares of an even list of square roots.
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-SCHEDULE = NoiseSchedule(tuple(torch.cumprod(1 - BETAS, 0).tolist()))
+SCHEDULE = NoiseLevels.variance_preserving(torch.cumprod(1 - BETAS, 0).tolist())
 
 
 def test_sigmas_of_stable_diffusion() -> None:
@@ -23,18 +23,18 @@ def test_sigmas_of_stable_diffusion() -> None:
 
 @given(st.integers(0, 999))
 def test_a_sigma_names_its_timestep(timestep: int) -> None:
-    assert SCHEDULE.timestep(SCHEDULE.sigma(timestep)) == timestep
+    assert SCHEDULE.place(SCHEDULE.sigma(timestep)) == timestep
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan, math.inf])
 def test_no_timestep_for_what_is_no_level(sigma: float) -> None:
     with pytest.raises(ValueError, match="positive and finite"):
-        SCHEDULE.timestep(sigma)
+        SCHEDULE.place(sigma)
 
 
 @given(st.integers(1, 1000), st.sampled_from(SPACINGS))
 def test_spacings_fall_strictly_from_the_noisiest(count: int, spacing: Spacing) -> None:
-    timesteps = spaced_timesteps(SCHEDULE, count, spacing)
+    timesteps = spaced_places(SCHEDULE, count, spacing)
     assert len(timesteps) == count and timesteps[0] == 999 and timesteps[-1] >= 0
     assert list(timesteps) == sorted(set(timesteps), reverse=True)
 
@@ -44,18 +44,18 @@ def test_uniform_is_diffusers_linspace() -> None:
 
     scheduler = DPMSolverMultistepScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     scheduler.set_timesteps(30)
-    assert spaced_timesteps(SCHEDULE, 30, "uniform") == tuple(scheduler.timesteps.tolist())
+    assert spaced_places(SCHEDULE, 30, "uniform") == tuple(scheduler.timesteps.tolist())
 
 
 def test_logsnr_steps_are_even_in_log_sigma() -> None:
-    logs = [math.log(SCHEDULE.sigma(timestep)) for timestep in spaced_timesteps(SCHEDULE, 8, "logsnr")]
+    logs = [math.log(SCHEDULE.sigma(timestep)) for timestep in spaced_places(SCHEDULE, 8, "logsnr")]
     steps = [a - b for a, b in itertools.pairwise(logs)]
     assert max(steps) - min(steps) < 0.2
 
 
 def test_too_many_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="1001 steps on 1000"):
-        spaced_timesteps(SCHEDULE, 1001, "uniform")
+        spaced_places(SCHEDULE, 1001, "uniform")
 
 
 @given(st.lists(st.integers(-5, 1005), min_size=1, max_size=40))

@@ -12,10 +12,11 @@ from torch import nn
 from flexsearch import devices as memory
 from flexsearch.errors import ModelError
 from flexsearch.models.costs import measure_ms
+from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
 from flexsearch.models.noise import initial_noise
-from flexsearch.sampling.trajectory import Recipe, sample
+from flexsearch.sampling.solvers import draw
 
 STEPS = (999, 500, 100)
 
@@ -56,8 +57,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(
 ) -> None:
     small = Small(tiny.unet, 4, error)  # two images with guidance
     noise, told = initial_noise(0, range(7), tiny.latent_shape), tiny.encode(["a bag"] * 7)
-    made = sample(dataclasses.replace(tiny, unet=small), Recipe("dpmpp_2m", 2.0), noise, told, STEPS, batch=8)
-    expected = sample(tiny, Recipe("dpmpp_2m", 2.0), noise, told, STEPS)
+    made = draw(ModelDenoiser(dataclasses.replace(tiny, unet=small), told, 2.0), "dpmpp_2m", noise, STEPS, batch=8)
+    expected = draw(ModelDenoiser(tiny, told, 2.0), "dpmpp_2m", noise, STEPS)
     assert made.batch == 2 and small.tried[:2] == [14, 14]
     assert torch.allclose(made.latents, expected.latents, atol=1e-4)
     assert "out of memory at 8 images together; going on with 4" in caplog.text
@@ -66,13 +67,15 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(
 def test_not_even_one_image(tiny: DiffusionModel) -> None:
     small = dataclasses.replace(tiny, unet=Small(tiny.unet, 0, torch.OutOfMemoryError("CUDA out of memory")))
     with pytest.raises(ModelError, match=r"not even one picture of 32x32 fits .* Give a smaller --size"):
-        sample(small, Recipe("ddim", 1.0), initial_noise(0, [0], tiny.latent_shape), tiny.encode(["a bag"]), STEPS)
+        draw(ModelDenoiser(small, tiny.encode(["a bag"]), 1.0), "ddim", initial_noise(0, [0], tiny.latent_shape), STEPS)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny: DiffusionModel) -> None:
     broken = dataclasses.replace(tiny, unet=Small(tiny.unet, 0, RuntimeError("size mismatch")))
     with pytest.raises(RuntimeError, match="size mismatch"):
-        sample(broken, Recipe("ddim", 1.0), initial_noise(0, [0], tiny.latent_shape), tiny.encode(["a bag"]), STEPS)
+        draw(
+            ModelDenoiser(broken, tiny.encode(["a bag"]), 1.0), "ddim", initial_noise(0, [0], tiny.latent_shape), STEPS
+        )
 
 
 def test_profiling_backs_off_too(tiny: DiffusionModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from flexiffusion.search.paired import estimate, mean_root, ratio_interval, squared_error
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import extract, load_features
-from flexsearch.metrics.paired import estimate, mean_root, ratio_interval, squared_error
 from flexsearch.metrics.relative_fid import RelativeFid, frechet_distance
 
 

@@ -10,20 +10,21 @@ import torch
 from model_folders import write_pipeline, write_unconditional
 
 from flexiffusion.schedule import FULL, Action
+from flexiffusion.search.trajectory import Trajectory
 from flexsearch.errors import ModelError
+from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
 from flexsearch.models.noise import initial_noise
-from flexsearch.sampling.trajectory import Recipe, Trajectory, sample
+from flexsearch.sampling.solvers import draw
 from tools.make_random_checkpoint import write
 
 
 def sampled(model: DiffusionModel, prompts: list[str], guidance: float) -> Trajectory:
-    return sample(
-        model,
-        Recipe("dpmpp_2m", guidance),
+    return draw(
+        ModelDenoiser(model, model.encode(prompts), guidance),
+        "dpmpp_2m",
         initial_noise(0, range(len(prompts)), model.latent_shape),
-        model.encode(prompts),
         (999, 600, 200),
         (FULL, Action("partial", 0), FULL),
     )
@@ -35,7 +36,7 @@ class TestTextToImage:
         single = load_model(str(write(tmp_path / "x.safetensors", name)), "cpu", size=(64, 64))  # type: ignore[arg-type]
         folder = load_model(str(write_pipeline(tmp_path / "folder", single)), "cpu", size=(64, 64))
         assert folder.branches == single.branches and folder.multiple == single.multiple == 8
-        assert folder.default_guidance == single.default_guidance
+        assert folder.default_guidance == single.default_guidance and folder.notes == single.notes == ()
         prompts = ["a cat", "a small dog"]
         ours, theirs = sampled(folder, prompts, 7.0), sampled(single, prompts, 7.0)
         torch.testing.assert_close(ours.latents, theirs.latents, rtol=1e-3, atol=1e-3)
@@ -55,7 +56,7 @@ class TestTextToImage:
         folder = write_pipeline(tmp_path / "folder", single)
         scheduler = folder / "scheduler" / "scheduler_config.json"
         scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"rescale_betas_zero_snr": True}))
-        assert load_model(str(folder), "cpu").schedule.sigma(999) > 4000
+        assert load_model(str(folder), "cpu").levels.sigma(999) > 4000
 
     def test_the_refiner(self, tmp_path: Path) -> None:
         index = {"unet": ["diffusers", "UNet2DConditionModel"], "text_encoder": [None, None],

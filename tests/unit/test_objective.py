@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from flexiffusion.cost import CostTable
+from flexiffusion.search.candidate import plain
+from flexiffusion.search.objective import Objective
 from flexsearch.errors import ConfigError
 from flexsearch.metrics import perceptual
-from flexsearch.metrics.objective import Objective
 from flexsearch.models import costs
 from flexsearch.models.load import load_model
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
-from flexsearch.search.candidate import plain
 
 SMALL = {"images": 12, "held_out": 2, "steps": 6, "speedups": (2.0,), "planner": False}
 
@@ -130,7 +130,7 @@ def test_a_search_counts_in_the_given_device_s_milliseconds(tmp_path: Path) -> N
     session = Session(Settings(**SMALL, cost="latency", profile=dear.to_dict()), tmp_path)  # type: ignore[arg-type]
     assert session.costs == dear and session.table.unit == "macs"
     kinds = [seed for seed in session.seeds if seed.kind == "alternating"]
-    assert all(len(seed.candidate.timesteps) <= 3 for seed in kinds)
+    assert all(len(seed.candidate.places) <= 3 for seed in kinds)
 
 
 def test_a_profile_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 from pool_fixtures import SimulatedCluster
 from search_fixtures import Engine
 
+from flexiffusion.search.candidate import Candidate, plain
+from flexiffusion.search.evaluator import Job
+from flexiffusion.search.objective import Objective
 from flexsearch.engines.pool import ATTEMPTS, PATIENCE, PAUSES, Pool, WorkerLost, shared_steps
 from flexsearch.errors import ClusterError, ModelError
-from flexsearch.metrics.objective import Objective
-from flexsearch.search.candidate import Candidate, plain
-from flexsearch.search.evaluator import Job
 
 GONE = WorkerLost("its process died")
 LATENT = Objective("latent")

@@ -10,12 +10,12 @@ from postgresql_server import Server, running
 from search_fixtures import TABLE, Engine
 from test_driver import METHODS, go, trials_of
 
+from flexiffusion.search.racing import Judgement
 from flexsearch.errors import RunFolderError
 from flexsearch.runs.driver import search
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
 from flexsearch.runs.settings import Settings
-from flexsearch.search.racing import Judgement
 
 pytestmark = pytest.mark.database
 pytest.importorskip("psycopg")

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexiffusion.errors import FlexiffusionError
-from flexiffusion.predictor import lagrange, log_snr, predict, span, weights
-from flexiffusion.schedule import PREDICTORS
+from flexiffusion.predictor import lagrange, log_snr, predict, weights
+from flexiffusion.schedule import PREDICTORS, span
 
 POLYNOMIALS = ("reuse", "linear", "quadratic")
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from flexiffusion.schedule import FULL, Action
+from flexiffusion.search.candidate import Candidate, make_candidate
+from flexiffusion.search.prefixes import Prefixes
+from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
 from flexsearch.models.noise import initial_noise
-from flexsearch.sampling.prefixes import Prefixes
-from flexsearch.sampling.solvers import SOLVERS, SolverName
-from flexsearch.sampling.trajectory import Recipe, sample
-from flexsearch.search.candidate import Candidate, make_candidate
+from flexsearch.sampling.solvers import SOLVERS, draw
 
 LINEAR, REUSE, QUADRATIC = (Action("partial", 0, name) for name in ("linear", "reuse", "quadratic"))
 DEEPER = Action("partial", 1, "linear")
@@ -35,31 +35,30 @@ def model() -> DiffusionModel:
 
 
 def run(
-    model: DiffusionModel, solver: SolverName, candidate: Candidate, prefixes: Prefixes | None, n: int = 2
+    model: DiffusionModel, solver: str, candidate: Candidate, prefixes: Prefixes | None, n: int = 2
 ) -> tuple[torch.Tensor, int]:
     """Latents, and the network calls that they took."""
     noise = initial_noise(0, range(n), model.latent_shape)
     told = model.encode(list(model.prompts[:n]))
-    made = sample(
-        model, Recipe(solver, 2.0), noise, told, candidate.timesteps, candidate.actions, batch=2, prefixes=prefixes
-    )
+    denoiser = ModelDenoiser(model, told, 2.0)
+    made = draw(denoiser, solver, noise, candidate.places, candidate.actions, batch=2, prefixes=prefixes)
     assert made.misses == 0
     return made.latents, made.calls
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_bitwise_as_from_the_noise_with_fewer_calls(model: DiffusionModel, solver: SolverName) -> None:
+def test_bitwise_as_from_the_noise_with_fewer_calls(model: DiffusionModel, solver: str) -> None:
     prefixes = Prefixes(1 << 30)
     alone = [run(model, solver, candidate, None) for candidate in CANDIDATES]
     for again in (False, True):
         for candidate, (expected, all_calls) in zip(CANDIDATES, alone, strict=True):
             latents, calls = run(model, solver, candidate, prefixes)
             assert torch.equal(latents, expected)
-            assert all_calls == 2 * len(candidate.timesteps)
+            assert all_calls == 2 * len(candidate.places)
             if again:
                 # asked again, everything up to the last full step is known
                 last = max(i for i, action in enumerate(candidate.actions) if action == FULL)
-                assert calls == 2 * (len(candidate.timesteps) - last)
+                assert calls == 2 * (len(candidate.places) - last)
             elif candidate is CANDIDATES[3]:
                 assert calls == 2  # all but its own last step were the second one's
 
@@ -107,11 +106,11 @@ def test_random_candidates(model: DiffusionModel) -> None:
         i = int(stream.integers(1, len(parent.actions)))
         changed = list(parent.actions)
         changed[i] = actions[stream.integers(len(actions))]
-        levels = list(parent.timesteps)
+        levels = list(parent.places)
         if stream.random() < 0.5:
             levels[-1] = int(stream.integers(0, 150))
         parent = make_candidate(levels, changed)
         latents, calls = run(model, "uni_pc", parent, prefixes, n=1)
         assert torch.equal(latents, run(model, "uni_pc", parent, None, n=1)[0])
-        saved += len(parent.timesteps) - calls
+        saved += len(parent.places) - calls
     assert saved > 15

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexiffusion.schedule import Action
-from flexsearch.metrics.objective import Objective
-from flexsearch.metrics.paired import Errors, mean_root
-from flexsearch.search.candidate import make_candidate, plain
-from flexsearch.search.method import Evaluated
-from flexsearch.search.racing import race, rival_of, stages
+from flexiffusion.search.candidate import make_candidate, plain
+from flexiffusion.search.method import Evaluated
+from flexiffusion.search.objective import Objective
+from flexiffusion.search.paired import Errors, mean_root
+from flexiffusion.search.racing import race, rival_of, stages
 
 IMAGES = 128
 LATENT = Objective("latent")

@@ -13,16 +13,16 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
+from flexiffusion.search.candidate import Candidate, plain  # noqa: E402
+from flexiffusion.search.evaluator import Job  # noqa: E402
+from flexiffusion.search.objective import Objective  # noqa: E402
+from flexiffusion.search.racing import Judgement  # noqa: E402
 from flexsearch.engines import ray_cluster  # noqa: E402
 from flexsearch.engines.local import LocalEngine  # noqa: E402
 from flexsearch.engines.pool import ATTEMPTS, Pool  # noqa: E402
 from flexsearch.engines.ray_cluster import RayCluster, connect  # noqa: E402
 from flexsearch.engines.worker import Order  # noqa: E402
 from flexsearch.errors import ClusterError, ConfigError, ModelError  # noqa: E402
-from flexsearch.metrics.objective import Objective  # noqa: E402
-from flexsearch.search.candidate import Candidate, plain  # noqa: E402
-from flexsearch.search.evaluator import Job  # noqa: E402
-from flexsearch.search.racing import Judgement  # noqa: E402
 
 pytestmark = pytest.mark.cluster
 
@@ -44,7 +44,7 @@ class Stub:
 
     def judge(self, candidate: Candidate, *_: Any) -> Judgement:
         time.sleep(0.05)
-        last = candidate.timesteps[-1]
+        last = candidate.places[-1]
         if last == KILLS:
             os.kill(os.getpid(), 9)
         if last == TOO_LARGE:
@@ -80,7 +80,7 @@ def test_all_candidates_come_back_though_a_worker_is_killed(cluster: RayCluster)
     for number in range(pool.slots, 40):
         finished, judgement = pool.finished()
         assert judgement.error == 500  # half of --memory for each of two
-        assert judgement.errors[0] == finished.candidate.timesteps[-1]
+        assert judgement.errors[0] == finished.candidate.places[-1]
         done.append(finished.number)
         if number == 20:
             os.kill(judgement.calls, 9)

@@ -5,35 +5,46 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from flexsearch.metrics.paired import Estimate
-from flexsearch.report.rows import Row, comparisons, groups, verdict
+from flexiffusion.search.paired import Errors, estimate
+from flexsearch.report.rows import FEWEST_IMAGES, Row, comparisons, groups, verdict
+
+SPREAD = np.random.default_rng(0).lognormal(size=64)  # of single images: some are harder than others
 
 
-def estimate(mean: float, spread: float = 0.1) -> Estimate:
-    return Estimate(mean, mean * (1 - spread), mean * (1 + spread), mean * 3, 64)
+def errors(mean: float, spread: Errors = SPREAD) -> tuple[float, ...]:
+    return tuple((mean * spread / spread.mean()).tolist())
 
 
 def row(kind: str, speedup: float | None, error: float = 1e-4, cost: float = 10.0, label: str = "") -> Row:
-    errors = {"latent/teacher": estimate(error), "latent/converged": estimate(error * 2)} if speedup else {}
-    return Row(label or kind, kind, speedup, 10, 2, cost, cost * 1e9, 30 / cost, errors=errors)  # type: ignore[arg-type]
+    images = {"latent/teacher": errors(error), "latent/converged": errors(error * 2)} if speedup else {}
+    estimates = {key: estimate(np.array(values)) for key, values in images.items()}
+    return Row(label or kind, kind, speedup, 10, 2, cost, cost * 1e9, 30 / cost, errors=estimates, image_errors=images)  # type: ignore[arg-type]
 
 
 TEACHER = row("teacher", None, cost=30.0)
 
 
+NOISE = np.random.default_rng(1).lognormal(sigma=0.1, size=64)
+
+
 @pytest.mark.parametrize(
-    ("found", "rival", "expected"),
-    [
-        (estimate(1e-4), estimate(2e-4), "better"),
-        (estimate(2e-4), estimate(1e-4), "worse"),
-        (estimate(1.0e-4), estimate(1.1e-4), "no clear difference"),
-        (Estimate(1, 1, 2, 3, 8), Estimate(3, 2, 4, 5, 8), "no clear difference"),  # intervals that touch
-    ],
+    ("ratio", "expected"), [(0.5, "better"), (2.0, "worse"), (1.0, "no clear difference"), (0.9, "better")]
 )
-def test_a_verdict_needs_intervals_that_do_not_touch(found: Estimate, rival: Estimate, expected: str) -> None:
-    assert verdict(found, rival) == expected
+def test_a_verdict_is_by_the_paired_ratio(ratio: float, expected: str) -> None:
+    """At 0.9 the two intervals of the means overlap by far: what both have in common is no doubt about the ratio."""
+    ours, theirs = errors(1e-4 * ratio), errors(1e-4, SPREAD * NOISE)
+    word, (mean, low, high) = verdict(ours, theirs)
+    assert word == expected and low <= mean <= high
+    if ratio == 0.9:
+        assert estimate(np.array(ours)).high > estimate(np.array(theirs)).low
+
+
+def test_two_images_are_too_few_for_a_verdict() -> None:
+    assert verdict((1e-5, 2e-5), (1e-2, 2e-2))[0] == "too few images"
+    assert verdict((1e-5,) * FEWEST_IMAGES, (1e-2,) * FEWEST_IMAGES)[0] == "better"
 
 
 def test_groups_have_the_teacher_first_and_the_found_one_before_its_rivals() -> None:
@@ -69,10 +80,10 @@ def test_a_row_is_json_and_cannot_be_changed() -> None:
     made = replace(row("found", 2), relative_fid=0.5, relative_fid_n=64, schedule_file="a.json")
     document = json.loads(json.dumps(made.to_dict(), allow_nan=False))
     assert document["errors"]["latent/teacher"]["n"] == 64
-    assert document["errors"]["latent/teacher"]["interval"] == pytest.approx([0.9e-4, 1.1e-4])
+    assert document["errors"]["latent/teacher"]["mean"] == pytest.approx(1e-4)
     assert set(document) == set(Row.__dataclass_fields__)
     with pytest.raises(TypeError):
-        made.errors["latent/teacher"] = estimate(0)  # type: ignore[index]
+        made.errors["latent/teacher"] = estimate(np.zeros(8))  # type: ignore[index]
 
 
 def test_refusals() -> None:

@@ -176,6 +176,27 @@ def test_plans_that_run_the_same_have_the_same_key() -> None:
         canonical_key((FULL,), (9.0, 4.0))
 
 
+def test_dropped_units_that_a_partial_step_does_not_run_make_no_other_plan() -> None:
+    """Fault 12: they were counted, so files that run the same had different keys."""
+    reached = {"shallow": 1, "deep": 5, "middle": None, "head": -1}
+    drops = (*reached, "unknown")
+    actions = (Action("full", drop=drops), *(Action("partial", b, drop=drops) for b in (-1, 1, 5)))
+    assert [action.drop for action in canonical_actions(actions, reached)] == [
+        tuple(sorted(drops)),
+        ("head", "unknown"),
+        ("head", "shallow", "unknown"),
+        ("deep", "head", "shallow", "unknown"),
+    ]
+    levels = (9.0, 4.0)
+    whole, dropping = (FULL, Action("partial", 1)), (FULL, Action("partial", 1, drop=("deep", "middle")))
+    assert canonical_key(dropping, levels, reached) == canonical_key(whole, levels)
+    assert canonical_key(dropping, levels) != canonical_key(whole, levels)  # not known: taken to be run
+    runs = (FULL, Action("partial", 1, drop=("deep", "shallow")))
+    assert canonical_key(runs, levels, reached) != canonical_key(whole, levels, reached)
+    # a first partial step runs in full, and then it comes to all of them
+    assert canonical_actions((dropping[1],), reached) == (Action("full", drop=("deep", "middle")),)
+
+
 def test_errors_keep_their_parts_between_processes() -> None:
     for kind in (ScheduleError, VersionError):
         error = pickle.loads(pickle.dumps(kind("here", "it is 3", "Make it 4")))

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_fixtures import BRANCHES, SCHEDULE, TABLE, TEACHER
 
-from flexiffusion.noise import spaced_timesteps
+from flexiffusion.noise import spaced_places
 from flexiffusion.schedule import FULL, Action
-from flexsearch.search.candidate import Candidate, make_candidate, plain
-from flexsearch.search.operators import Variation
-from flexsearch.search.seeds import all_seeds, alternating, deepcache, easycache, spectrum
-from flexsearch.search.space import PlacementSpace, slots_for
+from flexiffusion.search.candidate import Candidate, make_candidate, plain
+from flexiffusion.search.methods.space import PlacementSpace, slots_for
+from flexiffusion.search.methods.variation import Variation
+from flexiffusion.search.seeds import all_seeds, alternating, deepcache, easycache, spectrum
 
 SPACE = PlacementSpace(TEACHER[0], 24, BRANCHES)
 VARIATION = Variation(SPACE, SCHEDULE, TABLE)
@@ -22,15 +22,15 @@ PARENTS = [
     plain((999,)),
     plain((999, 3)),
     deepcache(TEACHER, 3, 2),
-    alternating(spaced_timesteps(SCHEDULE, 12, "logsnr"), -1, "quadratic"),
+    alternating(spaced_places(SCHEDULE, 12, "logsnr"), -1, "quadratic"),
 ]
 STREAMS = st.integers(0, 2**32).map(np.random.default_rng)
 
 
 def check(candidate: Candidate) -> None:
-    assert candidate.timesteps[0] == TEACHER[0] and candidate.actions[0] == FULL
-    assert all(a > b for a, b in zip(candidate.timesteps, candidate.timesteps[1:], strict=False))
-    assert candidate.timesteps[-1] >= 0 and len(candidate.timesteps) == len(candidate.actions)
+    assert candidate.places[0] == TEACHER[0] and candidate.actions[0] == FULL
+    assert all(a > b for a, b in zip(candidate.places, candidate.places[1:], strict=False))
+    assert candidate.places[-1] >= 0 and len(candidate.places) == len(candidate.actions)
     assert all(action.branch is None or -1 <= action.branch < BRANCHES for action in candidate.actions)
 
 
@@ -54,14 +54,14 @@ class TestSpace:
     @pytest.mark.parametrize("parent", PARENTS)
     def test_genes_and_back(self, parent: Candidate) -> None:
         genes = SPACE.encode(parent)
-        assert set(genes) == set(SPACE.distributions) and len(genes) == 24
+        assert set(genes) == set(SPACE.genes) and len(genes) == 24
         for name, gene in genes.items():
-            assert SPACE.distributions[name].low <= gene <= SPACE.distributions[name].high
+            assert gene in SPACE.genes[name]
         assert SPACE.decode(genes) == parent
 
     def test_too_many_steps(self) -> None:
         with pytest.raises(ValueError, match="25 steps do not fit 24 slots"):
-            SPACE.encode(plain(spaced_timesteps(SCHEDULE, 25, "uniform")))
+            SPACE.encode(plain(spaced_places(SCHEDULE, 25, "uniform")))
 
     def test_slots_hold_the_cheapest_alternation(self) -> None:
         assert slots_for(TABLE, 10, 1000) >= 2 * int(10 / 1.01)
@@ -73,7 +73,7 @@ class TestOperators:
     @given(st.sampled_from(PARENTS), STREAMS, st.booleans())
     def test_children_are_valid(self, parent: Candidate, stream: np.random.Generator, plain_only: bool) -> None:
         if plain_only:
-            parent = plain(parent.timesteps)
+            parent = plain(parent.places)
         child = VARIATION.mutate(parent, stream, plain_only)
         check(child)
         assert child.plain or not plain_only
@@ -112,10 +112,9 @@ class TestOperators:
             child = VARIATION.cross(mother, father, np.random.default_rng(seed))
             check(child)
             fulls = [i for i, action in enumerate(father.actions) if action == FULL][1:]
-            cuts = [i for i in fulls if child.timesteps[-(len(father.timesteps) - i) :] == father.timesteps[i:]]
+            cuts = [i for i in fulls if child.places[-(len(father.places) - i) :] == father.places[i:]]
             assert any(
-                set(child.timesteps) - set(father.timesteps[i:])
-                == {t for t in mother.timesteps if t > father.timesteps[i]}
+                set(child.places) - set(father.places[i:]) == {t for t in mother.places if t > father.places[i]}
                 for i in cuts
             )
 
@@ -123,20 +122,20 @@ class TestOperators:
         mother = plain((999, 800, 600))
         father = make_candidate((999, 500, 100), [FULL, Action("full", drop=("unit",)), Action("partial", 0)])
         child = VARIATION.cross(mother, father, np.random.default_rng(0))
-        assert child.timesteps == (999, 800, 600, 500, 100) and child.actions[3:] == father.actions[1:]
+        assert child.places == (999, 800, 600, 500, 100) and child.actions[3:] == father.actions[1:]
 
     def test_shift_keeps_levels_and_counts(self) -> None:
-        parent = alternating(spaced_timesteps(SCHEDULE, 7, "logsnr"), 0, "reuse")
+        parent = alternating(spaced_places(SCHEDULE, 7, "logsnr"), 0, "reuse")
         children = {VARIATION.shift(parent, np.random.default_rng(seed)) for seed in range(10)}
         letters = {"".join(action.kind[0] for action in child.actions) for child in children}
         # fpfpfpf with all but the first moved; partial steps that come first reuse the same
         assert letters == {"ffpfpfp"}
-        assert {child.timesteps for child in children} == {parent.timesteps}
+        assert {child.places for child in children} == {parent.places}
 
     def test_realign_lays_partial_steps_out(self) -> None:
         parent = make_candidate((999, 990, 985, 500, 10), [FULL, *[Action("partial", 0)] * 2, FULL, FULL])
         children = {VARIATION.realign(parent, np.random.default_rng(seed)) for seed in range(10)}
-        logs = [[math.log(SCHEDULE.sigma(t)) for t in child.timesteps] for child in children]
+        logs = [[math.log(SCHEDULE.sigma(t)) for t in child.places] for child in children]
         shares = sorted(round((row[0] - row[2]) / (row[0] - row[3]), 2) for row in logs)
         assert shares == pytest.approx([1 / 3, 2 / 3], abs=0.02)  # front, even
         assert all(child.actions == parent.actions for child in children)
@@ -151,11 +150,11 @@ class TestOperators:
             assert abs(len(child.actions) - len(parent.actions)) <= 1
 
     def test_densify_fills_every_gap_or_about_half(self) -> None:
-        parent = plain(spaced_timesteps(SCHEDULE, 8, "logsnr"))
+        parent = plain(spaced_places(SCHEDULE, 8, "logsnr"))
         fullest = max(
             (VARIATION.densify(parent, np.random.default_rng(seed)) for seed in range(20)), key=lambda c: len(c.actions)
         )
-        assert set(parent.timesteps) < set(fullest.timesteps)
+        assert set(parent.places) < set(fullest.places)
         assert sum(action.kind == "partial" for action in fullest.actions) >= 7
 
 

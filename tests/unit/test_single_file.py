@@ -19,12 +19,13 @@ from flexiffusion.schedule import FULL, Action
 from flexsearch.models import single_file
 from flexsearch.models.assets import ASSETS
 from flexsearch.models.costs import count_macs
+from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.ldm_keys import FAMILIES, UNET, VAE, CheckpointShape, FamilyName, TextShape, open_clip_tensors
 from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
 from flexsearch.models.noise import initial_noise
 from flexsearch.models.prediction import METADATA_KEY
-from flexsearch.sampling.trajectory import Recipe, sample
+from flexsearch.sampling.solvers import draw
 from tools.make_random_checkpoint import checkpoint_shape, random_tensors, write
 
 NAMES: tuple[FamilyName, ...] = ("sd15", "sd21", "sdxl")
@@ -88,12 +89,15 @@ class TestRecognition:
     def test_zero_terminal_snr_by_its_marker(self, files: dict[str, Path], tmp_path: Path) -> None:
         marks = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
         model = load_model(str(changed(files["sd15"], tmp_path / "z.safetensors", **marks)), "cpu", size=(64, 64))
-        usual = load_model(str(files["sd15"]), "cpu").schedule
-        assert model.schedule.sigma(999) == pytest.approx(4518.8, rel=1e-3) and usual.sigma(999) < 15
-        assert model.schedule.sigma(0) == pytest.approx(usual.sigma(0), rel=1e-3)
+        usual = load_model(str(files["sd15"]), "cpu").levels
+        assert model.levels.sigma(999) == pytest.approx(4518.8, rel=1e-3) and usual.sigma(999) < 15
+        assert model.levels.sigma(0) == pytest.approx(usual.sigma(0), rel=1e-3)
         for solver in ("dpmpp_2m", "ddim"):
-            made = sample(
-                model, Recipe(solver, 2.0), initial_noise(0, [0], (4, 8, 8)), model.encode(["a"]), (999, 500, 100)
+            made = draw(
+                ModelDenoiser(model, model.encode(["a"]), 2.0),
+                solver,
+                initial_noise(0, [0], (4, 8, 8)),
+                (999, 500, 100),
             )
             assert made.latents.isfinite().all() and made.latents.std() < 100
 
@@ -265,11 +269,10 @@ class TestConditioning:
     @pytest.mark.parametrize("name", NAMES)
     def test_a_partial_schedule_samples(self, name: str, models: dict[str, DiffusionModel]) -> None:
         model = models[name]
-        made = sample(
-            model,
-            Recipe("dpmpp_2m", model.default_guidance),
+        made = draw(
+            ModelDenoiser(model, model.encode(["a cat", "a dog"]), model.default_guidance),
+            "dpmpp_2m",
             initial_noise(0, range(2), model.latent_shape),
-            model.encode(["a cat", "a dog"]),
             (999, 700, 400, 100),
             (FULL, Action("partial", 2), FULL, Action("partial", 0, "linear")),
         )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from torch import Tensor
 
-from flexiffusion.noise import NoiseSchedule, spaced_timesteps
-from flexsearch.sampling.solvers import SOLVERS, SolverName, adams_bashforth, make_solver
+from flexiffusion.noise import NoiseLevels, initial_scale, spaced_places
+from flexiffusion.solver import adams_bashforth, dpmpp_2m_weights
+from flexsearch.models.denoiser import clean
+from flexsearch.sampling.solvers import SOLVERS, solver_maker
 
 CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ABAR = DDIMScheduler(**CONFIG).alphas_cumprod
-SCHEDULE = NoiseSchedule(tuple(ABAR.double().tolist()))
+SCHEDULE = NoiseLevels.variance_preserving(ABAR.double().tolist())
 SPREAD = 0.5
 NOISE = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -31,17 +34,18 @@ def exact(noise: Tensor, first: int) -> Tensor:
     return noise * SPREAD / (abar * SPREAD**2 + 1 - abar).sqrt()
 
 
-def integrate(name: SolverName, timesteps: tuple[int, ...], prediction: str = "epsilon") -> Tensor:
-    solver = make_solver(name, {**CONFIG, "prediction_type": prediction}, timesteps)
-    state = solver.start(NOISE)
-    for index, timestep in enumerate(timesteps):
-        seen = solver.model_input(state, index)
+def integrate(name: str, timesteps: tuple[int, ...], prediction: str = "epsilon") -> Tensor:
+    sigmas = SCHEDULE.sigmas(timesteps)
+    solver = solver_maker(name, SCHEDULE)(sigmas)
+    state = NOISE * initial_scale(sigmas[0], "vp")
+    for index, (timestep, sigma) in enumerate(zip(timesteps, sigmas, strict=True)):
+        seen = state / math.sqrt(1 + sigma**2)
         output = epsilon(seen, timestep)
         if prediction == "v_prediction":
             abar = ABAR[timestep]
-            clean = (seen - (1 - abar).sqrt() * output) / abar.sqrt()
-            output = abar.sqrt() * output - (1 - abar).sqrt() * clean
-        state = solver.step(output, state, index)
+            x0 = (seen - (1 - abar).sqrt() * output) / abar.sqrt()
+            output = abar.sqrt() * output - (1 - abar).sqrt() * x0
+        state = solver.step(clean(output, state, sigma, prediction), state, index)
     return state
 
 
@@ -51,39 +55,39 @@ def error(result: Tensor, first: int) -> float:
 
 @pytest.mark.parametrize("name", SOLVERS)
 class TestEverySolver:
-    def test_converges_on_even_steps(self, name: SolverName) -> None:
-        few, many = (error(integrate(name, spaced_timesteps(SCHEDULE, n, "logsnr")), 999) for n in (10, 80))
+    def test_converges_on_even_steps(self, name: str) -> None:
+        few, many = (error(integrate(name, spaced_places(SCHEDULE, n, "logsnr")), 999) for n in (10, 80))
         assert many < few / 5 and many < 0.05
 
-    def test_converges_when_steps_are_taken_out(self, name: SolverName) -> None:
+    def test_converges_when_steps_are_taken_out(self, name: str) -> None:
         """Nulls make the steps uneven; a solver that assumed even ones would not converge."""
-        grid = spaced_timesteps(SCHEDULE, 120, "logsnr")
+        grid = spaced_places(SCHEDULE, 120, "logsnr")
         uneven = tuple(t for i, t in enumerate(grid) if i == 0 or i % 5 not in (1, 2))
-        even = spaced_timesteps(SCHEDULE, len(uneven), "logsnr")
+        even = spaced_places(SCHEDULE, len(uneven), "logsnr")
         assert error(integrate(name, uneven), 999) < 3 * error(integrate(name, even), 999) + 1e-3
 
-    def test_prediction_types_agree(self, name: SolverName) -> None:
+    def test_prediction_types_agree(self, name: str) -> None:
         timesteps = (999, 700, 650, 300, 120, 20)
         assert torch.allclose(integrate(name, timesteps), integrate(name, timesteps, "v_prediction"), atol=2e-4)
 
-    def test_one_and_two_steps(self, name: SolverName) -> None:
+    def test_one_and_two_steps(self, name: str) -> None:
         for timesteps in ((999,), (999, 400)):
             assert torch.isfinite(integrate(name, timesteps)).all()
 
     @pytest.mark.parametrize("timesteps", [(), (5, 5), (1, 2)])
-    def test_refuses_lists_that_do_not_fall(self, name: SolverName, timesteps: tuple[int, ...]) -> None:
+    def test_refuses_lists_that_do_not_fall(self, name: str, timesteps: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match="fall strictly"):
-            make_solver(name, CONFIG, timesteps)
+            solver_maker(name, SCHEDULE)(SCHEDULE.sigmas(timesteps))
 
 
 def test_unknown_solver_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="dpmpp_2m"):
-        make_solver("dpm_fast", CONFIG, (3, 2))  # type: ignore[arg-type]
+        solver_maker("dpm_fast", SCHEDULE)
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "uni_pc", "plms"])
-def test_higher_orders_beat_ddim(name: SolverName) -> None:
-    timesteps = spaced_timesteps(SCHEDULE, 20, "logsnr")
+def test_higher_orders_beat_ddim(name: str) -> None:
+    timesteps = spaced_places(SCHEDULE, 20, "logsnr")
     assert error(integrate(name, timesteps), 999) < 0.5 * error(integrate("ddim", timesteps), 999)
 
 
@@ -101,6 +105,41 @@ def test_euler_is_ddim_in_other_coordinates() -> None:
     """Both integrate x / sqrt(abar) over sigma to first order."""
     timesteps = (999, 800, 555, 301, 44)
     assert torch.allclose(integrate("euler", timesteps), integrate("ddim", timesteps), atol=1e-4)
+
+
+def diffusers_solver(kind: str, timesteps: list[int]) -> Any:
+    if kind == "dpmpp_2m":
+        made: Any = DPMSolverMultistepScheduler(**CONFIG, algorithm_type="dpmsolver++", final_sigmas_type="zero")
+    else:
+        made = EulerDiscreteScheduler(**CONFIG, timestep_spacing="leading", final_sigmas_type="zero")
+    made.set_timesteps(timesteps=timesteps)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["dpmpp_2m", "euler"])
+@pytest.mark.parametrize("timesteps", [(999, 800, 600, 400, 200), (999, 990, 600, 580, 570, 44, 3), (999, 17), (500,)])
+def test_the_cores_solvers_are_diffusers_on_random_predictions(kind: str, timesteps: tuple[int, ...]) -> None:
+    stream = torch.Generator().manual_seed(1)
+    sigmas = SCHEDULE.sigmas(timesteps)
+    scheduler, solver = diffusers_solver(kind, list(timesteps)), solver_maker(kind, SCHEDULE)(sigmas)
+    state = NOISE * initial_scale(sigmas[0], "vp")
+    theirs = NOISE * float(scheduler.init_noise_sigma)
+    for index, sigma in enumerate(sigmas):
+        output = torch.randn(NOISE.shape, generator=stream)
+        theirs = scheduler.step(output, scheduler.timesteps[index], theirs, return_dict=False)[0]
+        state = solver.step(clean(output, state, sigma, "epsilon"), state, index)
+    torch.testing.assert_close(state, theirs, rtol=2e-4, atol=2e-4)
+
+
+def test_dpmpp_2m_weights_are_k_diffusions() -> None:
+    """k-diffusion's sample_dpmpp_2m, written out: denoised_d = (1 + 1 / (2 r)) D_i - 1 / (2 r) D_{i-1}."""
+    sigmas = (14.6, 9.0, 3.0, 2.9, 0.4, 0.03)
+    for i, row in enumerate(dpmpp_2m_weights(sigmas)):
+        if i in (0, len(sigmas) - 1):
+            assert row == (1.0,)
+            continue
+        r = math.log(sigmas[i - 1] / sigmas[i]) / math.log(sigmas[i] / sigmas[i + 1])
+        assert row == pytest.approx((1 + 1 / (2 * r), -1 / (2 * r)))
 
 
 class TestAdamsBashforth:

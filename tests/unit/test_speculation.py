@@ -10,16 +10,16 @@ from pool_fixtures import SimulatedCluster
 from search_fixtures import BRANCHES, PRICED, TEACHER, Engine
 from test_driver import METHODS, trials_of
 
+from flexiffusion.search.candidate import Candidate, plain
+from flexiffusion.search.evaluator import Job
+from flexiffusion.search.methods.segments import FlexiffusionMethod
+from flexiffusion.search.objective import Objective
+from flexiffusion.search.paired import Errors
+from flexiffusion.search.racing import Judgement, race
 from flexsearch.engines.pool import Pool, WorkerLost
 from flexsearch.engines.speculation import Synchronous, raced_again
-from flexsearch.metrics.objective import Objective
-from flexsearch.metrics.paired import Errors
 from flexsearch.runs.driver import search
 from flexsearch.runs.optuna_sampler import MethodSampler
-from flexsearch.search.candidate import Candidate, plain
-from flexsearch.search.evaluator import Job
-from flexsearch.search.flexiffusion import FlexiffusionMethod
-from flexsearch.search.racing import Judgement, race
 
 pytestmark = pytest.mark.usefixtures("small_generations")
 LATENT = Objective("latent")

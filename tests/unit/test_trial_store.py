@@ -174,3 +174,13 @@ class TestWhatEndsARunFromOutside:
             folder.write_json("result.json", {"new": True})
         assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
         assert "old" in (tmp_path / "result.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "ü 1"])
+def test_a_run_folder_of_any_name_holds_its_own_database(name: str, tmp_path: Path) -> None:
+    """In the text of a URL these signs mean something else: `a?b` opened a database beside the folder."""
+    settings = Settings(steps=6, speedups=(2.0,))
+    folder = RunFolder.create(tmp_path / name, settings)
+    folder.store(settings)
+    assert (tmp_path / name / "study.db").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]

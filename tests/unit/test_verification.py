@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flexiffusion.schedule import FULL, Cost, Metric, ModelInfo, Sampling, Schedule, Step, StepsPlan
-from flexsearch.metrics.paired import Estimate
+from flexiffusion.search.paired import Estimate
 from flexsearch.report.rows import Row
 from flexsearch.runs.claims import Word, findings, overall, plain_ratios
 

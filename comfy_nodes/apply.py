@@ -1,0 +1,253 @@
+"""A schedule on a MODEL: three keyed wrappers on a clone, one `Run` for every sampling; nothing of the host is patched.
+
+Works through the host's own extension points (`comfy/patcher_extension.py`, since 0.3.47) and imports nothing of the
+host, so it is tested on a stand-in as on the real program:
+
+- OUTER_SAMPLE, once per sampling: the plan is made, null steps leave the list, the run's state comes and goes.
+- PREDICT_NOISE, once per evaluation of the sampler: the noise level decides what the next network calls do.
+- APPLY_MODEL, once per network call: full or partial. (DIFFUSION_MODEL lies inside of what torch.compile traces.)
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..flexiffusion.families import pixels_per_latent
+from ..flexiffusion.fit import misfit, require_fit
+from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, why_not_cut
+from ..flexiffusion.plan import FEWEST_STEPS, Placement, Plan, plan_for
+from ..flexiffusion.presets import Preset
+from ..flexiffusion.run import Run
+from ..flexiffusion.schedule import FULL, Schedule, SegmentsPlan, StepsPlan
+from .samplers import count_note, name_of
+
+KEY = "flexiffusion"
+OUTER_SAMPLE, PREDICT_NOISE, APPLY_MODEL = "outer_sample", "predict_noise", "apply_model"  # WrappersMP of the host
+
+_log = logging.getLogger("flexiffusion")
+
+
+def apply(
+    model: Any,
+    schedule: Schedule | None,
+    mapping: Placement = "position",
+    presets: Iterable[Preset] = (),
+    listener: Callable[[SamplingReport], None] | None = None,
+) -> Any:
+    """A clone of the host's MODEL on which every sampling follows the schedule; one that was applied before gives way.
+
+    schedule: None: every step in full, for the counts and seconds only
+    presets:  what a refusal may offer instead; read only then
+    listener: told the report of every sampling that comes to an end
+
+    Raises:
+        ModelMismatch: the model is a U-Net that the schedule was not made for.
+    """
+    if schedule is not None and why_not_cut(unet := model.get_model_object("diffusion_model")) is None:
+        require_fit(schedule, unet, presets)
+    clone = model.clone()
+    applied = _Applied(schedule, mapping, listener)
+    for kind, wrapper in (
+        (OUTER_SAMPLE, applied.outer_sample),
+        (PREDICT_NOISE, _predict_noise),
+        (APPLY_MODEL, _apply_model),
+    ):
+        clone.remove_wrappers_with_key(kind, KEY)
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    return clone
+
+
+def report_text(schedule: Schedule, reports: Sequence[SamplingReport]) -> str:
+    """What a node hands out: a line for every sampling, then what the user should know."""
+    lines = [report.line for report in reports] or [f"{schedule.name}: nothing was sampled"]
+    return "\n".join([*lines, *dict.fromkeys(note for report in reports for note in report.notes)])
+
+
+def thin(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "position") -> tuple[list[float], Plan]:
+    """The host's noise levels as the schedule wants them, the last entry included, and the plan behind them.
+
+    sigmas: as samplers take them: T levels that are evaluated and the one where the run ends, mostly 0
+    """
+    *levels, end = sigmas
+    plan = _drawn_already(schedule, levels) if mapping == "position" else None
+    if plan is None:
+        plan = plan_for(schedule, levels, mapping, max(end, 0.0))
+    return [*plan.levels, end], plan
+
+
+@dataclass
+class _Sampling:
+    """State of one sampling. Options are copied on their way to the network, objects in them are not."""
+
+    plan: Plan
+    run: Run | None = None
+
+
+class _Applied:
+    """A schedule with where its reports go. Lives as long as the MODEL does, so it has no state of a run."""
+
+    def __init__(
+        self, schedule: Schedule | None, mapping: Placement, listener: Callable[[SamplingReport], None] | None
+    ) -> None:
+        self._schedule = schedule
+        self._mapping = mapping
+        self._listener = listener
+
+    def outer_sample(
+        self, executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        guider = executor.class_obj
+        # as Python numbers, now: uni_pc writes into the tensor
+        given = [float(sigma) for sigma in sigmas]
+        wanted, plan, notes = self._decide(guider, noise, sampler, given)
+        for note in notes:
+            _log.warning("%s", note)
+        if wanted != given:
+            sigmas = torch.tensor(wanted, dtype=sigmas.dtype, device=sigmas.device)
+        options = guider.model_options.setdefault("transformer_options", {})
+        sampling = options[KEY] = _Sampling(plan)
+        try:
+            result = executor(noise, latent, sampler, sigmas, *args, **kwargs)
+            if isinstance(result, Tensor):
+                result.flatten()[:1].tolist()  # waits for the device, so that the seconds are right
+            return result
+        finally:
+            options.pop(KEY, None)
+            if sampling.run is not None:
+                sampling.run.close()
+                name = None if self._schedule is None else self._schedule.name
+                self._tell(SamplingReport(name, sampling.run.report, len(given) - 1, tuple(notes)))
+
+    def _tell(self, report: SamplingReport) -> None:
+        note = nothing_saved(report.schedule or "", report.report)
+        if note:
+            _log.warning("%s", note)
+            report = replace(report, notes=(*report.notes, note))
+        _log.info("%s", report.line)
+        if self._listener is not None:
+            self._listener(report)
+
+    def _decide(
+        self, guider: Any, noise: Tensor, sampler: Any, given: list[float]
+    ) -> tuple[list[float], Plan, list[str]]:
+        """The list to sample, its plan, and what to tell the user before."""
+        schedule, levels = self._schedule, given[:-1]
+        everything = full_plan(levels)
+        if schedule is None:
+            return given, everything, []
+        model = guider.model_patcher.model
+        unet, notes = model.diffusion_model, []
+        cuttable = why_not_cut(unet) is None
+        if not cuttable and isinstance(schedule.plan, StepsPlan):
+            note = f"{schedule.name}: {type(unet).__name__} is not a U-Net and has no use for a U-Net's noise levels"
+            return given, everything, [f"{note}; every step runs in full"]
+        if self._mapping == "level" and schedule.levels is None and isinstance(schedule.plan, SegmentsPlan):
+            schedule = replace(schedule, levels=_even_levels(model.model_sampling, schedule.plan.total_steps))
+        wanted, plan = thin(schedule, given, self._mapping)
+        if not cuttable:
+            plan = in_full(plan)
+            notes.append(f"{schedule.name}: {type(unet).__name__} is not a U-Net; only its null steps act")
+        Run(unet, plan).close()  # refuses before anything is sampled
+        if plan.warning:
+            notes.append(plan.warning)
+        if len(levels) < FEWEST_STEPS:
+            notes.append(f"no gain is to be expected of {len(levels)} steps: they are sampled as ever")
+            return wanted, plan, notes
+        notes += _notes(self._schedule, guider, noise, sampler, levels if self._mapping == "position" else None)
+        fulls = sum(action == FULL for action in plan.actions)
+        if fulls >= len(levels):
+            notes.append(
+                f"{schedule.name} has no effect here: every step runs in full"
+                if fulls == len(plan.actions) and wanted == given
+                else f"{schedule.name} runs {fulls} full steps, the sampler alone {len(levels)}: nothing is gained here"
+            )
+        return wanted, plan, notes
+
+
+def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels: Sequence[float] | None) -> list[str]:
+    """What the user should know before sampling. levels: where they should be those that segments were made on."""
+    pixels = pixels_per_latent(schedule.model.family)
+    size = (noise.shape[-1] * pixels, noise.shape[-2] * pixels) if noise.ndim == 4 else None
+    differs = misfit(
+        schedule,
+        sampler=name_of(sampler),
+        cfg=getattr(guider, "cfg", None),
+        size=size,
+        prediction=_prediction(guider.model_patcher.model),
+        levels=levels if isinstance(schedule.plan, SegmentsPlan) else None,
+    )
+    checkpoint = schedule.model.sha256 and (
+        f"{schedule.name} was searched on the checkpoint with SHA-256 {schedule.model.sha256[:12]}...; "
+        "this host does not tell which one is loaded. On another one its quality was not measured"
+    )
+    options = guider.model_options.get("transformer_options", {})
+    name = type(options.get("easycache")).__name__.removesuffix("Holder")  # LazyCache uses the same key
+    cache = "easycache" in options and (
+        f"{name} is on the same model: it leaves out network calls that the schedule counts on, so partial steps "
+        "fall back to full ones. Use one of both"
+    )
+    return [note for note in (differs, checkpoint, count_note(sampler), cache) if note]
+
+
+def _predict_noise(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Any:
+    options = executor.class_obj.model_options.get("transformer_options", {})
+    sampling: _Sampling | None = options.get(KEY)
+    if sampling is not None and sampling.plan.levels:
+        if sampling.run is None:
+            # now and not before: other nodes may put modules into the network when sampling begins
+            sampling.run = Run(executor.class_obj.model_patcher.model.diffusion_model, sampling.plan)
+        sigma = float(timestep.flatten()[0])
+        # a sampler that looks at the picture itself, noise level 0, is at the end of the list
+        sampling.run.evaluate(sigma if 0 < sigma < math.inf else sampling.plan.levels[-1])
+    return executor(x, timestep, *args, **kwargs)
+
+
+def _apply_model(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    options = next((value for value in (*args, *kwargs.values()) if isinstance(value, dict) and KEY in value), {})
+    sampling: _Sampling | None = options.get(KEY)
+    if sampling is None or sampling.run is None:
+        return executor(x, *args, **kwargs)
+    return sampling.run(lambda: executor(x, *args, **kwargs), x, _chunks(options))
+
+
+def _chunks(options: dict[str, Any]) -> tuple[Hashable, ...]:
+    """Conditioning identity of each equal slice of the batch, in the batch's order."""
+    sides, identities = options.get("cond_or_uncond"), options.get("uuids")
+    if not sides or not identities or len(sides) != len(identities):
+        return (0,)
+    return tuple(zip(sides, identities, strict=True))
+
+
+def _drawn_already(schedule: Schedule, levels: Sequence[float]) -> Plan | None:
+    """The plan where the null steps have left the list before ("Schedule Sigmas"): as many levels as are evaluated."""
+    if isinstance(schedule.plan, StepsPlan) or len(levels) == schedule.plan.total_steps:
+        return None
+    actions = [action for action in schedule.plan.actions() if action.kind != "null"]
+    falling = all(0 < low < high < math.inf for high, low in itertools.pairwise(levels))
+    if len(actions) != len(levels) or len(levels) < FEWEST_STEPS or not falling:
+        return None
+    warning = (
+        f"{schedule.name}: the list has no null steps left; the {len(levels)} evaluated steps are taken as they are"
+    )
+    return Plan(tuple(levels), (FULL, *actions[1:]), 0, warning)
+
+
+def _even_levels(model_sampling: Any, count: int) -> tuple[float, ...]:
+    """`count` noise levels even in the model's time, from its highest one: what a schedule without levels means."""
+    return (
+        float(model_sampling.sigma_max),
+        *(float(model_sampling.percent_to_sigma(i / count)) for i in range(1, count)),
+    )
+
+
+def _prediction(model: Any) -> str | None:
+    kind = getattr(getattr(model, "model_type", None), "name", "")
+    return {"EPS": "epsilon", "V_PREDICTION": "v_prediction"}.get(kind)

@@ -1,0 +1,93 @@
+"""What the doors into hosts share: can a network be cut, plans that save nothing, the report of a sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from .errors import ModelMismatch
+from .layout import find_layout
+from .plan import Plan
+from .run import Report
+from .schedule import FULL
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingReport:
+    """What one sampling really did.
+
+    schedule: its name; None: every step was to run in full
+    report:   counts and seconds, of all networks that took part
+    steps:    levels of the host's own list, before the schedule
+    notes:    what the user should know, in sentences
+    """
+
+    schedule: str | None
+    report: Report
+    steps: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> str:
+        """Without seconds: "full 12, partial 8, null 10, misses 0", and "dropped units 40" where there are any."""
+        report = self.report
+        dropped = f", dropped units {report.dropped}" if report.dropped else ""
+        return f"full {report.full}, partial {report.partial}, null {report.null}, misses {report.misses}{dropped}"
+
+    @property
+    def line(self) -> str:
+        """One line for a log: the schedule's name and what was run."""
+        return f"{self.schedule or 'no schedule'}: {self}"
+
+    def __str__(self) -> str:
+        speedup = self.report.speedup(self.steps)
+        estimate = "no full step to estimate a speed-up from" if speedup is None else f"estimated {speedup:.2f}x"
+        return f"{self.report}; {estimate} against {self.steps} full steps"
+
+
+def why_not_cut(network: nn.Module) -> str | None:
+    """Why a network cannot run partial steps; None: it can."""
+    try:
+        find_layout(network)
+    except ModelMismatch as error:
+        return str(error)
+    return None
+
+
+def full_plan(levels: Sequence[float]) -> Plan:
+    """Every level in full."""
+    return Plan(tuple(levels), (FULL,) * len(levels), 0)
+
+
+def in_full(plan: Plan) -> Plan:
+    """The same levels, every one in full: what is left of a plan on a network that cannot be cut."""
+    return replace(plan, actions=(FULL,) * len(plan.actions))
+
+
+def nothing_saved(schedule: str, report: Report) -> str | None:
+    """A sentence where partial steps were planned and not one could run in part; None elsewhere."""
+    if report.misses and not report.partial:
+        return f"{schedule}: not one step could run in part, so nothing was saved by partial steps; the log says why"
+    return None
+
+
+def total(reports: Sequence[Report], nulls: int) -> Report:
+    """What several networks ran one after the other in one sampling, such as a model and its refiner.
+
+    nulls: noise levels that were taken out of the sampler's list, once for all networks
+    """
+    full_seconds = [report.full_seconds for report in reports if report.full_seconds is not None]
+    return Report(
+        full=sum(report.full for report in reports),
+        partial=sum(report.partial for report in reports),
+        null=nulls,
+        misses=sum(report.misses for report in reports),
+        seconds=sum(report.seconds for report in reports),
+        cache_bytes=max((report.cache_bytes for report in reports), default=0),
+        evaluations=sum(report.evaluations for report in reports),
+        levels=max((report.levels for report in reports), default=0),
+        full_seconds=max(full_seconds, default=None),
+        dropped=sum(report.dropped for report in reports),
+    )

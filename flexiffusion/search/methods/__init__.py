@@ -1,0 +1,1 @@
+"""Search methods: what is evaluated next, given what was evaluated so far."""

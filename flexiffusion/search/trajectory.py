@@ -1,0 +1,137 @@
+"""Run one schedule over a batch of images: the sampling loop of teacher and candidates alike."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..noise import initial_scale
+from ..plan import Plan
+from ..run import Run
+from ..schedule import FULL, Action
+from ..solver import SolverMaker
+from .denoiser import Denoiser
+from .devices import clock, out_of_memory, release
+from .prefixes import Prefixes, State
+
+_log = logging.getLogger("flexiffusion")
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What sampling gave. `states` (when asked for) are the solver's states at each step: (steps, n, C, H, W)."""
+
+    latents: Tensor  # (n, C, H, W) float32 on the CPU
+    seconds: float  # wall time of the whole loop
+    denoiser_seconds: float  # the part of it inside the denoiser
+    misses: int
+    calls: int  # network calls that were made, of one image each; guidance counts as one
+    states: Tensor | None = None
+    batch: int = 0  # images sampled together in the end: fewer than asked for where memory ran out
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What all batches of a trajectory share."""
+
+    denoiser: Denoiser
+    solver: SolverMaker
+    places: tuple[int, ...]
+    plan: Plan
+    keep_states: bool
+    prefixes: Prefixes | None
+
+
+@torch.inference_mode()
+def sample(
+    denoiser: Denoiser,
+    solver: SolverMaker,
+    noise: Tensor,
+    places: Sequence[int],
+    actions: Sequence[Action] | None = None,
+    *,
+    origin: int = 0,
+    batch: int = 64,
+    keep_states: bool = False,
+    prefixes: Prefixes | None = None,
+) -> Trajectory:
+    """Integrate from `noise` (n, C, H, W) over `places` (falling), doing `actions` (all full when None).
+
+    `origin` is the number of the first image in the denoiser's set. Images go through in batches of `batch`, so the
+    result for an image does not depend on how many there are (beyond the last, smaller batch). A batch that does not
+    fit into memory is halved, and sampled again. The first action must be full. With `prefixes` it goes on from states
+    that earlier schedules left there for the same images; the result is bitwise the same.
+
+    Raises MemoryError when not even one image fits.
+    """
+    plan = Plan(levels=denoiser.levels.sigmas(places), actions=tuple(actions or [FULL] * len(places)), nulls=0)
+    course = _Course(denoiser, solver, tuple(places), plan, keep_states, prefixes)
+    parts: list[Trajectory] = []
+    started, first = time.perf_counter(), 0
+    while first < len(noise):
+        part: Trajectory | None = None
+        try:
+            part = _sample_batch(course, noise[first : first + batch], origin + first)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        if part is None:  # outside of the handler, whose traceback holds on to what the batch had made
+            if prefixes is not None:
+                prefixes.clear()
+            release(denoiser.device)
+            batch = halved(batch)
+            continue
+        first += batch
+        parts.append(part)
+    return Trajectory(
+        latents=torch.cat([part.latents for part in parts]),
+        seconds=time.perf_counter() - started,
+        denoiser_seconds=sum(part.denoiser_seconds for part in parts),
+        misses=sum(part.misses for part in parts),
+        calls=sum(part.calls for part in parts),
+        states=torch.cat([part.states for part in parts if part.states is not None], dim=1) if keep_states else None,
+        batch=batch,
+    )
+
+
+def _sample_batch(course: _Course, noise: Tensor, origin: int) -> Trajectory:
+    denoiser, places, plan, prefixes = course.denoiser, course.places, course.plan, course.prefixes
+    solver = course.solver(plan.levels)
+    # The solver works in float32 whatever the network's precision, as the hosts' samplers do.
+    state = noise.to(denoiser.device) * initial_scale(plan.levels[0], denoiser.levels.kind)
+    states, inside, begin = [], 0.0, 0
+    steps, images = list(zip(places, plan.actions, strict=True)), slice(origin, origin + len(noise))
+    batch = (origin, len(noise))
+    with Run(denoiser.network, plan) as run:
+        if prefixes is not None and not course.keep_states:
+            begin, known = prefixes.find(batch, steps)
+            if known is not None:
+                state = known.latents
+                solver.recall(known.history)
+                run.go_on(known.features)
+        for index, place in enumerate(places[begin:], begin):
+            if prefixes is not None and index > begin and plan.actions[index].kind == "full":
+                prefixes.keep(batch, steps[:index], place, State(state, solver.history(), run.features()))
+            if course.keep_states:
+                states.append(state.cpu())
+            run.evaluate(plan.levels[index])
+            began = clock(denoiser.device)
+            denoised = denoiser(state, place, images, run)
+            inside += clock(denoiser.device) - began
+            state = solver.step(denoised, state, index)
+        misses = run.report.misses
+    calls = (len(places) - begin) * len(noise)
+    return Trajectory(state.cpu(), 0.0, inside, misses, calls, torch.stack(states) if states else None)
+
+
+def halved(batch: int) -> int:
+    """What to try after a batch did not fit into memory. Raises MemoryError after a batch of one image."""
+    if batch == 1:
+        raise MemoryError("not even one image fits into memory")
+    _log.warning("out of memory at %d images together; going on with %d", batch, batch // 2)
+    return batch // 2

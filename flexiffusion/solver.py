@@ -1,0 +1,145 @@
+"""Solvers as tables of weights: every explicit linear multistep solver in data prediction is one.
+
+States y are scaled so that the update is the same for every model: y = x / alpha for variance-preserving models (the
+sample of k-diffusion), y = x for flow models. With D_i the guided prediction of the clean sample at step i and r =
+sigma' / sigma the ratio of the level to come and the present one,
+
+    y' = r y + (1 - r) sum_j w_j D_{i-j}
+
+Euler, which is DDIM (arXiv 2010.02502, eq. 12 with eta 0), has w = (1). DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2)
+has w = (1 + c, -c) with c = h_i / (2 h_{i-1}) and h = -log r. The last step goes to zero noise (r = 0) in first order,
+as k-diffusion's samplers do, so that hosts and this library agree.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Weights = tuple[tuple[float, ...], ...]  # of each step, newest prediction first
+
+
+class Solver(Protocol):
+    """The integrator of one trajectory. It holds the solver's memory, so make a new one for each trajectory."""
+
+    def step(self, denoised: Tensor, state: Tensor, index: int) -> Tensor:
+        """The prediction of the clean sample and the state at step `index` -> the state at the level to come.
+
+        All are (n, C, H, W) float32; after the last level comes zero noise.
+        """
+
+    def history(self) -> dict[str, Any]:
+        """What it remembers of past steps, for a solver over a list that begins with the same levels."""
+
+    def recall(self, history: Mapping[str, Any]) -> None:
+        """Go on from there."""
+
+
+SolverMaker = Callable[[Sequence[float]], Solver]
+"""Makes the solver of one trajectory over sigmas that fall strictly; zero noise, which follows, is not among them."""
+
+
+class Multistep:
+    """The solver with given weights, one row a step. Steps of the row length read that many past predictions.
+
+    Raises ValueError where sigmas do not fall strictly, are not positive, or have not one row of weights each.
+    """
+
+    def __init__(self, sigmas: Sequence[float], weights: Weights) -> None:
+        check_falling(sigmas)
+        if len(weights) != len(sigmas):
+            raise ValueError(f"{len(weights)} rows of weights for {len(sigmas)} steps: give one for each")
+        self.sigmas = (*sigmas, 0.0)
+        self.weights = weights
+        self.span = max(len(row) for row in weights)
+        self.past: tuple[Tensor, ...] = ()  # predictions, newest first
+
+    def step(self, denoised: Tensor, state: Tensor, index: int) -> Tensor:
+        self.past = (denoised, *self.past)[: self.span]
+        ratio = self.sigmas[index + 1] / self.sigmas[index]
+        result = state * ratio if ratio else torch.zeros_like(state)
+        for weight, prediction in zip(self.weights[index], self.past, strict=False):
+            result = result.add_(prediction, alpha=(1 - ratio) * weight)
+        return result
+
+    def history(self) -> dict[str, Any]:
+        return {"past": list(self.past)}
+
+    def recall(self, history: Mapping[str, Any]) -> None:
+        self.past = tuple(history["past"])
+
+
+class Plms:
+    """Pseudo linear multistep (PNDM, arXiv 2202.09778, eqs. 9 and 12), Adams-Bashforth weights for uneven steps.
+
+    It averages noise predictions over `times` (training timesteps, or any time in which the steps are even for the
+    classical weights). The order rises 1, 2, 3, 4 with the memory, one network call a step, where PNDM spends a second
+    call on the first step. Eq. 9 in scaled states is y' = y + (sigma' - sigma) epsilon.
+    """
+
+    order = 4
+
+    def __init__(self, sigmas: Sequence[float], times: Sequence[float]) -> None:
+        check_falling(sigmas)
+        self.sigmas = (*sigmas, 0.0)
+        self.times = tuple(times)
+        self.past: tuple[Tensor, ...] = ()  # noise predictions, newest first
+
+    def step(self, denoised: Tensor, state: Tensor, index: int) -> Tensor:
+        epsilon = (state - denoised) / self.sigmas[index]
+        self.past = (epsilon, *self.past)[: self.order]
+        if index + 1 == len(self.times):
+            return denoised
+        nodes = self.times[max(0, index + 1 - len(self.past)) : index + 1]
+        slope = torch.zeros_like(state)
+        for weight, past in zip(reversed(adams_bashforth(nodes, self.times[index + 1])), self.past, strict=True):
+            slope.add_(past, alpha=weight)
+        return state + (self.sigmas[index + 1] - self.sigmas[index]) * slope
+
+    def history(self) -> dict[str, Any]:
+        return {"past": list(self.past)}
+
+    def recall(self, history: Mapping[str, Any]) -> None:
+        self.past = tuple(history["past"])
+
+
+def euler(sigmas: Sequence[float]) -> Multistep:
+    """Euler's method on the probability flow equation, the same as DDIM with eta 0."""
+    return Multistep(sigmas, ((1.0,),) * len(sigmas))
+
+
+def dpmpp_2m(sigmas: Sequence[float]) -> Multistep:
+    """DPM-Solver++ 2M with the true, uneven step sizes."""
+    return Multistep(sigmas, dpmpp_2m_weights(sigmas))
+
+
+def dpmpp_2m_weights(sigmas: Sequence[float]) -> Weights:
+    """The weights of DPM-Solver++ 2M over sigmas that fall strictly; first order at the first step and the last."""
+    rows: list[tuple[float, ...]] = [(1.0,)]
+    for before, here, after in zip(sigmas, sigmas[1:], sigmas[2:], strict=False):
+        c = math.log(here / after) / (2 * math.log(before / here))
+        rows.append((1 + c, -c))
+    return (*rows, (1.0,))[: len(sigmas)]
+
+
+def adams_bashforth(nodes: Sequence[float], following: float) -> list[float]:
+    """Weights of the slopes at `nodes` (oldest first) in the mean slope over [nodes[-1], following].
+
+    Exact for polynomials of degree < len(nodes); on even nodes the classical weights, e.g. (-9, 37, -59, 55) / 24.
+    """
+    step = following - nodes[-1]
+    scaled = torch.tensor([(node - nodes[-1]) / step for node in nodes], dtype=torch.float64)
+    powers = torch.stack([scaled**p for p in range(len(nodes))])  # row p holds node**p
+    moments = torch.tensor([1 / (p + 1) for p in range(len(nodes))], dtype=torch.float64)  # mean of s**p over [0, 1]
+    return [float(weight) for weight in torch.linalg.solve(powers, moments)]
+
+
+def check_falling(sigmas: Sequence[float]) -> None:
+    """Raises ValueError for a list that is empty, does not fall strictly, or is not positive and finite."""
+    if not sigmas or any(a <= b for a, b in itertools.pairwise(sigmas)) or not 0 < sigmas[-1] <= sigmas[0] < math.inf:
+        raise ValueError(f"noise levels must fall strictly, be positive and finite, and not be empty: {list(sigmas)}")

@@ -1,0 +1,51 @@
+"""What a file without the U-Net of a checkpoint is instead, in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from flexsearch.models.ldm_keys import VAE
+
+# What only one kind of file has in its tensors' names, and what it is; the first that fits counts.
+_ADAPTERS = (
+    (r"lora_unet_|lora_te\d?_|\.lora_(up|down|A|B)\.", "a LoRA"),
+    (r"\.hada_w1_a|\.lokr_w1|\.oft_blocks|\.oft_diag", "a LyCORIS (LoHa, LoKr or OFT)"),
+    (r"control_model\.|controlnet_cond_embedding\.|input_hint_block\.", "a ControlNet"),
+)
+_UNET_ALONE = r"(^|\.)input_blocks\.0\.0\.weight$"
+_NETWORKS = (
+    (r"motion_modules\.", "an AnimateDiff motion module"),
+    (r"ip_adapter\.|image_proj\.", "an IP-Adapter"),
+    (r"(^|\.)((double|single|joint)_blocks\.|blocks\.0\.attn|transformer_blocks\.0\.attn\.)|adaLN_mod",
+     "a diffusion transformer (Flux, SD3 or alike), which has no skips to cut at"),
+    (r"down_blocks\.0\.", "one part of a diffusers pipeline"),
+)  # fmt: skip
+_EMBEDDINGS = {"emb_params", "string_to_param", "clip_l", "clip_g"}  # whole names
+
+
+def what_else(names: Iterable[str]) -> str:
+    """What a file without an LDM U-Net under its usual name is: "it is ..."."""
+    names = list(names)
+    if _EMBEDDINGS.intersection(names):
+        return "it is a textual inversion embedding, not a checkpoint"
+    if kind := _kind(_ADAPTERS, names):
+        return kind
+    if any(name.startswith("model_ema.") for name in names):
+        return "of its U-Net it holds the EMA copy only (model_ema.*), which is not read"
+    if any(re.search(_UNET_ALONE, name) for name in names):
+        return "it is a U-Net alone, without text encoder and VAE"
+    if kind := _kind(_NETWORKS, names):
+        return kind
+    if all(name.startswith((VAE, "encoder.", "decoder.", "quant_conv", "post_quant_conv")) for name in names):
+        return "it is a VAE, not a checkpoint"
+    if any("text_model." in name or "resblocks." in name for name in names):
+        return "it is a text encoder, not a checkpoint"
+    return f"it is no checkpoint that is known here (it holds {min(names)!r})"
+
+
+def _kind(kinds: Iterable[tuple[str, str]], names: list[str]) -> str | None:
+    for pattern, kind in kinds:
+        if any(re.search(pattern, name) for name in names):
+            return f"it is {kind}" if "," in kind else f"it is {kind}, not a checkpoint"
+    return None

@@ -1,0 +1,79 @@
+"""The planner's tables of a model, kept in a run's folder or in the cache: measured once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from flexiffusion.search import macro_steps
+from flexiffusion.search.macro_steps import Tables
+from flexsearch.models.denoiser import ModelDenoiser
+from flexsearch.models.model import DiffusionModel
+from flexsearch.sampling.references import ImageSet
+from flexsearch.sampling.solvers import SamplerSettings, solver_maker
+from flexsearch.whole_file import whole_file
+
+
+def known_or_measured(
+    model: DiffusionModel,
+    sampling: SamplerSettings,
+    images: ImageSet,
+    folder: Path,
+    batch: int,
+    progress: Callable[[], None] = lambda: None,
+) -> Tables:
+    """The tables over an image set, from `folder` if they are there, else measured and kept.
+
+    `progress` is told after each level of each batch, or as often at once.
+    """
+    determines = {
+        "model": model.sha256,
+        "prediction": model.noise_config,
+        "zero_negative": model.zero_negative,
+        "size": model.image_size,
+        "dtype": str(model.dtype),
+        "sampling": asdict(sampling),
+        "images": asdict(images),
+        "grid": macro_steps.grid_of(model.levels),
+        "kinds": [asdict(kind) for kind in macro_steps.MACRO_STEPS],
+        "reach": macro_steps.REACH,
+        "version": 4,
+    }
+    key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / f"tables-{key}.safetensors"
+    if path.exists():
+        try:
+            tables = load(path)
+        except (SafetensorError, KeyError):
+            path.unlink()  # half written by a machine that went down: it is made again
+        else:
+            for _ in range(len(tables.grid) * math.ceil(images.count / batch)):
+                progress()
+            return tables
+    denoiser = ModelDenoiser(model, images.conditioning(model), sampling.guidance)
+    maker = solver_maker(sampling.solver, model.levels)
+    tables = macro_steps.measure(denoiser, maker, images.noise(model), batch, progress)
+    save(path, tables)
+    return tables
+
+
+def save(path: Path, tables: Tables) -> None:
+    """Whole or not at all."""
+    arrays = {"grid": np.array(tables.grid), "errors": tables.errors, "gains": tables.gains}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as draft:
+        save_file({**arrays, "calls": np.array(tables.calls)}, draft)
+
+
+def load(path: Path) -> Tables:
+    """The inverse of `save`."""
+    arrays = load_file(path)
+    return Tables(tuple(arrays["grid"].tolist()), arrays["errors"], arrays["gains"], tuple(arrays["calls"].tolist()))

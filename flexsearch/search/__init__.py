@@ -1,1 +1,0 @@
-"""Candidates and how better ones are found."""
