@@ -161,7 +161,8 @@ def test_features_are_computed_where_their_module_is() -> None:
 
 def test_the_runs_features_are_on_the_models_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(Settings(steps=6, speedups=(2.0,)), tmp_path)
+    device = session.model.device
     moved: list[object] = []
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: moved.append(device) or module)
     _ = session.features
-    assert moved == [session.model.device]
+    assert moved == [device]
