@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexiffusion.schedule import (
-    FULL,
-    Action,
-    Layout,
-    ModelInfo,
-    Predictor,
-    Sampling,
-    Schedule,
-    Segment,
-    SegmentsPlan,
-    Step,
-    StepsPlan,
-)
+from flexiffusion.facts import ModelInfo, Sampling
+from flexiffusion.schedule import FULL, Action, Layout, Predictor, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 
 
 def segments(drawn: str, branch: int = 1, predictor: Predictor = "reuse", layout: Layout = "front") -> SegmentsPlan:
