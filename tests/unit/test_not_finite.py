@@ -34,8 +34,8 @@ INFINITE = np.where(np.arange(16) == 3, np.inf, FINE)
 
 def row(kind: str, speedup: float | None, images: np.ndarray, fid: float = 0.5) -> Row:
     key = "latent/teacher"
-    return Row(kind, kind, speedup, 6, 0, 6.0, 1e9, 5.0, 0.1, 4.0, {key: estimate(images)},
-               {key: tuple(images.tolist())}, fid, 16)  # type: ignore[arg-type]  # fmt: skip
+    return Row(kind, kind, speedup, 6, 0, 6.0, 1e9, 5.0, 0.1, 4.0, {key: estimate(images)}, fid, 16,
+               image_errors={key: tuple(images.tolist())})  # type: ignore[arg-type]  # fmt: skip
 
 
 ROWS = (row("teacher", None, FINE), row("found", 5.0, BAD, math.inf), row("plain", 5.0, FINE),
