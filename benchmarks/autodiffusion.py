@@ -28,12 +28,13 @@ from benchmarks.searches import searched
 from flexiffusion.noise import Spacing, spaced_places
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.objective import ErrorName
+from flexsearch.choices import MethodName
 from flexsearch.metrics.features import BundledFeatures, extract
 from flexsearch.metrics.real_fid import RealFid, statistics_of, write_statistics
 from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.runs.final_table import choose, described
 from flexsearch.runs.session import Session
-from flexsearch.runs.settings import MethodName, Settings
+from flexsearch.runs.settings import Settings
 from flexsearch.sampling.references import ImageSet
 from flexsearch.sampling.solvers import SamplerSettings, draw
 from flexsearch.whole_file import whole_file

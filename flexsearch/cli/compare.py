@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
 from flexsearch.cli.options import IMAGES, MODEL, with_options
+from flexsearch.cli.places import require_file
 
 
 @click.command(cls=Command)
@@ -26,8 +28,12 @@ from flexsearch.cli.options import IMAGES, MODEL, with_options
 @with_options(IMAGES)
 @click.option("--png", "picture", metavar="OUT", help="Write the pictures, teacher above.")
 @output.json_option
-def compare(files: tuple[str, ...], **options: Any) -> None:
+def compare(files: tuple[str, ...], picture: str | None, **options: Any) -> None:
     """Measure schedules of one teacher beside fewer plain steps and DeepCache at the cost of each."""
+    if picture is not None:
+        require_file("--png", Path(picture))
     from flexsearch.cli.judging import judge
+    from flexsearch.cli.quiet import quiet
 
-    judge(files, rivals=True, **options)
+    quiet()
+    judge(files, rivals=True, picture=picture, **options)

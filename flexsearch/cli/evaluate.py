@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
 from flexsearch.cli.options import IMAGES, MODEL, with_options
+from flexsearch.cli.places import require_file
 
 
 @click.command(cls=Command)
@@ -18,8 +20,12 @@ from flexsearch.cli.options import IMAGES, MODEL, with_options
 @with_options(IMAGES)
 @click.option("--png", "picture", metavar="OUT", help="Write the pictures, teacher above.")
 @output.json_option
-def evaluate(file: str, **options: Any) -> None:
+def evaluate(file: str, picture: str | None, **options: Any) -> None:
     """Measure the schedule in FILE against its full-length teacher: errors, relative FID, speed-up."""
+    if picture is not None:
+        require_file("--png", Path(picture))
     from flexsearch.cli.judging import judge
+    from flexsearch.cli.quiet import quiet
 
-    judge([file], rivals=False, **options)
+    quiet()
+    judge([file], rivals=False, picture=picture, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ import click
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
 from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, with_options
+from flexsearch.cli.places import require_folder
 
 
 @click.command(cls=Command)
@@ -29,6 +31,10 @@ def plan(profile_file: str | None, out: str | None, prompts_file: str | None, **
     The first plan of a model measures its tables (about as long as ten evaluations of a search); they are kept, and
     every later one takes seconds. Errors are predicted, not measured: `flexsearch compare` measures them.
     """
+    if out is not None:
+        require_folder("--out", Path(out))
     from flexsearch.cli.planning import conduct
+    from flexsearch.cli.quiet import quiet
 
+    quiet()
     conduct(profile_file, out, prompts_file, **options)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from flexiffusion.cost import CostTable
-from flexiffusion.errors import ScheduleError
 from flexsearch.cli import output
+from flexsearch.cli.profile_argument import read_profile
 from flexsearch.cli.progress import Terminal
-from flexsearch.errors import ConfigError
 from flexsearch.runs.final_table import described
 from flexsearch.runs.plan import Plans, plan, write
 from flexsearch.runs.settings import Settings
@@ -27,17 +24,6 @@ def conduct(profile_file: str | None, out: str | None, prompts_file: str | None,
     profile = None if profile_file is None else read_profile(Path(profile_file))
     plans = plan(settings, profile, Terminal())
     _show(plans, [None] * len(plans.schedules) if out is None else write(plans, Path(out)))
-
-
-def read_profile(path: Path) -> CostTable:
-    """The milliseconds in a file of `flexsearch profile --out`. Raises ConfigError."""
-    place = f"--profile {path}"
-    try:
-        return CostTable.from_dict(json.loads(path.read_text(encoding="utf-8"))["ms"])
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(place, f"it cannot be read ({error})", "Give another file") from error
-    except (ValueError, KeyError, TypeError, ScheduleError) as error:
-        raise ConfigError(place, f"it is no profile ({error})", "Make one with `flexsearch profile --out`") from error
 
 
 def _show(plans: Plans, files: Sequence[str | None]) -> None:

@@ -11,6 +11,7 @@ import click
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
 from flexsearch.cli.options import MODEL, with_options
+from flexsearch.cli.places import require_file
 from flexsearch.errors import ConfigError
 
 
@@ -23,12 +24,17 @@ def profile(
     model: str, guidance: float | None, batch: int | None, repeats: int, out: str | None, **options: Any
 ) -> None:
     """Multiply-adds (of one image) and milliseconds (of a batch) of every kind of step."""
+    from flexsearch.runs.settings import Settings
+
+    Settings(model, guidance=guidance, batch=batch)  # refuses what `run` refuses
+    if out is not None:
+        require_file("--out", Path(out))
+    from flexsearch.cli.quiet import quiet
     from flexsearch.devices import in_words, peak_memory
     from flexsearch.models.costs import count_macs, device_name, measure_ms
     from flexsearch.models.load import load_model
 
-    if batch is not None and batch < 1:
-        raise ConfigError("--batch", f"{batch} is out of range", "Give 1 or more")
+    quiet()
     loaded = load_model(model, **options)
     for line in loaded.note_lines():
         output.say(line)

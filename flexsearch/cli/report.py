@@ -9,7 +9,7 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
-from flexsearch.errors import ConfigError
+from flexsearch.errors import ConfigError, RunFolderError
 
 if TYPE_CHECKING:
     from flexsearch.report.page import Found
@@ -28,20 +28,26 @@ def report(folder: Path, out: Path | None, opened: bool) -> None:
     """
     from flexsearch.report import figures, page
     from flexsearch.report.rows import rows_from
+    from flexsearch.runs.run_folder import RunFolder
 
+    if not (folder / "result.json").exists() and RunFolder(folder).in_use():
+        raise RunFolderError(str(folder), "the run goes on just now", "Wait until it ends")
     found = page.found_in(folder, rows_from(page.read_result(folder)["rows"]))
     page_file = out or folder / "report.html"
+    strips = page_file.parent / "strips"  # beside the page: the run's folder may not be writable
     files = [page_file, folder / "front.png", folder / "samples.png"]
     try:
         _keep_pictures(folder, found)
-        (folder / "strips").mkdir(exist_ok=True)
+        strips.mkdir(exist_ok=True)
         for item in found:
-            path = folder / "strips" / f"{item.name}.png"
+            path = strips / f"{item.name}.png"
             figures.schedule_strip(path, item.schedule)
             files.append(path)
         page_file.write_text(page.render(folder), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(str(error.filename or page_file), f"it cannot be written ({error})", "Give --out") from error
+        place = str(error.filename or page_file)
+        remedy = "Give --out" if out is None else "Give another --out"
+        raise ConfigError(place, f"it cannot be written ({error.strerror or error})", remedy) from error
     if output.wants_json():
         output.emit({"report": str(page_file), "files": [str(file) for file in files if file.is_file()]})
     else:
@@ -61,11 +67,13 @@ def _keep_pictures(folder: Path, found: list[Found]) -> None:
     place = folder / "pictures"
     if all(pictures.read(place / name) for name in (pictures.TEACHER, *(item.name for item in found))):
         return
+    from flexsearch.cli.quiet import quiet
     from flexsearch.runs.redraw import pictures as drawn
     from flexsearch.runs.run_folder import RunFolder
     from flexsearch.runs.session import Session
 
     output.say("no pictures in the run's folder: sampling them again")
+    quiet()
     opened, settings = RunFolder.open(folder)
     with opened.locked():
         session = Session(settings, opened.references)

@@ -19,12 +19,15 @@ from flexsearch.cli.options import engine_options, with_options
 @output.json_option
 def resume(folder: str, **engine: Any) -> None:
     """Go on where RUN stopped, with its own settings; at most the evaluations under way were lost."""
-    from flexsearch.cli.searching import conduct
     from flexsearch.runs.run_folder import RunFolder
+    from flexsearch.runs.settings import require_engine
 
     opened, settings = RunFolder.open(Path(folder))
     given = {name: value for name, value in engine.items() if value is not None}
     if given.get("engine") == "local":
         given = {"ray_address": None, "workers": None, "synchronous": False, **given}
     settings = dataclasses.replace(settings, **given)
-    conduct(opened, settings)
+    require_engine(settings)
+    from flexsearch.cli.searching import go_on
+
+    go_on(opened, settings)

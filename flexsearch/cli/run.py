@@ -88,14 +88,18 @@ def run(out: str | None, prompts_file: str | None, profile_file: str | None, **o
 
     Interrupt it at any time: `flexsearch resume FOLDER` goes on and ends as if nothing had happened.
     """
-    from flexsearch.cli.planning import read_profile
-    from flexsearch.cli.searching import conduct
+    from flexsearch.cli.profile_argument import read_profile
     from flexsearch.runs.run_folder import RunFolder
-    from flexsearch.runs.settings import Settings
+    from flexsearch.runs.settings import Settings, require_engine
     from flexsearch.sampling.prompts import given_prompts
 
+    # Whatever can be refused is refused before torch is imported, which takes seconds.
     prompts, held_out = given_prompts(prompts_file)
     profile = None if profile_file is None else read_profile(Path(profile_file)).to_dict()
     settings = Settings(**options, prompts=prompts, held_out_prompts=held_out, profile=profile)
+    require_engine(settings)
     path = Path(out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
-    conduct(RunFolder.create(path, settings), settings)
+    RunFolder.require_free(path)
+    from flexsearch.cli.searching import begin
+
+    begin(path, settings)

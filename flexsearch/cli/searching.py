@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from flexsearch.cli import output
 from flexsearch.cli.progress import Terminal
+from flexsearch.cli.quiet import quiet
 from flexsearch.devices import in_words
 from flexsearch.report.advice import advice
 from flexsearch.report.table import FinalTable
 from flexsearch.runs.run_folder import RunFolder
-from flexsearch.runs.search_run import Result, search_run
+from flexsearch.runs.search_run import Result, resume, start
 from flexsearch.runs.settings import Settings
 
 
-def conduct(folder: RunFolder, settings: Settings) -> None:
-    """Run to the end, and show."""
-    _show(search_run(folder, settings, Terminal()))
+def begin(path: Path, settings: Settings) -> None:
+    """A new run, to its end."""
+    quiet()
+    _show(start(path, settings, Terminal()))
+
+
+def go_on(folder: RunFolder, settings: Settings) -> None:
+    """An interrupted run, or a finished one once more."""
+    quiet()
+    _show(resume(folder, settings, Terminal()))
 
 
 def _show(result: Result) -> None:

@@ -36,8 +36,10 @@ def verify(ctx: click.Context, /, preset: str, **options: Any) -> None:
     PRESET is a name of `flexsearch presets list`, or a file. Weaker: the error is clearly larger than claimed, yet
     clearly smaller than that of fewer plain steps at the same cost. Refuted: not even that; exit code 7.
     """
+    from flexsearch.cli.quiet import quiet
     from flexsearch.cli.verifying import conduct
     from flexsearch.runs.claims import overall
 
+    quiet()
     found = conduct(preset, **options)
     ctx.exit(exit_codes.REFUTED if overall(found) == "refuted" else exit_codes.OK)

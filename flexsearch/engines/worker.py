@@ -16,6 +16,7 @@ from flexiffusion.search.paired import Errors
 from flexiffusion.search.racing import Judgement
 from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ClusterError
+from flexsearch.models.quiet import quiet_models
 from flexsearch.sampling.references import Reference
 
 
@@ -49,6 +50,7 @@ class Worker:
         if os.path.isdir(order.folder):
             os.chdir(order.folder)
         torch.set_num_threads(order.threads)
+        quiet_models()  # a process of its own
         self.engine = order.build(order.references, order.memory)
         loaded = self.engine.model.sha256
         if loaded != order.sha256:

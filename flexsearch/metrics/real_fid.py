@@ -67,14 +67,9 @@ def real_statistics(
     the folder `cache`. `features` is the feature module with the name that it was asked for by.
     Raises ConfigError for a source that is not there, holds fewer than two pictures, or another number of features.
     """
+    require_pictures(source)
     if source.is_file():
         return read_statistics(source, features)
-    if not source.is_dir():
-        raise ConfigError(
-            "--reference",
-            f"{str(source)!r} is not known",
-            "Choose teacher, converged, a folder of pictures, or an .npz with mu and sigma",
-        )
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in PICTURES)
     if len(files) < 2:
         raise ConfigError("--reference", f"{source} holds {len(files)} pictures", "Give a folder of many")
@@ -94,6 +89,16 @@ def real_statistics(
     if kept is not None:
         write_statistics(kept, statistics)
     return statistics
+
+
+def require_pictures(source: Path) -> None:
+    """Raises ConfigError where there is neither a file nor a folder."""
+    if not source.exists():
+        raise ConfigError(
+            "--reference",
+            f"{str(source)!r} is not known",
+            "Choose teacher, converged, a folder of pictures, or an .npz with mu and sigma",
+        )
 
 
 def read_pictures(files: Sequence[Path], size: tuple[int, int]) -> Iterator[Tensor]:

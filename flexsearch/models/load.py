@@ -37,7 +37,6 @@ def load_model(
     own; `prediction` is epsilon, v_prediction or `auto`; `compiled` hands the network to torch.compile. Raises
     ModelError for a model, ConfigError for an argument that cannot be used, with the remedy.
     """
-    quiet()
     where = find_device(device)
     if dtype == "auto":
         dtype = "float32" if where.type == "cpu" else "float16"
@@ -102,13 +101,3 @@ def _nothing_there(name: str) -> ModelError:
         "there is no such file or folder",
         "Give a .safetensors checkpoint, a diffusers folder, or `tiny` or `pixel` for a bundled model",
     )
-
-
-def quiet() -> None:
-    """Keep the libraries' progress bars and hints off the terminal; their errors still come as exceptions."""
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()

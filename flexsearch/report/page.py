@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -95,9 +96,20 @@ def read_result(run: Path) -> dict[str, Any]:
             "the run is not finished" if known else "there is no run in it",
             f"Run `flexsearch resume {run}` first" if known else "Give a folder that `flexsearch run` made",
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(str(path), f"it cannot be read ({error})", "Run `flexsearch resume` again") from error
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            str(path), f"it cannot be read ({error})", f"Run `flexsearch resume {run}` again"
+        ) from error
+    except (KeyError, TypeError) as error:
+        remedy = f"Run `flexsearch resume {run}` again: it writes the file anew"
+        raise RunFolderError(str(path), f"it lacks {_lacking(error)}", remedy) from error
     return dict(document)
+
+
+def _lacking(error: KeyError | TypeError) -> str:
+    """The name of what was looked for, where Python's words have it."""
+    named = re.findall(r"'(\w+)'", str(error))
+    return ", ".join(map(repr, named)) if named else "what a result has"
 
 
 def render(run: Path) -> str:

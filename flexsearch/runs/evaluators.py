@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,16 +17,9 @@ from flexsearch.engines.local import LocalEngine
 from flexsearch.engines.pool import Pool
 from flexsearch.engines.speculation import Synchronous
 from flexsearch.engines.worker import Order
-from flexsearch.errors import ConfigError
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.references import Reference
-
-
-def require(settings: Settings) -> None:
-    """Raises ConfigError where the asked engine is not installed; to be called before any work."""
-    if settings.engine == "ray" and importlib.util.find_spec("ray") is None:
-        raise ConfigError("--engine ray", "Ray is not installed", "Run: pip install 'flexiffusion[cluster]'")
 
 
 def search_engine(

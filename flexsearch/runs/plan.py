@@ -30,13 +30,16 @@ class Plans:
 def plan(settings: Settings, profile: CostTable | None, progress: Progress) -> Plans:
     """Plan for every asked speed-up; `profile` is another device's table of milliseconds, None: multiply-adds.
 
-    Raises ConfigError for a profile of another model, and for a speed-up that no plan has.
+    Raises ConfigError, before anything is measured, for a profile of another model and for a speed-up that no plan has.
     """
     session = Session(settings, cache_folder() / "references")
     progress.say(f"model: {session.described()}")
     if profile is not None:
         session.check_profile(profile)
     costs = profile or session.table
+    for speedup, target in zip(settings.speedups, settings.targets, strict=True):
+        if _cheapest(session) > target + 1e-9:
+            raise _too_fast(session, speedup)
     with progress.stage("planner's tables", session.table_levels, "levels") as at:
         tables = session.tables(at.advance)
     planner = Planner(tables, costs, max(settings.targets))
@@ -44,12 +47,19 @@ def plan(settings: Settings, profile: CostTable | None, progress: Progress) -> P
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
         planned = planner.plan(target)
         if planned is None:
-            cheapest = -(-len(tables.grid) // macro_steps.REACH)
-            raise ConfigError(
-                "--speedup", f"no plan is {speedup:g}x as fast", f"Ask for at most {settings.steps / cheapest:.1f}"
-            )
+            raise _too_fast(session, speedup)
         schedules.append((speedup, planned))
     return Plans(session, costs, tuple(schedules))
+
+
+def _cheapest(session: Session) -> int:
+    """Full steps of the cheapest plan: macro-steps as long as they can be, over the whole grid."""
+    return -(-len(macro_steps.grid_of(session.model.levels)) // macro_steps.REACH)
+
+
+def _too_fast(session: Session, speedup: float) -> ConfigError:
+    most = session.settings.steps / _cheapest(session)
+    return ConfigError("--speedup", f"no plan is {speedup:g}x as fast", f"Ask for at most {most:.1f}")
 
 
 def write(plans: Plans, folder: Path) -> list[str]:

@@ -15,38 +15,40 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 from filelock import FileLock, Timeout
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import RDBStorage
-from optuna.study import Study, StudyDirection
-from sqlalchemy import URL
-from sqlalchemy.exc import SQLAlchemyError
 
-from flexiffusion.search.devices import out_of_memory
+from flexiffusion import __version__
 from flexsearch.errors import ConfigError, FlexsearchError, ModelError, RunFolderError
-from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.settings import Settings
-from flexsearch.runs.trial_store import Claim, open_store, reason, shown
 from flexsearch.whole_file import whole_file
 
+# Optuna and torch are imported where they are needed: a folder that cannot be used is refused at once.
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+    from optuna.study import Study
+
+    from flexsearch.runs.optuna_sampler import MethodSampler
+    from flexsearch.runs.trial_store import Claim
+
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# What SQLite and safetensors, which have no number of the error, say of it.
-FULL_WORDS = ("no space left", "disk is full", "file too large", "quota exceeded")
+_FORGOTTEN = "Remove it if the checkpoint is the one that the run began with, or else start a new run"
+VERSION = "version"  # in settings.json: of the flexiffusion that wrote it; not a setting
 
 
 class RunFolder:
     """Paths of a run, and what may go wrong with them (RunFolderError)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, version: str = __version__) -> None:
         self.path = path
+        self.version = version
         self.references = path / "references"
         self.schedules = path / "schedules"
         self.front = path / "front.png"
@@ -55,16 +57,24 @@ class RunFolder:
         self._claim: Claim | None = None
 
     @classmethod
-    def create(cls, path: Path, settings: Settings) -> RunFolder:
-        """A new run's folder. One that holds a run already is refused: nothing is overwritten."""
-        folder = cls(path)
+    def require_free(cls, path: Path) -> None:
+        """Raises RunFolderError where no new run can have this folder: before any work, and nothing is made."""
         if (path / "settings.json").exists():
             raise RunFolderError(
                 str(path), "it holds a run already", f"Use `flexsearch resume {path}`, or another --out"
             )
+        nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+            raise RunFolderError(str(path), f"it cannot be made ({nearest} cannot be written)", "Give another --out")
+
+    @classmethod
+    def create(cls, path: Path, settings: Settings) -> RunFolder:
+        """A new run's folder. One that holds a run already is refused: nothing is overwritten."""
+        folder = cls(path)
+        folder.require_free(path)
         try:
             folder.schedules.mkdir(parents=True, exist_ok=True)
-            folder.write_json("settings.json", settings.to_dict())
+            folder.write_json("settings.json", {VERSION: __version__, **settings.to_dict()})
         except OSError as error:
             raise RunFolderError(str(path), f"it cannot be written ({error})", "Give another --out") from error
         return folder
@@ -82,10 +92,14 @@ class RunFolder:
             raise RunFolderError(
                 str(path / "settings.json"), f"it cannot be read ({error})", "Start a new run"
             ) from error
+        if not isinstance(document, dict):
+            raise RunFolderError(str(path / "settings.json"), "it is not an object", "Start a new run")
+        version = str(document.pop(VERSION, __version__))
         try:
-            return cls(path), Settings.from_dict(document)
+            return cls(path, version), Settings.from_dict(document)
         except (ConfigError, TypeError) as error:
-            raise RunFolderError(str(path / "settings.json"), str(error), "Start a new run") from error
+            remedy = f"Use flexiffusion {version}, or start a new run" if newer(version) else "Start a new run"
+            raise RunFolderError(str(path / "settings.json"), str(error), remedy) from error
 
     def write_json(self, name: str, document: Any) -> None:
         """Whole or not at all."""
@@ -98,8 +112,10 @@ class RunFolder:
         if path.exists():
             try:
                 known = json.loads(path.read_text(encoding="utf-8"))["sha256"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise RunFolderError(str(path), f"it cannot be read ({error})", "Start a new run") from error
+            except (OSError, ValueError) as error:
+                raise RunFolderError(str(path), f"it cannot be read ({error})", _FORGOTTEN) from error
+            except (KeyError, TypeError) as error:
+                raise RunFolderError(str(path), "it does not say the checkpoint's sha256", _FORGOTTEN) from error
             if known != sha256:
                 raise RunFolderError(
                     str(self.path),
@@ -116,12 +132,28 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise RunFolderError(str(self.path), "another process works on this run", "Wait for it") from error
+        except OSError as error:  # a read-only disk, a colleague's folder
+            raise RunFolderError(
+                str(self.path), f"it cannot be written ({error.strerror or error})", "Copy it to where you can write"
+            ) from error
         with lock:
             try:
                 yield
             finally:
                 if self._claim is not None:
                     self._claim.release()
+
+    def in_use(self) -> bool:
+        """Whether another process works on this run just now."""
+        if not (self.path / ".lock").exists():
+            return False
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # not writable: nobody can say
+            return False
 
     @contextmanager
     def guarded(self, settings: Settings) -> Iterator[None]:
@@ -133,12 +165,19 @@ class RunFolder:
         except FlexsearchError:
             raise
         except Exception as error:
+            from optuna.exceptions import StorageInternalError
+            from sqlalchemy.exc import SQLAlchemyError
+
+            from flexiffusion.search.devices import out_of_memory
+            from flexsearch.runs.trial_store import is_broken, is_full, reason, shown, trials_are_lost
+
             said = reason(error)
-            if getattr(error, "errno", None) in FULL or any(words in said.lower() for words in FULL_WORDS):
+            if getattr(error, "errno", None) in FULL or is_full(said):
                 raise RunFolderError(str(self.path), f"the disk is full ({said})", f"Free some. {kept}") from error
             if isinstance(error, (StorageInternalError, SQLAlchemyError)):
                 place = shown(settings.storage) if settings.storage else str(self.path / "study.db")
-                raise RunFolderError(place, f"the trial store was lost ({said})", f"See to it. {kept}") from error
+                remedy = trials_are_lost(self.path) if is_broken(said) else f"See to it. {kept}"
+                raise RunFolderError(place, f"the trial store was lost ({said})", remedy) from error
             if out_of_memory(error):
                 remedy = f"End other programs, or give a smaller --batch or less --memory to a new run. {kept}"
                 raise ModelError(settings.model, f"memory ran out ({said})", remedy) from error
@@ -146,7 +185,11 @@ class RunFolder:
 
     def study(self, settings: Settings, sampler: MethodSampler) -> Study:
         """The run's Optuna study, made if it is not there: minimise (error, cost in full steps)."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        import optuna
+        from optuna.exceptions import ExperimentalWarning
+
+        from flexsearch.runs.trial_store import Claim, shown
+
         storage = self.store(settings)
         name = self.study_name(settings)
         if settings.storage:
@@ -154,7 +197,7 @@ class RunFolder:
         study = optuna.create_study(
             storage=storage,
             study_name=name,
-            directions=[StudyDirection.MINIMIZE, StudyDirection.MINIMIZE],
+            directions=["minimize", "minimize"],
             sampler=sampler,
             load_if_exists=True,
         )
@@ -172,10 +215,15 @@ class RunFolder:
         return study
 
     def store(self, settings: Settings) -> RDBStorage:
-        """The run's trial store."""
+        """The run's trial store. Raises RunFolderError."""
+        from sqlalchemy import URL
+
+        from flexsearch.runs.trial_store import open_store
+
+        if settings.storage:
+            return open_store(settings.storage)
         # Built from its parts: a path may hold what has a meaning in the text of a URL, such as a question mark.
-        own = URL.create("sqlite", database=str(self.path / "study.db")).render_as_string()
-        return open_store(settings.storage or own)
+        return open_store(URL.create("sqlite", database=str(self.path / "study.db")).render_as_string(), self.path)
 
     def study_name(self, settings: Settings) -> str:
         return self.path.resolve().name if settings.storage else "flexsearch"
@@ -186,3 +234,13 @@ class RunFolder:
         if not path.exists():
             path.write_text(uuid.uuid4().hex, encoding="utf-8")
         return path.read_text(encoding="utf-8")
+
+
+def newer(version: str) -> bool:
+    """Whether a version of flexiffusion is later than this one; not of a text that is no version."""
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        return Version(version) > Version(__version__)
+    except InvalidVersion:
+        return False

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.trial import TrialState
 
-from flexiffusion import codec
+from flexiffusion import __version__, codec
 from flexiffusion.search.front import front
 from flexiffusion.search.method import Evaluated
 from flexsearch.devices import peak_memory
+from flexsearch.metrics.real_fid import require_pictures
 from flexsearch.report import figures, pictures
 from flexsearch.report.rows import Comparison, Row, comparisons
 from flexsearch.runs import final_table, trial_store
 from flexsearch.runs.driver import search
-from flexsearch.runs.evaluators import opened, require
+from flexsearch.runs.evaluators import opened
 from flexsearch.runs.export import schedule_name, to_schedule
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.progress import Progress
-from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.run_folder import RunFolder, newer
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 
@@ -49,17 +51,48 @@ class Result:
         return tuple(Path(str(row.schedule_file)) for row in found)
 
 
-def search_run(folder: RunFolder, settings: Settings, progress: Progress) -> Result:
-    """Search until the run's evaluations are done, then measure on held-out images and write everything.
+def start(path: Path, settings: Settings, progress: Progress) -> Result:
+    """A new run, to its end: search, measure on held-out images, write everything into the folder at `path`.
 
-    A run that was interrupted goes on, and ends like one that never was. Raises what loading a model raises, and
-    RunFolderError where the folder or the trial store cannot be used.
+    The folder is made when everything that the settings name is known to be usable, the model above all. Raises
+    ConfigError, what loading a model raises, and RunFolderError where the folder or the trial store cannot be used.
     """
-    require(settings)
-    with folder.locked(), folder.guarded(settings):
-        session = Session(settings, folder.references)
-        evaluated = _search(folder, session, progress)
-        rows = _measure(folder, session, evaluated, progress)
+    session = Session(settings, RunFolder(path).references)
+    _require(session)
+    return _conduct(RunFolder.create(path, settings), session, progress)
+
+
+def resume(folder: RunFolder, settings: Settings, progress: Progress) -> Result:
+    """An interrupted run, which ends like one that never was; or a finished one once more."""
+    if newer(folder.version):
+        progress.say(f"note: flexiffusion {folder.version} made this run, and this is {__version__}")
+    return _conduct(folder, Session(settings, folder.references), progress)
+
+
+def _require(session: Session) -> None:
+    """Raises what a setting, the model or the trial store is refused with; nothing is sampled for it."""
+    settings = session.settings
+    _ = session.model, session.batch, session.prompts, session.features, session.teacher
+    if settings.real is not None:
+        require_pictures(Path(settings.real))
+    if settings.cost != "latency" or settings.profile is not None:  # nothing is timed here
+        _ = session.costs
+        if settings.method == "autodiffusion":
+            _ = session.method
+    if settings.storage is not None:
+        trial_store.open_store(settings.storage)
+
+
+def _conduct(folder: RunFolder, session: Session, progress: Progress) -> Result:
+    """Search until the run's evaluations are done, then measure on held-out images and write everything."""
+    settings = session.settings
+    try:
+        with folder.locked(), folder.guarded(settings):
+            evaluated = _search(folder, session, progress)
+            rows = _measure(folder, session, evaluated, progress)
+    except KeyboardInterrupt:
+        progress.say(f"What was finished is kept. Go on with: flexsearch resume {shlex.quote(str(folder.path))}")
+        raise
     return Result(folder.path, rows, f"latent/{settings.judged_by}", peak_memory(session.model.device))
 
 

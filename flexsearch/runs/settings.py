@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import types
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flexiffusion.cost import CostTable
 from flexiffusion.noise import SPACINGS, Spacing
@@ -18,15 +20,8 @@ from flexiffusion.search.objective import (
     paired_reference,
 )
 from flexiffusion.search.racing import SLACK
+from flexsearch.choices import COSTS, ENGINES, METHODS, SOLVERS, CostName, EngineName, MethodName
 from flexsearch.errors import ConfigError
-from flexsearch.sampling.solvers import SOLVERS
-
-MethodName = Literal["placement", "flexiffusion", "autodiffusion", "joint"]
-METHODS: tuple[MethodName, ...] = get_args(MethodName)
-EngineName = Literal["local", "ray"]
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-CostName = Literal["macs", "latency", "units"]
-COSTS: tuple[CostName, ...] = get_args(CostName)
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,8 @@ class Settings:
 
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> Settings:
-        """The inverse of `to_dict`, from JSON. Raises ConfigError for keys that this version does not know."""
+        """The inverse of `to_dict`, from JSON. Raises ConfigError for keys that this version does not know, and for
+        values of another type."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(document) - known):
             raise ConfigError(
@@ -174,5 +170,38 @@ class Settings:
         values: dict[str, Any] = dict(document)
         for name in ("speedups", "prompts", "held_out_prompts", "size"):  # JSON has lists where settings have tuples
             if values.get(name) is not None:
-                values[name] = tuple(values[name])
+                values[name] = tuple(_list(name, values[name]))
+        hints = get_type_hints(cls)
+        for name, value in values.items():
+            if not _fits(value, hints[name]):
+                raise ConfigError(f"settings.json: {name}", f"{value!r} is of a wrong type", "Put back what was there")
         return cls(**values)
+
+
+def require_engine(settings: Settings) -> None:
+    """Raises ConfigError where the asked engine is not installed; to be called before any work."""
+    if settings.engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise ConfigError("--engine ray", "Ray is not installed", "Run: pip install 'flexiffusion[cluster]'")
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ConfigError(f"settings.json: {name}", f"{value!r} is not a list", "Put back what was there")
+    return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of an annotated type; a whole number is also a float."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return isinstance(value, str)  # which word it may be, `Settings` says better
+    if origin is tuple:
+        kinds = parts[:1] * len(value) if isinstance(value, tuple) and parts[-1] is Ellipsis else parts
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if origin is dict:
+        return isinstance(value, dict)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))

@@ -18,8 +18,16 @@ CONNECT_SECONDS = 10
 DRIVERS = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # as pip calls them
 
 
-def open_store(url: str) -> RDBStorage:
-    """The trial store at a URL. Raises RunFolderError, with the remedy."""
+# What databases and safetensors, which have no number of the error, say of a full disk.
+FULL_WORDS = ("no space left", "disk is full", "file too large", "quota exceeded")
+BROKEN_WORDS = ("malformed", "is not a database", "file is encrypted")  # what SQLite says of a damaged file
+
+
+def open_store(url: str, run: Path | None = None) -> RDBStorage:
+    """The trial store at a URL. `run`: the folder of the run whose own file it is.
+
+    Raises RunFolderError, with the remedy.
+    """
     try:
         database = make_url(url).get_backend_name()
         options = {"connect_args": {"connect_timeout": CONNECT_SECONDS}} if database in ("postgresql", "mysql") else {}
@@ -30,9 +38,31 @@ def open_store(url: str) -> RDBStorage:
             storage.engine.dispose()
         return storage
     except Exception as error:  # a dozen kinds, by database
-        raise RunFolderError(
-            shown(url), f"the trial store cannot be opened ({reason(error)})", _remedy(error)
-        ) from error
+        said = reason(error)
+        if run is None:
+            raise RunFolderError(shown(url), f"the trial store cannot be opened ({said})", _remedy(error)) from error
+        if is_full(said):
+            remedy = f"Free some. What was finished is kept: `flexsearch resume {run}` goes on"
+            raise RunFolderError(str(run), f"the disk is full ({said})", remedy) from error
+        remedy = (
+            trials_are_lost(run) if is_broken(said) else "Make the folder writable, or copy it to where you can write"
+        )
+        raise RunFolderError(str(run / "study.db"), f"the trials cannot be opened ({said})", remedy) from error
+
+
+def is_full(said: str) -> bool:
+    """Whether a library's message speaks of a full disk."""
+    return any(words in said.lower() for words in FULL_WORDS)
+
+
+def is_broken(said: str) -> bool:
+    """Whether a database's message speaks of a file that is no database any more."""
+    return any(words in said.lower() for words in BROKEN_WORDS)
+
+
+def trials_are_lost(run: Path) -> str:
+    """The remedy for a run whose own database is broken."""
+    return f"Its trials are lost: start a new run; with a copy of {run / 'references'} in its folder it begins sooner"
 
 
 def _fast_commits(connection: Any, _: Any) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from flexiffusion.noise import NoiseLevels
 from flexiffusion.search.trajectory import Trajectory, sample
 from flexiffusion.solver import Plms, SolverMaker, check_falling, dpmpp_2m, euler
+from flexsearch.choices import SOLVERS as SOLVERS
 from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.model import no_room
 
@@ -67,7 +68,7 @@ def _same(maker: SolverMaker) -> Callable[[NoiseLevels], SolverMaker]:
     return lambda levels: maker
 
 
-# The registry: a name, and what makes the solver of one trajectory for a model's levels.
+# The registry: a name (one of SOLVERS), and what makes the solver of one trajectory for a model's levels.
 MAKERS: dict[str, Callable[[NoiseLevels], SolverMaker]] = {
     "ddim": _same(euler),
     "plms": _plms,
@@ -75,7 +76,6 @@ MAKERS: dict[str, Callable[[NoiseLevels], SolverMaker]] = {
     "euler": _same(euler),
     "uni_pc": _same(UniPc),
 }
-SOLVERS = tuple(MAKERS)
 
 
 def solver_maker(name: str, levels: NoiseLevels) -> SolverMaker:

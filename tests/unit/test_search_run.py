@@ -9,8 +9,7 @@ from pathlib import Path
 from flexiffusion import codec
 from flexsearch.runs.measure_files import measure_files
 from flexsearch.runs.progress import Silent, Stage
-from flexsearch.runs.run_folder import RunFolder
-from flexsearch.runs.search_run import search_run
+from flexsearch.runs.search_run import start
 from flexsearch.runs.settings import Settings
 
 
@@ -31,7 +30,7 @@ class Kept(Silent):
 def test_a_search_and_its_files_from_python(tmp_path: Path) -> None:
     settings = Settings(steps=8, speedups=(2.0,), evaluations=6, images=2, held_out=2, planner=False)
     told = Kept()
-    result = search_run(RunFolder.create(tmp_path / "run", settings), settings, told)
+    result = start(tmp_path / "run", settings, told)
     assert told.stages == ["teacher and converged reference", "search", "final table", "timing"]
     assert any(line.startswith("model: tiny") for line in told.lines)
     (path,) = result.schedules

@@ -14,9 +14,9 @@ import torch
 
 from flexsearch.engines.worker import Order, Worker
 from flexsearch.errors import ClusterError, ConfigError
-from flexsearch.runs.evaluators import require, search_engine
+from flexsearch.runs.evaluators import search_engine
 from flexsearch.runs.session import Session
-from flexsearch.runs.settings import Settings
+from flexsearch.runs.settings import Settings, require_engine
 
 SETTINGS = Settings(steps=8, speedups=(2.0,), images=3, planner=False)
 
@@ -70,6 +70,6 @@ def test_another_version_is_refused(order: Order) -> None:
 
 def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    require(SETTINGS)
+    require_engine(SETTINGS)
     with pytest.raises(ConfigError, match=r"Ray is not installed\. Run: pip install 'flexiffusion\[cluster\]'"):
-        require(replace(SETTINGS, engine="ray"))
+        require_engine(replace(SETTINGS, engine="ray"))
