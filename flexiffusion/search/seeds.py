@@ -88,7 +88,7 @@ def forecast_seeds(teacher: Sequence[int], table: CostTable, target: float) -> I
     for interval in range(2, len(teacher) + 1):
         candidate = easycache(teacher, interval)
         if near(candidate.cost(table), [target]):
-            yield Seed("easycache", f"EasyCache, every {interval}.", candidate)
+            yield Seed("easycache", f"EasyCache, one full step in {interval}", candidate)
             break
 
 

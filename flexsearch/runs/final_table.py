@@ -58,7 +58,10 @@ def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
         placed = [item for item in affordable if item.candidate.plain]
         if placed and session.settings.method != "flexiffusion":
             best = min(placed, key=lambda item: item.error)
-            chosen.append(Choice("plain_searched", speedup, described(best.candidate), best.candidate))
+            beside = {choice.candidate.key: choice.label for choice in chosen if choice.speedup == speedup}
+            same = beside.get(best.candidate.key)
+            label = described(best.candidate) if same is None else f"the same as {same}"
+            chosen.append(Choice("plain_searched", speedup, label, best.candidate))
     return chosen
 
 
@@ -85,10 +88,10 @@ def rivals(session: Session, speedup: float, target: float, known: dict[str, flo
 
 
 def described(candidate: Candidate) -> str:
-    """A few words, such as `5 full + 7 partial` or `8 full, placed, 31 units dropped`."""
+    """A few words, such as `5 full + 7 partial` or `8 full, searched levels, 31 units dropped`."""
     full = sum(action.kind == "full" for action in candidate.actions)
     partial = len(candidate.actions) - full
-    words = f"{full} full + {partial} partial" if partial else f"{full} full, placed"
+    words = f"{full} full + {partial} partial" if partial else f"{full} full, searched levels"
     return f"{words}, {candidate.dropped} units dropped" if candidate.dropped else words
 
 
