@@ -306,9 +306,9 @@ class RealWidths:
         return ("positive",)
 
     def encode(self, prompts: list[str]) -> Any:
-        from flexsearch.models.model import Conditioning, Told
+        from flexsearch.models.model import Conditioning, NetworkInputs
 
-        return Conditioning(Told(torch.zeros(1, 77, 768)))
+        return Conditioning(NetworkInputs(torch.zeros(1, 77, 768)))
 
 
 class TestTokenizer:
