@@ -22,7 +22,7 @@ from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.objective import ReferenceName
 from flexiffusion.search.seeds import plain_seeds
 from flexsearch.engines.local import LocalEngine, Outcome
-from flexsearch.runs import final_table as verdict
+from flexsearch.runs import final_table
 from flexsearch.runs.session import Session
 
 SOLVERS: tuple[str, ...] = ("ddim", "dpmpp_2m", "uni_pc")
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     session, evaluated = finished(parser.parse_args().run)
     settings = session.settings
-    chosen = verdict.choose(session, evaluated)
+    chosen = final_table.choose(session, evaluated)
     headings = ("asked", "schedule", "cost", "to teacher", "found / it", "to converged", "found / it")
     print(f"| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.layouts import add_device_options, described, device_of
 from flexiffusion.search import trajectory
 from flexsearch.devices import in_words, peak_memory
-from flexsearch.runs import final_table as verdict
+from flexsearch.runs import final_table
 from flexsearch.runs.driver import search
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
@@ -83,7 +83,7 @@ def whole_search(settings: Settings, folder: Path) -> None:
 def candidate_seconds(settings: Settings, folder: Path) -> tuple[float, int]:
     """Seconds of one full-length candidate, and the batch that was used; the network has been warmed up."""
     session = Session(settings, folder)
-    candidate = verdict.teacher(session).candidate
+    candidate = final_table.teacher(session).candidate
     engine = session.engine_for_search({})
     engine.seconds(candidate, 1)
     began = time.perf_counter()

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.ratios import ratio_text
 from flexiffusion.codec import read
 from flexiffusion.search.candidate import Candidate
-from flexsearch.runs import final_table as verdict
+from flexsearch.runs import final_table
 from flexsearch.runs.from_file import settings_of, to_candidate
 from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
@@ -63,7 +63,7 @@ def main() -> None:
 def judged(candidate: Candidate, settings: Settings, references: Path) -> str:
     cost = math.ceil(candidate.cost(Session(settings, references).table))
     session = Session(replace(settings, speedups=(settings.steps / cost,)), references)
-    rivals = {choice.kind: choice.candidate for choice in verdict.choose(session, [])}
+    rivals = {choice.kind: choice.candidate for choice in final_table.choose(session, [])}
     engine = session.held_out_engine
     errors = {
         kind: engine.evaluate(item).latent_errors("teacher")

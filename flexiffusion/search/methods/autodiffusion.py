@@ -71,8 +71,8 @@ class AutoDiffusionMethod(Method):
     @cached_property
     def cheapest(self) -> float:
         """The least cost of a step, in full steps."""
-        dearest = sorted((saving.cost for saving in self.table.units.values()), reverse=True)[: self.most]
-        return 1.0 if self.steps_only else 1 - sum(dearest) / self.table.full
+        costliest = sorted((saving.cost for saving in self.table.units.values()), reverse=True)[: self.most]
+        return 1.0 if self.steps_only else 1 - sum(costliest) / self.table.full
 
     @cached_property
     def space(self) -> UnitSpace:

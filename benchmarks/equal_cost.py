@@ -1,6 +1,6 @@
 """Found schedules against plain steps at the cost of 6, 8 and 10 full steps, judged by the converged solution.
 
-    python -m benchmarks.marks --work FOLDER [--evaluations 300]
+    python -m benchmarks.equal_cost --work FOLDER [--evaluations 300]
 
 Three searches of equal length for every cost, on the same images: the whole space; plain steps only, whose placement is
 searched (the strongest honest rival: it begins with the planner's placements, as ours does); and the same without the
@@ -26,7 +26,7 @@ from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
 from flexiffusion.search.paired import Errors, squared_error
 from flexsearch.engines.local import Outcome
-from flexsearch.runs import final_table as verdict
+from flexsearch.runs import final_table
 from flexsearch.runs.settings import Settings
 
 COSTS = (6, 8, 10)
@@ -92,7 +92,7 @@ def measured(cost: int, common: dict[str, Any], work: Path) -> tuple[str, list[O
     (target,) = session.settings.targets
     found = best(whole, target)
     typed = plain(spaced_places(session.model.levels, cost, "logsnr"))
-    label = f"{verdict.described(found)}, {found.cost(session.table):.2f}"
+    label = f"{final_table.described(found)}, {found.cost(session.table):.2f}"
     candidates = (found, typed, best(locally, target), best(placed, target))
     return label, [session.held_out_engine.evaluate(candidate) for candidate in candidates]
 
