@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from flexiffusion.summary import counts
 from flexsearch.cli import output
 from flexsearch.cli.profile_argument import read_profile
 from flexsearch.cli.progress import Terminal
@@ -33,8 +34,8 @@ def _show(plans: Plans, files: Sequence[str | None]) -> None:
         {
             "asked": speedup,
             "schedule": planned.candidate.text(),
-            "full": sum(action.kind == "full" for action in planned.candidate.actions),
-            "partial": sum(action.kind == "partial" for action in planned.candidate.actions),
+            "full": counts(planned.candidate.actions)["full"],
+            "partial": counts(planned.candidate.actions)["partial"],
             "speedup": {table.unit: table.speedup(planned.candidate.actions, steps)},
             "predicted_latent_error": planned.error**2,
             "file": file,
