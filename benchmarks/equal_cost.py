@@ -86,15 +86,15 @@ def main() -> None:
 def measured(cost: int, common: dict[str, Any], work: Path) -> tuple[str, list[Outcome]]:
     """What was found, in words; and it and its rivals on the held-out images."""
     asked = {**common, "speedups": (30 / cost,)}
-    session, whole = searched(work / f"whole-{cost}", Settings(**asked))
+    experiment, whole = searched(work / f"whole-{cost}", Settings(**asked))
     _, placed = searched(work / f"plain-{cost}", Settings(**asked, plain_only=True))
     _, locally = searched(work / f"local-{cost}", Settings(**asked, plain_only=True, planner=False))
-    (target,) = session.settings.targets
+    (target,) = experiment.settings.targets
     found = best(whole, target)
-    typed = plain(spaced_places(session.model.levels, cost, "logsnr"))
-    label = f"{final_table.described(found)}, {found.cost(session.table):.2f}"
+    typed = plain(spaced_places(experiment.model.levels, cost, "logsnr"))
+    label = f"{final_table.described(found)}, {found.cost(experiment.table):.2f}"
     candidates = (found, typed, best(locally, target), best(placed, target))
-    return label, [session.held_out_engine.evaluate(candidate) for candidate in candidates]
+    return label, [experiment.held_out_engine.evaluate(candidate) for candidate in candidates]
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def conduct(profile_file: str | None, out: str | None, prompts_file: str | None,
 
 
 def _show(plans: Plans, files: Sequence[str | None]) -> None:
-    session, table = plans.session, plans.costs
-    steps = session.settings.steps
+    experiment, table = plans.experiment, plans.costs
+    steps = experiment.settings.steps
     rows = [
         {
             "asked": speedup,
@@ -43,12 +43,12 @@ def _show(plans: Plans, files: Sequence[str | None]) -> None:
         for (speedup, planned), file in zip(plans.schedules, files, strict=True)
     ]
     if output.wants_json():
-        output.emit({"model": session.model.source, "solver": session.settings.solver, "plans": rows})
+        output.emit({"model": experiment.model.source, "solver": experiment.settings.solver, "plans": rows})
         return
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title=f"planned for {session.model.source}, {session.settings.solver}, {steps} steps")
+    shown = Table(title=f"planned for {experiment.model.source}, {experiment.settings.solver}, {steps} steps")
     unit = "multiply-adds" if table.unit == "macs" else "milliseconds"
     for heading in ("asked", "steps", f"speed-up ({unit})", "predicted error", "schedule"):
         shown.add_column(heading)

@@ -14,8 +14,8 @@ from flexiffusion.search.paired import estimate
 from flexiffusion.search.seeds import Seed, near
 from flexsearch.engines.local import SHOWN, LocalEngine, Outcome
 from flexsearch.report.rows import Row, RowKind
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.progress import Progress
-from flexsearch.runs.session import Session
 
 UNSTEADY = 1.25  # median turn / fastest: a machine with nothing else to do stays below, whatever one slow turn does
 
@@ -37,26 +37,26 @@ class Choice:
     plan: SegmentsPlan | StepsPlan | None = None  # of found schedules, for their files
 
 
-def teacher(session: Session) -> Choice:
-    return Choice("teacher", None, f"teacher, {len(session.teacher)} steps", plain(session.teacher))
+def teacher(experiment: Experiment) -> Choice:
+    return Choice("teacher", None, f"teacher, {len(experiment.teacher)} steps", plain(experiment.teacher))
 
 
-def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
+def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Choice]:
     """The teacher, and for each asked speed-up the best found schedule and the best of each kind of rival.
 
     The best is the one with the least error on the *search* images among those that cost at most teacher / speed-up.
     """
-    chosen = [teacher(session)]
+    chosen = [teacher(experiment)]
     known = {item.candidate.key: item.error for item in evaluated}
-    for speedup, target in zip(session.settings.speedups, session.settings.targets, strict=True):
+    for speedup, target in zip(experiment.settings.speedups, experiment.settings.targets, strict=True):
         affordable = [item for item in evaluated if item.cost <= target + 1e-9]
         if affordable:
             best = min(affordable, key=lambda item: item.error)
-            plan = session.method.plan(best.genes)
+            plan = experiment.method.plan(best.genes)
             chosen.append(Choice("found", speedup, described(best.candidate), best.candidate, plan))
-        chosen += rivals(session, speedup, target, known)
+        chosen += rivals(experiment, speedup, target, known)
         placed = [item for item in affordable if item.candidate.plain]
-        if placed and session.settings.method != "flexiffusion":
+        if placed and experiment.settings.method != "flexiffusion":
             best = min(placed, key=lambda item: item.error)
             beside = {choice.candidate.key: choice.label for choice in chosen if choice.speedup == speedup}
             same = beside.get(best.candidate.key)
@@ -65,7 +65,7 @@ def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
     return chosen
 
 
-def rivals(session: Session, speedup: float, target: float, known: dict[str, float]) -> list[Choice]:
+def rivals(experiment: Experiment, speedup: float, target: float, known: dict[str, float]) -> list[Choice]:
     """The best hand-made schedule of each kind that costs about `target` full steps, by its error on the search images.
 
     `known` are errors by a candidate's key; what is not among them is evaluated now, and put there.
@@ -74,13 +74,13 @@ def rivals(session: Session, speedup: float, target: float, known: dict[str, flo
     def error_of(seed: Seed) -> float:
         key = seed.candidate.key
         if key not in known:
-            known[key] = session.search_engine.judge(seed.candidate, session.settings.objective).error
+            known[key] = experiment.search_engine.judge(seed.candidate, experiment.settings.objective).error
         return known[key]
 
     chosen: list[Choice] = []
-    seeds = session.seeds_at([target])
+    seeds = experiment.seeds_at([target])
     for kind in ("plain", "deepcache", "spectrum", "easycache"):
-        able = [seed for seed in seeds if seed.kind == kind and near(seed.candidate.cost(session.costs), [target])]
+        able = [seed for seed in seeds if seed.kind == kind and near(seed.candidate.cost(experiment.costs), [target])]
         if able:
             rival = min(able, key=error_of)
             chosen.append(Choice(kind, speedup, rival.name, rival.candidate))

@@ -13,10 +13,10 @@ from flexsearch.models.identity import cache_folder
 from flexsearch.report import figures
 from flexsearch.report.rows import Comparison, Row, comparisons
 from flexsearch.runs import final_table
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.final_table import Choice
 from flexsearch.runs.from_file import settings_of, to_candidate
 from flexsearch.runs.progress import Progress
-from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 
 
@@ -46,29 +46,29 @@ def measure_files(
     They are sampled as they were made for, where `base` does not say otherwise. `picture`: where to draw their images.
     Raises ConfigError for schedules of different samplings, and ModelMismatch for those of another model.
     """
-    session = Session(_settings(schedules, base), cache_folder() / "references")
-    progress.say(f"model: {session.described()}")
-    candidates, choices, known = [], [final_table.teacher(session)], dict[str, float]()
+    experiment = Experiment(_settings(schedules, base), cache_folder() / "references")
+    progress.say(f"model: {experiment.described()}")
+    candidates, choices, known = [], [final_table.teacher(experiment)], dict[str, float]()
     for _, schedule in schedules:
-        if schedule.model.sha256 not in (None, session.model.sha256):
+        if schedule.model.sha256 not in (None, experiment.model.sha256):
             progress.say(f"note: {schedule.name} was searched on another checkpoint, {str(schedule.model.sha256)[:10]}")
-        candidate, warning = to_candidate(schedule, session.model, session.teacher)
+        candidate, warning = to_candidate(schedule, experiment.model, experiment.teacher)
         if warning is not None:
             progress.say(f"note: {warning}")
-        cost = candidate.cost(session.table)
-        speedup = session.settings.steps / cost
+        cost = candidate.cost(experiment.table)
+        speedup = experiment.settings.steps / cost
         choices.append(Choice("found", speedup, schedule.name, candidate))
         if rivals:
-            choices += final_table.rivals(session, speedup, cost, known)
+            choices += final_table.rivals(experiment, speedup, cost, known)
         candidates.append(candidate)
-    engine = session.held_out_engine
+    engine = experiment.held_out_engine
     with progress.stage("measure", len(choices), "schedules") as at:
         measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
     files = {candidate.key: file for candidate, (file, _) in zip(candidates, schedules, strict=True)}
     rows = final_table.rows(engine, measured, final_table.time_all(engine, measured, progress), files)
     if picture is not None:
         figures.samples(picture, [(choice.label, outcome.pictures) for choice, outcome in measured])
-    return Measured(rows, peak_memory(session.model.device))
+    return Measured(rows, peak_memory(experiment.model.device))
 
 
 def _settings(schedules: Sequence[tuple[str, Schedule]], base: Settings) -> Settings:

@@ -18,11 +18,11 @@ from flexsearch.report.rows import Comparison, Row, comparisons
 from flexsearch.runs import final_table, trial_store
 from flexsearch.runs.driver import search
 from flexsearch.runs.evaluators import opened
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.export import schedule_name, to_schedule
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.run_folder import RunFolder, newer
-from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 
 
@@ -57,70 +57,70 @@ def start(path: Path, settings: Settings, progress: Progress) -> Result:
     The folder is made when everything that the settings name is known to be usable, the model above all. Raises
     ConfigError, what loading a model raises, and RunFolderError where the folder or the trial store cannot be used.
     """
-    session = Session(settings, RunFolder(path).references)
-    _require(session)
-    return _conduct(RunFolder.create(path, settings), session, progress)
+    experiment = Experiment(settings, RunFolder(path).references)
+    _require(experiment)
+    return _conduct(RunFolder.create(path, settings), experiment, progress)
 
 
 def resume(folder: RunFolder, settings: Settings, progress: Progress) -> Result:
     """An interrupted run, which ends like one that never was; or a finished one once more."""
     if newer(folder.version):
         progress.say(f"note: flexiffusion {folder.version} made this run, and this is {__version__}")
-    return _conduct(folder, Session(settings, folder.references), progress)
+    return _conduct(folder, Experiment(settings, folder.references), progress)
 
 
-def _require(session: Session) -> None:
+def _require(experiment: Experiment) -> None:
     """Raises what a setting, the model or the trial store is refused with; nothing is sampled for it."""
-    settings = session.settings
-    _ = session.model, session.batch, session.prompts, session.features, session.teacher
+    settings = experiment.settings
+    _ = experiment.model, experiment.batch, experiment.prompts, experiment.features, experiment.teacher
     if settings.real is not None:
         require_pictures(Path(settings.real))
     if settings.cost != "latency" or settings.profile is not None:  # nothing is timed here
-        _ = session.costs
+        _ = experiment.costs
         if settings.method == "autodiffusion":
-            _ = session.method
+            _ = experiment.method
     if settings.storage is not None:
         trial_store.open_store(settings.storage)
 
 
-def _conduct(folder: RunFolder, session: Session, progress: Progress) -> Result:
+def _conduct(folder: RunFolder, experiment: Experiment, progress: Progress) -> Result:
     """Search until the run's evaluations are done, then measure on held-out images and write everything."""
-    settings = session.settings
+    settings = experiment.settings
     try:
         with folder.locked(), folder.guarded(settings):
-            evaluated = _search(folder, session, progress)
-            rows = _measure(folder, session, evaluated, progress)
+            evaluated = _search(folder, experiment, progress)
+            rows = _measure(folder, experiment, evaluated, progress)
     except KeyboardInterrupt:
         progress.say(f"What was finished is kept. Go on with: flexsearch resume {shlex.quote(str(folder.path))}")
         raise
-    return Result(folder.path, rows, f"latent/{settings.judged_by}", peak_memory(session.model.device))
+    return Result(folder.path, rows, f"latent/{settings.judged_by}", peak_memory(experiment.model.device))
 
 
-def _search(folder: RunFolder, session: Session, progress: Progress) -> list[Evaluated]:
-    settings = session.settings
+def _search(folder: RunFolder, experiment: Experiment, progress: Progress) -> list[Evaluated]:
+    settings = experiment.settings
     progress.say(f"run folder: {folder.path}")
-    progress.say(f"model: {session.described()}")
-    folder.keep_model(session.model.family, session.model.sha256)
+    progress.say(f"model: {experiment.described()}")
+    folder.keep_model(experiment.model.family, experiment.model.sha256)
     with progress.stage("teacher and converged reference", 2, "image sets") as at:
-        _ = session.search_engine
+        _ = experiment.search_engine
         at.advance()
-        _ = session.held_out_engine
+        _ = experiment.held_out_engine
         at.advance()
     if settings.plans:
-        with progress.stage("planner's tables", session.table_levels, "levels") as at:
-            session.tables(at.advance)
-    folder.write_json("costs.json", session.costs.to_dict())
-    sampler = MethodSampler(session.method, settings.seed)
+        with progress.stage("planner's tables", experiment.table_levels, "levels") as at:
+            experiment.tables(at.advance)
+    folder.write_json("costs.json", experiment.costs.to_dict())
+    sampler = MethodSampler(experiment.method, settings.seed)
     study = folder.study(settings, sampler)
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     with progress.stage("search", settings.evaluations, "evaluations", done) as at:
         if done < settings.evaluations:
-            with opened(session, at.say) as evaluator:
+            with opened(experiment, at.say) as evaluator:
                 search(
                     study,
                     sampler,
                     evaluator,
-                    session.costs,
+                    experiment.costs,
                     settings.evaluations,
                     settings.racing,
                     lambda number, error, cost: at.advance(note=evaluator.note),
@@ -132,17 +132,19 @@ def _search(folder: RunFolder, session: Session, progress: Progress) -> list[Eva
     return evaluated
 
 
-def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated], progress: Progress) -> tuple[Row, ...]:
-    settings, engine = session.settings, session.held_out_engine
-    choices = final_table.choose(session, evaluated)
+def _measure(
+    folder: RunFolder, experiment: Experiment, evaluated: list[Evaluated], progress: Progress
+) -> tuple[Row, ...]:
+    settings, engine = experiment.settings, experiment.held_out_engine
+    choices = final_table.choose(experiment, evaluated)
     with progress.stage("final table", len(choices), "schedules") as at:
         measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
     seconds = final_table.time_all(engine, measured, progress)
     files = {}
     for choice, outcome in measured:
         if choice.kind == "found":
-            schedule = to_schedule(session, engine, choice, outcome, len(evaluated))
-            path = folder.schedules / f"{schedule_name(session, choice)}.json"
+            schedule = to_schedule(experiment, engine, choice, outcome, len(evaluated))
+            path = folder.schedules / f"{schedule_name(experiment, choice)}.json"
             codec.write(path, schedule)
             files[choice.candidate.key] = str(path)
     rows = final_table.rows(engine, measured, seconds, files)
@@ -152,7 +154,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated], pr
             "settings": settings.to_dict() | {"storage": settings.storage and trial_store.shown(settings.storage)},
             "evaluations": len(evaluated),
             "network_calls": sum(item.calls for item in evaluated),
-            "peak_memory": peak_memory(session.model.device),
+            "peak_memory": peak_memory(experiment.model.device),
             "rows": [row.to_dict() for row in rows],
             "comparisons": [item.to_dict() for item in comparisons(rows)],
             "front": [
@@ -173,7 +175,7 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated], pr
         evaluated=[(item.cost, item.error) for item in evaluated]
         if key.startswith(objective.error) and settings.cost == "macs"
         else (),
-        title=f"{session.model.family}, {settings.solver}, {settings.held_out} held-out images",
+        title=f"{experiment.model.family}, {settings.solver}, {settings.held_out} held-out images",
         error_name=f"paired {key.replace('/', ' error to the ')}",
         teacher_cost=float(settings.steps),
     )
@@ -190,6 +192,6 @@ def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated], pr
         ],
     )
     for choice, outcome in shown:
-        name = pictures.TEACHER if choice.speedup is None else schedule_name(session, choice)
+        name = pictures.TEACHER if choice.speedup is None else schedule_name(experiment, choice)
         pictures.write(folder.pictures / name, outcome.pictures)
     return rows

@@ -12,10 +12,10 @@ from flexsearch.models.identity import cache_folder
 from flexsearch.report.rows import Row
 from flexsearch.runs import final_table
 from flexsearch.runs.claims import Finding, findings, plain_ratios
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.final_table import Choice
 from flexsearch.runs.from_file import settings_of, to_candidate
 from flexsearch.runs.progress import Progress
-from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 
 FEWEST, MOST = 16, 256  # images, where the user does not say
@@ -48,26 +48,26 @@ def unused_seed(schedule: Schedule) -> int:
 
 def verify(schedule: Schedule, base: Settings, progress: Progress) -> Verification:
     """Measure a schedule as it was made for, beside the best hand-made rivals at its cost, and judge its claims."""
-    session = Session(settings_of(schedule, base), cache_folder() / "references")
-    progress.say(f"model: {session.described()}")
-    same = schedule.model.sha256 == session.model.sha256
+    experiment = Experiment(settings_of(schedule, base), cache_folder() / "references")
+    progress.say(f"model: {experiment.described()}")
+    same = schedule.model.sha256 == experiment.model.sha256
     if schedule.model.sha256 is not None and not same:
         progress.say(f"note: searched on another checkpoint of {schedule.model.family}, {schedule.model.sha256[:10]}")
-    candidate, warning = to_candidate(schedule, session.model, session.teacher)
+    candidate, warning = to_candidate(schedule, experiment.model, experiment.teacher)
     if warning is not None:
         progress.say(f"note: {warning}")
-    cost = candidate.cost(session.table)
-    speedup = session.settings.steps / cost
+    cost = candidate.cost(experiment.table)
+    speedup = experiment.settings.steps / cost
     found = Choice("found", speedup, schedule.name, candidate)
-    choices = [final_table.teacher(session), found, *final_table.rivals(session, speedup, cost, {})]
-    engine = session.held_out_engine
+    choices = [final_table.teacher(experiment), found, *final_table.rivals(experiment, speedup, cost, {})]
+    engine = experiment.held_out_engine
     with progress.stage("measure", len(choices), "schedules") as at:
         measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
     rows = final_table.rows(engine, measured, final_table.time_all(engine, measured, progress), {})
     outcomes = {choice.kind: outcome for choice, outcome in measured}
     ratios = plain_ratios(_errors(outcomes["found"]), _errors(outcomes["plain"])) if "plain" in outcomes else {}
     judged = findings(schedule, next(row for row in rows if row.kind == "found"), ratios)
-    return Verification(schedule.name, judged, rows, session.settings, same)
+    return Verification(schedule.name, judged, rows, experiment.settings, same)
 
 
 def _errors(outcome: Outcome) -> dict[ReferenceName, Any]:

@@ -20,7 +20,7 @@ from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
 from flexsearch.models.prediction import METADATA_KEY, recognise_prediction
 from flexsearch.models.sidecar import read_sidecar
-from flexsearch.runs.session import Session
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
 from tools.make_random_checkpoint import checkpoint_shape, random_tensors
 
@@ -350,7 +350,9 @@ class TestNotes:
 
     def test_commands_print_them_below_the_model(self, load: Callable[..., DiffusionModel], tmp_path: Path) -> None:
         model = load(adding("odd"), name="sdxlTurbo")
-        line, *notes = Session(Settings(model=model.source, device="cpu", batch=1), tmp_path).described().splitlines()
+        line, *notes = (
+            Experiment(Settings(model=model.source, device="cpu", batch=1), tmp_path).described().splitlines()
+        )
         assert line.startswith(f"{model.source}, sd15, 12 branches") and notes == model.note_lines() and len(notes) == 2
 
     def test_a_note_is_one_line(self, load: Callable[..., DiffusionModel]) -> None:

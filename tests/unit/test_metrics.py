@@ -11,7 +11,7 @@ from flexiffusion.search.paired import estimate, mean_root, ratio_interval, squa
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import device_of, extract, load_features
 from flexsearch.metrics.relative_fid import RelativeFid, frechet_distance
-from flexsearch.runs.session import Session
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
 
 
@@ -160,9 +160,9 @@ def test_features_are_computed_where_their_module_is() -> None:
 
 
 def test_the_runs_features_are_on_the_models_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Session(Settings(steps=6, speedups=(2.0,)), tmp_path)
-    device = session.model.device
+    experiment = Experiment(Settings(steps=6, speedups=(2.0,)), tmp_path)
+    device = experiment.model.device
     moved: list[object] = []
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: moved.append(device) or module)
-    _ = session.features
+    _ = experiment.features
     assert moved == [device]
