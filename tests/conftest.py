@@ -68,9 +68,9 @@ def _default_markers(config: pytest.Config) -> str:
     return options[options.index("-m") + 1] if "-m" in options else ""
 
 
-def pytest_sessionfinish(experiment: pytest.Experiment) -> None:
-    if _skipped_whole(experiment.config) and experiment.exitstatus == pytest.ExitCode.OK:
-        experiment.exitstatus = pytest.ExitCode.TESTS_FAILED
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _skipped_whole(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
