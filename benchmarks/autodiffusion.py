@@ -32,8 +32,8 @@ from flexsearch.choices import MethodName
 from flexsearch.metrics.features import BundledFeatures, extract
 from flexsearch.metrics.real_fid import RealFid, statistics_of, write_statistics
 from flexsearch.models.denoiser import ModelDenoiser
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.final_table import choose, described
-from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.references import ImageSet
 from flexsearch.sampling.solvers import SamplerSettings, draw
@@ -79,11 +79,11 @@ class Bench:
         self.train = self.work / "train.npz"
         if not self.train.exists():
             write_statistics(self.train, statistics_of(train))
-        self.plain_session = self.session(self.settings("ddim", 2.0, "features", seed=0))
-        self.plain_session.model.unet.to(memory_format=torch.channels_last)  # a fifth faster at this size on a CPU
+        self.plain_experiment = self.experiment(self.settings("ddim", 2.0, "features", seed=0))
+        self.plain_experiment.model.unet.to(memory_format=torch.channels_last)  # a fifth faster at this size on a CPU
 
-    def session(self, settings: Settings) -> Session:
-        return Session(settings, self.work / "references")
+    def experiment(self, settings: Settings) -> Experiment:
+        return Experiment(settings, self.work / "references")
 
     def settings(
         self,
@@ -122,7 +122,7 @@ class Bench:
 
     def measured(self, recipe: SamplerSettings, candidate: Candidate, seed: int) -> float:
         """FID to the test pictures."""
-        model, prompts = self.plain_session.model, self.plain_session.prompts[0]
+        model, prompts = self.plain_experiment.model, self.plain_experiment.prompts[0]
         path = self.work / f"{recipe.solver}-{candidate.key[:16]}-{model.sha256[:16]}-{seed}.safetensors"
         parts = [load_file(path)["features"]] if path.exists() else []
         for first in range(sum(map(len, parts)), self.arguments.samples, CHUNK):
@@ -143,25 +143,30 @@ class Bench:
 
     def row(self, group: str, label: str, solver: str, candidates: list[Candidate]) -> str:
         """One candidate a seed."""
-        recipe = dataclasses.replace(self.plain_session.sampling, solver=solver)
+        recipe = dataclasses.replace(self.plain_experiment.sampling, solver=solver)
         values = [self.measured(recipe, candidate, seed) for seed, candidate in enumerate(candidates)]
-        cost = sum(candidate.cost(self.plain_session.table) for candidate in candidates) / len(candidates)
+        cost = sum(candidate.cost(self.plain_experiment.table) for candidate in candidates) / len(candidates)
         fid = f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
         words = "; ".join(dict.fromkeys(map(described, candidates)))
         return f"| {group} | {SOLVER[solver]}, {label} | {words} | {cost:.2f} | {fid} |"
 
     def hand_made(self, group: str, count: int, *more: tuple[str, str, Spacing]) -> Iterator[str]:
         for label, solver, spacing in (*HAND_MADE, *more):
-            candidate = plain(spaced_places(self.plain_session.model.levels, count, spacing))
+            candidate = plain(spaced_places(self.plain_experiment.model.levels, count, spacing))
             yield self.row(group, label, solver, [candidate] * self.arguments.seeds)
 
     def deepcache(self, group: str, solver: str, speedup: float) -> Iterator[str]:
         """DeepCache at the interval and branch that are best by the first fitness, on each search's images; no row
         where none costs so little."""
         fitness = self.arguments.fitness[0]
-        sessions = [self.session(self.settings(solver, speedup, fitness, seed)) for seed in range(self.arguments.seeds)]
+        sessions = [
+            self.experiment(self.settings(solver, speedup, fitness, seed)) for seed in range(self.arguments.seeds)
+        ]
         best = [
-            choice.candidate for session in sessions for choice in choose(session, ()) if choice.kind == "deepcache"
+            choice.candidate
+            for experiment in sessions
+            for choice in choose(experiment, ())
+            if choice.kind == "deepcache"
         ]
         if best:
             yield self.row(group, f"best DeepCache by {FITNESS[fitness]}", solver, best)
@@ -187,7 +192,7 @@ class Bench:
 
     def methods(self) -> Iterator[str]:
         """What else a step may be."""
-        solver, teacher = self.arguments.solver, plain(self.plain_session.teacher)
+        solver, teacher = self.arguments.solver, plain(self.plain_experiment.teacher)
         yield self.row("1x", f"uniform: the teacher, {TEACHER} steps", solver, [teacher] * self.arguments.seeds)
         for speedup in self.arguments.only or SPEEDUPS:
             yield from self.hand_made(f"{speedup:g}x", int(TEACHER / speedup), LOG_SNR)

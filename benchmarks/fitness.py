@@ -49,8 +49,8 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=15)
     parser.add_argument("--held-out", type=int, default=96)
     arguments = parser.parse_args()
-    session, evaluated = finished(arguments.run, held_out=arguments.held_out)
-    settings = session.settings
+    experiment, evaluated = finished(arguments.run, held_out=arguments.held_out)
+    settings = experiment.settings
     stream = np.random.default_rng(0)
     print(f"| asked cost | images | {' | '.join(MEANS)} |")
     print(f"|---|---|{'---|' * len(MEANS)}")
@@ -62,7 +62,7 @@ def main() -> None:
         drawn = stream.choice(len(better), size=min(arguments.candidates, len(better)), replace=False)
         errors = np.stack(
             [
-                session.held_out_engine.evaluate(better[i].candidate).latent_errors(settings.judged_by)
+                experiment.held_out_engine.evaluate(better[i].candidate).latent_errors(settings.judged_by)
                 for i in sorted(drawn)
             ]
         )

@@ -25,7 +25,7 @@ from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
 from flexsearch.models.costs import unet_macs
-from flexsearch.models.model import Told, call_unet
+from flexsearch.models.model import NetworkInputs, call_unet
 from tools.make_random_checkpoint import checkpoint_shape
 
 HEAD = ("time_proj", "time_embedding", "add_time_proj", "add_embedding", "conv_norm_out", "conv_act", "conv_out")
@@ -57,13 +57,13 @@ class UnitClock:
         return {module: marks[1] - marks[0] for module, marks in self.marks.items()}
 
 
-def told(family: Any, rows: int, device: torch.device, dtype: torch.dtype) -> Told:
+def told(family: Any, rows: int, device: torch.device, dtype: torch.dtype) -> NetworkInputs:
     shape = checkpoint_shape(family, tiny=False)
     states = torch.randn(rows, 77, shape.context, device=device, dtype=dtype)
     if shape.pooled is None:
-        return Told(states)
+        return NetworkInputs(states)
     sizes = torch.full((rows, 6), 512.0, device=device, dtype=dtype)
-    return Told(states, torch.randn(rows, shape.pooled, device=device, dtype=dtype), sizes)
+    return NetworkInputs(states, torch.randn(rows, shape.pooled, device=device, dtype=dtype), sizes)
 
 
 @torch.inference_mode()

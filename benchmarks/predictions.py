@@ -17,7 +17,7 @@ from scipy.stats import kendalltau
 
 from flexiffusion.search.objective import Objective
 from flexiffusion.search.planner import plans
-from flexsearch.runs.session import Session
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
 
 LATENT = Objective("latent")
@@ -35,21 +35,21 @@ def main() -> None:
     settings = Settings(
         model=options.model, solver=options.solver, steps=options.steps, held_out=options.held_out, speedups=speedups
     )
-    session = Session(settings, Path("runs/references"))
-    tables, engine = session.tables(), session.held_out_engine
+    experiment = Experiment(settings, Path("runs/references"))
+    tables, engine = experiment.tables(), experiment.held_out_engine
     print(
         f"{options.model}, {options.solver}, {options.held_out} held-out images; tables of {sum(tables.calls)} calls, "
-        f"the work of {tables.work(session.table):.0f} full ones.\n"
+        f"the work of {tables.work(experiment.table):.0f} full ones.\n"
     )
     print("| cost | schedule | predicted distance | measured distance | measured / predicted |\n|---|---|---|---|---|")
     pairs: list[tuple[float, float, float]] = []
     for cost in options.costs:
-        for planned in plans(tables, session.table, [cost]):
+        for planned in plans(tables, experiment.table, [cost]):
             errors = engine.evaluate(planned.candidate).latent_errors("converged")
             measured = float(np.sqrt(LATENT.of(errors)))
             pairs.append((cost, planned.error, measured))
             cells = [f"{planned.error:.3g}", f"{measured:.3g}", f"{measured / planned.error:.2f}"]
-            spent = planned.candidate.cost(session.table)
+            spent = planned.candidate.cost(experiment.table)
             print(f"| {spent:.2f} | {planned.candidate.text()} | {' | '.join(cells)} |", flush=True)
     within = [
         kendalltau([b for a, b, _ in pairs if a == cost], [c for a, _, c in pairs if a == cost]).statistic

@@ -28,8 +28,8 @@ from flexiffusion.predictor import chebyshev, lagrange
 from flexiffusion.schedule import Schedule
 from flexiffusion.search.candidate import Candidate, make_candidate
 from flexiffusion.search.seeds import alternating
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.from_file import to_candidate
-from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 
 History = Sequence[tuple[float, Tensor]]
@@ -85,15 +85,15 @@ def with_spectrum(candidate: Candidate) -> Candidate:
     return make_candidate(candidate.places, actions)
 
 
-def schedules(session: Session, files: Sequence[Path]) -> Iterator[tuple[str, Candidate]]:
+def schedules(experiment: Experiment, files: Sequence[Path]) -> Iterator[tuple[str, Candidate]]:
     found: list[Schedule] = [codec.read(path) for path in files]
     if not files:
         for pairs, branch in ((6, -1), (6, 0), (10, 0)):
-            levels = spaced_places(session.model.levels, 2 * pairs, "logsnr")
+            levels = spaced_places(experiment.model.levels, 2 * pairs, "logsnr")
             yield f"{pairs} + {pairs} by turns, branch {branch}", alternating(levels, branch, "linear")
         found = [codec.read(path) for path in sorted(presets.bundled_folder().glob("tiny-fashion-dpmpp_2m-*.json"))]
     for schedule in found:
-        yield schedule.name, to_candidate(schedule, session.model, session.teacher)[0]
+        yield schedule.name, to_candidate(schedule, experiment.model, experiment.teacher)[0]
 
 
 def main() -> None:
@@ -102,9 +102,9 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=64)
     parser.add_argument("--reference", choices=["teacher", "converged"], default="teacher")
     arguments = parser.parse_args()
-    session = Session(Settings(held_out=arguments.held_out), Path("runs/references"))
-    engine = session.held_out_engine
-    named = dict(schedules(session, arguments.files))
+    experiment = Experiment(Settings(held_out=arguments.held_out), Path("runs/references"))
+    engine = experiment.held_out_engine
+    named = dict(schedules(experiment, arguments.files))
     own = {name: engine.evaluate(candidate).latent_errors(arguments.reference) for name, candidate in named.items()}
     print(f"| predictor | {' | '.join(named)} |\n|---|{'---|' * len(named)}")
     print(f"| as it is: latent error | {' | '.join(f'{errors.mean():.2e}' for errors in own.values())} |", flush=True)

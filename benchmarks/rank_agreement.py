@@ -26,23 +26,23 @@ from flexiffusion.search.methods.placement import PlacementMethod
 from flexiffusion.search.paired import mean_root
 from flexsearch.engines.local import Outcome
 from flexsearch.metrics.relative_fid import frechet_distance
-from flexsearch.runs.session import Session
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
 
 FEW = (8, 32, 128)
 BOOTSTRAPS = 1000
 
 
-def drawn(session: Session, count: int) -> list[Candidate]:
+def drawn(experiment: Experiment, count: int) -> list[Candidate]:
     """Different random schedules that cost at most, and nearly, what was asked."""
-    method, (target,) = session.method, session.settings.targets
+    method, (target,) = experiment.method, experiment.settings.targets
     assert isinstance(method, PlacementMethod)
     found: dict[str, Candidate] = {}
-    stream = stream_of(session.settings.seed, 0)
+    stream = stream_of(experiment.settings.seed, 0)
     while len(found) < count:
         seed = method.seeds[int(stream.integers(len(method.seeds)))].candidate
         child = method.variation.fit(method.variation.mutate(seed, stream, False), target, stream)
-        if 0.8 * target <= child.cost(session.costs) <= target + 1e-9:
+        if 0.8 * target <= child.cost(experiment.costs) <= target + 1e-9:
             found.setdefault(child.key, child)
     return list(found.values())
 
@@ -58,8 +58,8 @@ def said(outcome: Outcome, n: int) -> dict[str, float]:
     }
 
 
-def judged(session: Session, candidate: Candidate) -> dict[str, Any]:
-    few, many = (engine.evaluate(candidate) for engine in (session.search_engine, session.held_out_engine))
+def judged(experiment: Experiment, candidate: Candidate) -> dict[str, Any]:
+    few, many = (engine.evaluate(candidate) for engine in (experiment.search_engine, experiment.held_out_engine))
     features, teacher = many.features, many.engine.references["teacher"].features
     half = len(features) // 2
     return {
@@ -94,13 +94,13 @@ def main() -> None:
         images=max(FEW),
         held_out=options.judges,
     )
-    session = Session(settings, options.work / "references")
+    experiment = Experiment(settings, options.work / "references")
     path = options.work / "judged.json"
     kept: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    candidates = drawn(session, options.schedules)
+    candidates = drawn(experiment, options.schedules)
     for number, candidate in enumerate(candidates):
         if candidate.key not in kept:
-            kept[candidate.key] = judged(session, candidate)
+            kept[candidate.key] = judged(experiment, candidate)
             path.write_text(json.dumps(kept), encoding="utf-8")
             print(f"{number + 1}/{len(candidates)}", file=sys.stderr, flush=True)
     rows = [kept[candidate.key] for candidate in candidates]

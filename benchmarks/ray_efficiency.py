@@ -28,9 +28,9 @@ from flexsearch.engines.pool import Pool
 from flexsearch.engines.speculation import Synchronous
 from flexsearch.runs.driver import search
 from flexsearch.runs.evaluators import opened
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
-from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 
 
@@ -88,18 +88,18 @@ def killer(every: float | None) -> Iterator[list[int]]:
 
 def case(name: str, settings: Settings, work: Path, kill_every: float | None = None) -> Measured:
     folder = RunFolder.create(work / name.replace(" ", "-").replace(",", ""), settings)
-    session = Session(settings, work / "references")
-    _ = session.search_engine
-    sampler = MethodSampler(session.method, settings.seed)
+    experiment = Experiment(settings, work / "references")
+    _ = experiment.search_engine
+    sampler = MethodSampler(experiment.method, settings.seed)
     study = folder.study(settings, sampler)
     began = time.perf_counter()
-    with opened(session, lambda line: print(f"    {line}", flush=True)) as evaluator:
+    with opened(experiment, lambda line: print(f"    {line}", flush=True)) as evaluator:
         pool: Any = evaluator.pool if isinstance(evaluator, Synchronous) else evaluator
         if isinstance(pool, Pool):
             pool.wait_for_workers()
         started, cpu = time.perf_counter(), cpu_seconds()
         with killer(kill_every) as killed:
-            search(study, sampler, evaluator, session.costs, settings.evaluations, settings.racing, lambda *_: None)
+            search(study, sampler, evaluator, experiment.costs, settings.evaluations, settings.racing, lambda *_: None)
         ended, spent = time.perf_counter(), cpu_seconds() - cpu
     trials = study.get_trials(deepcopy=False)
     evaluated = sampler.evaluated(trials)

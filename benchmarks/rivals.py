@@ -22,8 +22,8 @@ from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.objective import ReferenceName
 from flexiffusion.search.seeds import plain_seeds
 from flexsearch.engines.local import LocalEngine, Outcome
-from flexsearch.runs import final_table as verdict
-from flexsearch.runs.session import Session
+from flexsearch.runs import final_table
+from flexsearch.runs.experiment import Experiment
 
 SOLVERS: tuple[str, ...] = ("ddim", "dpmpp_2m", "uni_pc")
 REFERENCES: tuple[ReferenceName, ...] = ("teacher", "converged")
@@ -36,31 +36,31 @@ def with_solver(engine: LocalEngine, solver: str) -> LocalEngine:
     return other
 
 
-def other_solvers(session: Session, target: float) -> Iterator[tuple[str, LocalEngine, Candidate]]:
+def other_solvers(experiment: Experiment, target: float) -> Iterator[tuple[str, LocalEngine, Candidate]]:
     """Of each solver that the run does not use the best hand-made plain steps."""
     for solver in SOLVERS:
-        if solver != session.sampling.solver:
-            engine = with_solver(session.search_engine, solver)
-            seeds = list(plain_seeds(session.model.levels, [int(target + 1e-9)]))
-            errors = [engine.judge(seed.candidate, session.method.objective).error for seed in seeds]
+        if solver != experiment.sampling.solver:
+            engine = with_solver(experiment.search_engine, solver)
+            seeds = list(plain_seeds(experiment.model.levels, [int(target + 1e-9)]))
+            errors = [engine.judge(seed.candidate, experiment.method.objective).error for seed in seeds]
             best = seeds[errors.index(min(errors))]
-            yield f"{solver}, {best.name}", with_solver(session.held_out_engine, solver), best.candidate
+            yield f"{solver}, {best.name}", with_solver(experiment.held_out_engine, solver), best.candidate
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    session, evaluated = finished(parser.parse_args().run)
-    settings = session.settings
-    chosen = verdict.choose(session, evaluated)
+    experiment, evaluated = finished(parser.parse_args().run)
+    settings = experiment.settings
+    chosen = final_table.choose(experiment, evaluated)
     headings = ("asked", "schedule", "cost", "to teacher", "found / it", "to converged", "found / it")
     print(f"| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
         own = [choice for choice in chosen if choice.speedup == speedup]
         rows: list[tuple[str, LocalEngine, Candidate]] = [
-            (choice.label, session.held_out_engine, choice.candidate) for choice in own
+            (choice.label, experiment.held_out_engine, choice.candidate) for choice in own
         ]
-        rows += other_solvers(session, target)
+        rows += other_solvers(experiment, target)
         found: Outcome | None = None  # the first row
         for label, engine, candidate in rows:
             outcome = engine.evaluate(candidate)
@@ -69,7 +69,7 @@ def main() -> None:
                 errors = outcome.latent_errors(name)
                 ratio = ratio_text(found.latent_errors(name), errors) if found else ""
                 cells += [f"{errors.mean():.2e}", ratio]
-            cost = candidate.cost(session.table)
+            cost = candidate.cost(experiment.table)
             asked = "" if found else f"{speedup:.3g}x"
             print(f"| {asked} | {'' if found else 'found: '}{label} | {cost:.2f} | {' | '.join(cells)} |", flush=True)
             found = found or outcome

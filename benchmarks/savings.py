@@ -44,9 +44,9 @@ def course(name: str, seed: int, options: argparse.Namespace) -> tuple[list[tupl
         evaluations=options.evaluations,
         images=options.images,
     )
-    session, evaluated = searched(options.work / f"{name.replace(' ', '-')}-{seed}", settings)
+    experiment, evaluated = searched(options.work / f"{name.replace(' ', '-')}-{seed}", settings)
     least, found = math.inf, []
-    for item, so_far in zip(evaluated, spent(session, evaluated), strict=True):
+    for item, so_far in zip(evaluated, spent(experiment, evaluated), strict=True):
         if item.cost <= settings.targets[0] + 1e-9:
             least = min(least, item.error)
         found.append((so_far, least))

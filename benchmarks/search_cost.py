@@ -18,11 +18,11 @@ from typing import Any
 from benchmarks.layouts import add_device_options, described, device_of
 from flexiffusion.search import trajectory
 from flexsearch.devices import in_words, peak_memory
-from flexsearch.runs import final_table as verdict
+from flexsearch.runs import final_table
 from flexsearch.runs.driver import search
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
-from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 
 
@@ -48,8 +48,8 @@ class NetworkClock:
 
 def whole_search(settings: Settings, folder: Path) -> None:
     opened = RunFolder.create(folder, settings)
-    session = Session(settings, opened.references)
-    _ = session.model, session.features, session.table
+    experiment = Experiment(settings, opened.references)
+    _ = experiment.model, experiment.features, experiment.table
     marks = []
 
     def ignored(number: int, error: float, cost: float) -> None:
@@ -57,14 +57,14 @@ def whole_search(settings: Settings, folder: Path) -> None:
 
     with NetworkClock() as network:
         began = time.perf_counter()
-        engine = session.search_engine
+        engine = experiment.search_engine
         marks.append((time.perf_counter() - began, network.seconds))
-        sampler = MethodSampler(session.method, settings.seed)
+        sampler = MethodSampler(experiment.method, settings.seed)
         search(
             opened.study(settings, sampler),
             sampler,
             engine,
-            session.costs,
+            experiment.costs,
             settings.evaluations,
             settings.racing,
             ignored,
@@ -82,9 +82,9 @@ def whole_search(settings: Settings, folder: Path) -> None:
 
 def candidate_seconds(settings: Settings, folder: Path) -> tuple[float, int]:
     """Seconds of one full-length candidate, and the batch that was used; the network has been warmed up."""
-    session = Session(settings, folder)
-    candidate = verdict.teacher(session).candidate
-    engine = session.engine_for_search({})
+    experiment = Experiment(settings, folder)
+    candidate = final_table.teacher(experiment).candidate
+    engine = experiment.engine_for_search({})
     engine.seconds(candidate, 1)
     began = time.perf_counter()
     engine.evaluate(candidate)

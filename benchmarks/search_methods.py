@@ -38,7 +38,7 @@ from flexiffusion.search.candidate import Candidate, make_candidate
 from flexiffusion.search.method import stream_of
 from flexiffusion.search.methods.placement import PlacementMethod
 from flexiffusion.search.objective import Objective
-from flexsearch.runs.session import Session
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
 
 LATENT = Objective("latent")
@@ -78,24 +78,24 @@ def settings_of(name: str, seed: int, options: argparse.Namespace) -> Settings:
     return Settings(**common, planner=name == "ours")
 
 
-def own_search(path: Path, settings: Settings) -> tuple[Session, list[Trial]]:
+def own_search(path: Path, settings: Settings) -> tuple[Experiment, list[Trial]]:
     """One of our methods, through the driver that `flexsearch run` uses."""
-    session, evaluated = searched(path, settings)
-    return session, [
+    experiment, evaluated = searched(path, settings)
+    return experiment, [
         Trial(calls, work, item.error, item.cost, item.candidate)
-        for item, (calls, work) in zip(evaluated, spent(session, evaluated), strict=True)
+        for item, (calls, work) in zip(evaluated, spent(experiment, evaluated), strict=True)
     ]
 
 
-def optuna_search(path: Path, settings: Settings, name: str) -> tuple[Session, list[Trial]]:
+def optuna_search(path: Path, settings: Settings, name: str) -> tuple[Experiment, list[Trial]]:
     """A sampler of Optuna's on the genes of our space. Kept as JSON when it is done."""
-    session = Session(settings, path.parent / "references")
+    experiment = Experiment(settings, path.parent / "references")
     trials: list[Trial] = []
     if path.exists():
-        return session, [from_json(document) for document in json.loads(path.read_text(encoding="utf-8"))]
-    method, (target,) = session.method, session.settings.targets
+        return experiment, [from_json(document) for document in json.loads(path.read_text(encoding="utf-8"))]
+    method, (target,) = experiment.method, experiment.settings.targets
     assert isinstance(method, PlacementMethod)
-    engine = session.search_engine
+    engine = experiment.search_engine
     engine.prefixes = None
     samplers = {
         "random": lambda: optuna.samplers.RandomSampler(seed=settings.seed),
@@ -110,26 +110,26 @@ def optuna_search(path: Path, settings: Settings, name: str) -> tuple[Session, l
         drawn = repaired(method, asked.params)
         candidate = method.variation.fit(drawn, target, stream_of(settings.seed, number))
         judged = engine.judge(candidate, LATENT)
-        cost = candidate.cost(session.costs)
+        cost = candidate.cost(experiment.costs)
         study.tell(asked, [judged.error, cost])
         calls += judged.calls
         made += work_of(judged.calls, cost, candidate)
         trials.append(Trial(calls, made, judged.error, cost, candidate))
         progress(path.stem, number, settings.evaluations)
     path.write_text(json.dumps([asdict(item) for item in trials]), encoding="utf-8")
-    return session, trials
+    return experiment, trials
 
 
-def timed(name: str, seed: int, options: argparse.Namespace) -> tuple[Session, list[Trial], float]:
+def timed(name: str, seed: int, options: argparse.Namespace) -> tuple[Experiment, list[Trial], float]:
     """A search, and its seconds of CPU time, which are kept beside it; nan where it was interrupted."""
     path = options.work / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}{'.json' if name in OPTUNA else ''}"
     kept = options.work / f"{path.stem}.seconds"
     begins, began = not path.exists(), time.process_time()
     settings = settings_of(name, seed, options)
-    session, trials = optuna_search(path, settings, name) if name in OPTUNA else own_search(path, settings)
+    experiment, trials = optuna_search(path, settings, name) if name in OPTUNA else own_search(path, settings)
     if begins:
         kept.write_text(f"{time.process_time() - began}\n", encoding="ascii")
-    return session, trials, float(kept.read_text(encoding="ascii")) if kept.exists() else math.nan
+    return experiment, trials, float(kept.read_text(encoding="ascii")) if kept.exists() else math.nan
 
 
 def repaired(method: PlacementMethod, genes: dict[str, int]) -> Candidate:
@@ -160,34 +160,34 @@ def hypervolume(trials: Sequence[Trial], highest: float) -> float:
     return area
 
 
-def affordable(session: Session, trials: Sequence[Trial]) -> list[Trial]:
-    (target,) = session.settings.targets
+def affordable(experiment: Experiment, trials: Sequence[Trial]) -> list[Trial]:
+    (target,) = experiment.settings.targets
     return [item for item in trials if item.cost <= target + 1e-9]
 
 
-def held_out(session: Session, candidate: Candidate) -> float:
-    return LATENT.of(session.held_out_engine.evaluate(candidate).latent_errors("teacher"))
+def held_out(experiment: Experiment, candidate: Candidate) -> float:
+    return LATENT.of(experiment.held_out_engine.evaluate(candidate).latent_errors("teacher"))
 
 
-def figures(session: Session, trials: Sequence[Trial], seconds: float) -> Figures:
-    best = min(affordable(session, trials), key=lambda item: item.error)
-    volume = hypervolume(trials, float(session.settings.steps))
+def figures(experiment: Experiment, trials: Sequence[Trial], seconds: float) -> Figures:
+    best = min(affordable(experiment, trials), key=lambda item: item.error)
+    volume = hypervolume(trials, float(experiment.settings.steps))
     last = trials[-1]
-    return Figures(last.calls, last.work, seconds, best.error, held_out(session, best.candidate), volume)
+    return Figures(last.calls, last.work, seconds, best.error, held_out(experiment, best.candidate), volume)
 
 
-def first_within(session: Session, trials: Sequence[Trial], error: float) -> Trial | None:
+def first_within(experiment: Experiment, trials: Sequence[Trial], error: float) -> Trial | None:
     """The first trial that is the best so far by the search images and has at most this error on held-out ones."""
     best = math.inf
-    for item in affordable(session, trials):
+    for item in affordable(experiment, trials):
         if item.error < best:
             best = item.error
-            if held_out(session, item.candidate) <= error:
+            if held_out(experiment, item.candidate) <= error:
                 return item
     return None
 
 
-def figures_of_seed(made: dict[str, tuple[Session, list[Trial], float]]) -> dict[str, Figures]:
+def figures_of_seed(made: dict[str, tuple[Experiment, list[Trial], float]]) -> dict[str, Figures]:
     found = {name: figures(*search) for name, search in made.items()}
     papers = [found[name] for name in PAPER if name in found]
     if not papers:
@@ -228,7 +228,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Figures]] = {name: [] for name in options.searches}
     for seed in options.seeds:
-        references = Session(settings_of(OPTUNA[0], seed, options), options.work / "references")
+        references = Experiment(settings_of(OPTUNA[0], seed, options), options.work / "references")
         assert references.search_engine is not None  # they are no search's own work
         made = {name: timed(name, seed, options) for name in options.searches}
         for name, figure in figures_of_seed(made).items():

@@ -11,13 +11,13 @@ from typing import Any
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.method import Evaluated
 from flexsearch.runs.driver import search
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
-from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 
 
-def searched(path: Path, settings: Settings) -> tuple[Session, list[Evaluated]]:
+def searched(path: Path, settings: Settings) -> tuple[Experiment, list[Evaluated]]:
     """The finished trials of the run folder `path`, which is gone on with if it is there; progress to stderr.
 
     References are shared with the folders beside it. Ends the program where the folder is of another search.
@@ -28,25 +28,25 @@ def searched(path: Path, settings: Settings) -> tuple[Session, list[Evaluated]]:
             sys.exit(f"{path} is a search with other settings. Give another --work folder.")
     else:
         folder = RunFolder.create(path, settings)
-    session = Session(settings, path.parent / "references")
-    sampler = MethodSampler(session.method, settings.seed)
+    experiment = Experiment(settings, path.parent / "references")
+    sampler = MethodSampler(experiment.method, settings.seed)
     study = folder.study(settings, sampler)
 
     def told(number: int, error: float, cost: float) -> None:
         progress(path.name, number, settings.evaluations)
 
     with folder.locked():
-        search(study, sampler, session.search_engine, session.costs, settings.evaluations, settings.racing, told)
-    return session, list(sampler.evaluated(study.get_trials(deepcopy=False)))
+        search(study, sampler, experiment.search_engine, experiment.costs, settings.evaluations, settings.racing, told)
+    return experiment, list(sampler.evaluated(study.get_trials(deepcopy=False)))
 
 
-def finished(path: Path, **changes: Any) -> tuple[Session, list[Evaluated]]:
-    """The trials of a finished run, and its session with some settings changed."""
+def finished(path: Path, **changes: Any) -> tuple[Experiment, list[Evaluated]]:
+    """The trials of a finished run, and its experiment with some settings changed."""
     folder, settings = RunFolder.open(path)
     settings = replace(settings, **changes)
-    session = Session(settings, folder.references)
-    sampler = MethodSampler(session.method, settings.seed)
-    return session, list(sampler.evaluated(folder.study(settings, sampler).get_trials(deepcopy=False)))
+    experiment = Experiment(settings, folder.references)
+    sampler = MethodSampler(experiment.method, settings.seed)
+    return experiment, list(sampler.evaluated(folder.study(settings, sampler).get_trials(deepcopy=False)))
 
 
 def work_of(calls: int, cost: float, candidate: Candidate) -> float:
@@ -54,12 +54,12 @@ def work_of(calls: int, cost: float, candidate: Candidate) -> float:
     return calls * cost / len(candidate.places)
 
 
-def spent(session: Session, evaluated: Sequence[Evaluated]) -> Iterator[tuple[int, float]]:
+def spent(experiment: Experiment, evaluated: Sequence[Evaluated]) -> Iterator[tuple[int, float]]:
     """Network calls and their work, in full steps, up to and with each trial; the planner's tables are included."""
     calls, work = 0, 0.0
-    if session.settings.plans:
-        tables = session.tables()
-        calls, work = sum(tables.calls), tables.work(session.costs)
+    if experiment.settings.plans:
+        tables = experiment.tables()
+        calls, work = sum(tables.calls), tables.work(experiment.costs)
     for item in evaluated:
         calls += item.calls
         work += work_of(item.calls, item.cost, item.candidate)

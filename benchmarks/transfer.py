@@ -21,9 +21,9 @@ from typing import Any
 from benchmarks.ratios import ratio_text
 from flexiffusion.codec import read
 from flexiffusion.search.candidate import Candidate
-from flexsearch.runs import final_table as verdict
+from flexsearch.runs import final_table
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.from_file import settings_of, to_candidate
-from flexsearch.runs.session import Session
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
 
@@ -53,18 +53,18 @@ def main() -> None:
     for path in options.files:
         schedule = read(path)
         settings = settings_of(schedule, Settings(held_out=options.held_out))
-        session = Session(settings, options.references)
-        candidate, _ = to_candidate(schedule, session.model, session.teacher)
+        experiment = Experiment(settings, options.references)
+        candidate, _ = to_candidate(schedule, experiment.model, experiment.teacher)
         for label, change in changes(schedule.sampling.sampler, options.other):
             judgement = judged(candidate, replace(settings, **change), options.references)
             print(f"| {schedule.name} | {label} | {judgement} |", flush=True)
 
 
 def judged(candidate: Candidate, settings: Settings, references: Path) -> str:
-    cost = math.ceil(candidate.cost(Session(settings, references).table))
-    session = Session(replace(settings, speedups=(settings.steps / cost,)), references)
-    rivals = {choice.kind: choice.candidate for choice in verdict.choose(session, [])}
-    engine = session.held_out_engine
+    cost = math.ceil(candidate.cost(Experiment(settings, references).table))
+    experiment = Experiment(replace(settings, speedups=(settings.steps / cost,)), references)
+    rivals = {choice.kind: choice.candidate for choice in final_table.choose(experiment, [])}
+    engine = experiment.held_out_engine
     errors = {
         kind: engine.evaluate(item).latent_errors("teacher")
         for kind, item in {"found": candidate, **rivals}.items()

@@ -143,6 +143,7 @@ class _Applied:
         everything = full_plan(levels)
         if schedule is None:
             return given, everything, []
+        as_given = schedule  # what notes compare with: below, levels may be filled in
         model = guider.model_patcher.model
         unet, notes = model.diffusion_model, []
         cuttable = why_not_cut(unet) is None
@@ -161,7 +162,7 @@ class _Applied:
         if len(levels) < FEWEST_STEPS:
             notes.append(f"no gain is to be expected of {len(levels)} steps: they are sampled as ever")
             return wanted, plan, notes
-        notes += _notes(self._schedule, guider, noise, sampler, levels if self._mapping == "position" else None)
+        notes += _notes(as_given, guider, noise, sampler, levels if self._mapping == "position" else None)
         fulls = sum(action == FULL for action in plan.actions)
         if fulls >= len(levels):
             notes.append(

@@ -7,6 +7,7 @@ from typing import Any
 from ..flexiffusion.codec import loads
 from ..flexiffusion.fit import made_for
 from ..flexiffusion.schedule import Schedule, SegmentsPlan
+from ..flexiffusion.summary import counts_text
 from . import folders
 
 
@@ -21,15 +22,11 @@ def strip(schedule: Schedule) -> dict[str, Any]:
     `steps`: [kind, branch or None]; null steps only where the schedule lists them
     """
     actions = schedule.plan.actions()
-    counts = {kind: sum(action.kind == kind for action in actions) for kind in ("full", "partial", "null")}
-    dropped = sum(len(action.drop) for action in actions)
-    more = (f", {dropped} units dropped" if dropped else "") + (
-        "" if isinstance(schedule.plan, SegmentsPlan) else ", own noise levels"
-    )
+    levels = "" if isinstance(schedule.plan, SegmentsPlan) else ", own noise levels"
     return {
         "name": schedule.name,
         "steps": [[action.kind, action.branch] for action in actions],
-        "counts": ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) + more,
+        "counts": counts_text(actions) + levels,
         "model": f"{schedule.model.family}, {schedule.provenance.kind}",
         "made_for": made_for(schedule),
         "description": schedule.description,

@@ -65,6 +65,11 @@ def text(place: str, value: object, limit: int, *, empty: bool = False, lines: b
     return value
 
 
+def _key(name: str) -> str:
+    """A key as a place names it: in Python's spelling where a terminal may not know all of its characters."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
 def identifier(place: str, value: object, limit: int) -> str:
     """A text of ASCII letters, digits and `_ . -`."""
     value = text(place, value, limit)
@@ -200,7 +205,7 @@ def frozen(place: str, value: object, depth: int = 2) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             text(f"{place} key", key, 200, empty=True)
-        return FrozenMapping({key: frozen(f"{place}.{key}", value[key], depth + 1) for key in value})
+        return FrozenMapping({key: frozen(f"{place}.{_key(key)}", value[key], depth + 1) for key in value})
     if isinstance(value, (list, tuple)):
         return tuple(frozen(f"{place}[{i}]", value[i], depth + 1) for i in range(len(value)))
     raise ScheduleError(

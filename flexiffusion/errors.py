@@ -7,10 +7,10 @@ class FlexiffusionError(Exception):
     """Root of everything that this package raises on purpose."""
 
 
-class ScheduleError(FlexiffusionError):
-    """A schedule, or a value that was to become part of one, is refused: "PLACE: PROBLEM. REMEDY".
+class Refusal(FlexiffusionError):
+    """What is refused, in three parts: "PLACE: PROBLEM. REMEDY".
 
-    place:   where: a JSON path (`sd15.json: $.plan.segments[2].active`), or `Segment.active` for an object made in code
+    place:   where, as a file, an option, a setting or a JSON path
     problem: what is wrong, with the value
     remedy:  what to do about it
     """
@@ -23,6 +23,13 @@ class ScheduleError(FlexiffusionError):
 
     def __str__(self) -> str:
         return f"{self.place}: {self.problem}. {self.remedy}"
+
+
+class ScheduleError(Refusal):
+    """A schedule, or a value that was to become part of one, is refused.
+
+    Its place is a JSON path (`sd15.json: $.plan.segments[2].active`), or `Segment.active` for an object made in code.
+    """
 
     def moved(self, old: str, new: str) -> ScheduleError:
         """The same error with `old` at the beginning of its place replaced: `Segment.` by `$.plan.segments[2].`."""

@@ -1,6 +1,6 @@
 """Schedule x noise levels -> one action per evaluated level. Pure: the same arguments always give the same plan.
 
-Actions belong to noise levels, never to call counts (DESIGN.md, rule 1), so split, tiled and repeated calls agree.
+Actions belong to noise levels, never to call counts (docs/design.md, rule 1), so split, tiled and repeated calls agree.
 Noise levels are sigmas as in k-diffusion, sqrt((1 - abar) / abar).
 """
 

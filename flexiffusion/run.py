@@ -1,8 +1,8 @@
 """One sampling call: noise level -> action, the feature cache, the counts.
 
-Rules 1, 3, 4 and 6 to 8 of the run (DESIGN.md): an action belongs to a noise level; a partial call needs a cache entry
-of the same conditioning identity, occurrence, rows, size, dtype and device, and any miss runs the call in full and is
-counted; the state lives for one sampling call; what was really run is what is reported.
+Rules 1, 3, 4 and 6 to 8 of the run (docs/design.md): an action belongs to a noise level; a partial call needs a cache
+entry of the same conditioning identity, occurrence, rows, size, dtype and device, and any miss runs the call in full
+and is counted; the state lives for one sampling call; what was really run is what is reported.
 """
 
 from __future__ import annotations

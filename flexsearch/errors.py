@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from flexiffusion.errors import FlexiffusionError
+from flexiffusion.errors import Refusal
 
 
-class FlexsearchError(FlexiffusionError):
-    """A refusal of the tool: "PLACE: PROBLEM. REMEDY".
-
-    place:   where, as a file, an option or a setting
-    problem: what is wrong, with the value
-    remedy:  what to do about it
-    """
-
-    def __init__(self, place: str, problem: str, remedy: str) -> None:
-        super().__init__(place, problem, remedy)  # all three in args, so that the error survives pickling
-        self.place = place
-        self.problem = problem
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.problem}. {self.remedy}"
+class FlexsearchError(Refusal):
+    """A refusal of the tool."""
 
 
 class ConfigError(FlexsearchError):

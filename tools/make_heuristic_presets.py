@@ -13,20 +13,9 @@ import sys
 from pathlib import Path
 
 from flexiffusion.codec import write
+from flexiffusion.facts import ModelInfo, Provenance, Sampling
 from flexiffusion.families import FAMILIES, Family
-from flexiffusion.schedule import (
-    FULL,
-    Action,
-    ModelInfo,
-    Predictor,
-    Provenance,
-    Sampling,
-    Schedule,
-    Segment,
-    SegmentsPlan,
-    Step,
-    StepsPlan,
-)
+from flexiffusion.schedule import FULL, Action, Predictor, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 
 STEPS = 30  # 2, 3 and 5 divide it; over any other number of steps the segments are stretched
 INTERVALS = (2, 3, 5)

@@ -17,10 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from flexiffusion.errors import FlexiffusionError
-from flexiffusion.plan import Plan, index_at, plan_for
+from flexiffusion.plan import Placement, Plan, index_at, plan_for
 from flexiffusion.schedule import Schedule, SegmentsPlan
-
-from .settings import Placement
 
 ListSampler = Callable[..., Tensor]
 

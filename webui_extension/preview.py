@@ -10,6 +10,7 @@ from html import escape
 
 from flexiffusion.fit import made_for
 from flexiffusion.schedule import Action, Metric, Schedule, StepsPlan
+from flexiffusion.summary import counts_text
 
 # readable on light and dark ground
 _COLOURS = {"full": "#4f8fea", "partial": "#e8710a", "null": "transparent"}
@@ -18,7 +19,7 @@ _COLOURS = {"full": "#4f8fea", "partial": "#e8710a", "null": "transparent"}
 def html(schedule: Schedule, family: str | None) -> str:
     """The preview of one schedule. family: of the loaded model, None if not known."""
     actions = schedule.plan.actions()
-    lines = [_strip(actions), f"<b>{escape(schedule.name)}</b>: {_counts(actions)}", f"Made with {_text(schedule)}"]
+    lines = [_strip(actions), f"<b>{escape(schedule.name)}</b>: {counts_text(actions)}", f"Made with {_text(schedule)}"]
     if family is not None and family != schedule.model.family:
         lines.insert(0, f"<b>Does not fit: made for {escape(schedule.model.family)}, loaded is {escape(family)}.</b>")
     if isinstance(schedule.plan, StepsPlan):
@@ -66,13 +67,6 @@ def _said(action: Action) -> str:
 
 def _height(action: Action) -> int:
     return {"full": 22, "partial": 12, "null": 4}[action.kind]
-
-
-def _counts(actions: Sequence[Action]) -> str:
-    counts = [(kind, sum(action.kind == kind for action in actions)) for kind in ("full", "partial", "null")]
-    dropped = sum(len(action.drop) for action in actions)
-    more = [f"{dropped} units dropped"] if dropped else []
-    return ", ".join([*(f"{count} {kind}" for kind, count in counts if count), *more])
 
 
 def _measured(metric: Metric) -> str:

@@ -19,13 +19,13 @@ from flexiffusion.errors import FlexiffusionError, ModelMismatch
 from flexiffusion.families import FAMILIES
 from flexiffusion.fit import require_fit
 from flexiffusion.host import SamplingReport, in_full, nothing_saved, total, why_not_cut
+from flexiffusion.plan import Placement
 from flexiffusion.presets import Preset
 from flexiffusion.run import Report, Run
 from flexiffusion.schedule import FULL, Schedule
 
 from .levels import Levels, levels_of, positions
 from .network import Network
-from .settings import Placement
 
 MARK = "flexiffusion"  # the attribute by which the denoiser callback and a second attachment find a sampling
 

@@ -3,7 +3,7 @@
 A macro-step leaves grid level i with a full step, does m partial steps at even places on the way, and arrives at level
 j > i. It begins on the converged trajectory (so nothing earlier matters but the solver's memory and the last full
 feature, both taken from there too), and its error is its distance from that trajectory at j. Placement of plain steps
-(GITS, OSS: METHOD.md section 5) is the special case m = 0.
+(GITS, OSS: docs/method.md 5) is the special case m = 0.
 
 All network calls that this takes: one full call at every level, and one partial call for every (last full level, full
 level, partial level, branch) within reach. The rest is the solver's arithmetic.
@@ -32,7 +32,7 @@ IMAGES = 4  # that the tables are measured on
 LEVELS = 32
 REACH = 8  # the longest macro-step, in grid levels
 MOST_PARTIALS = 3
-BRANCHES = (-1, 0)  # where nearly all of the gain is (METHOD.md section 7); the search tries the others
+BRANCHES = (-1, 0)  # where nearly all of the gain is (docs/method.md 7); the search tries the others
 STRIDE = 3  # of the plain steps that carry a perturbation to the end
 ANCHORS = 4  # a gain is measured at every fourth level
 

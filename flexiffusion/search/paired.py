@@ -61,7 +61,7 @@ def finite(value: float) -> float | None:
 def squared_error(candidate: Tensor, reference: Tensor) -> Errors:
     """Mean squared difference per image: (n, ...) x (n, ...) -> (n,).
 
-    On features this is the quantity that bounds relative FID from above, up to n / (n - 1) (METHOD.md section 4).
+    On features this is the quantity that bounds relative FID from above, up to n / (n - 1) (docs/method.md 4).
     """
     if candidate.shape != reference.shape:
         raise ValueError(f"shapes differ: {tuple(candidate.shape)} and {tuple(reference.shape)}")

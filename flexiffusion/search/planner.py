@@ -1,6 +1,6 @@
 """The planner: the best chain of macro-steps for every cost at once, by dynamic programming over their tables.
 
-Errors of neighbouring macro-steps point the same way more often than not (METHOD.md section 7), so their norms, each
+Errors of neighbouring macro-steps point the same way more often than not (docs/method.md 7), so their norms, each
 times its growth to the end, are added: the bound by the triangle inequality. That makes it a shortest path, exact for
 this sum. Costs are counted in bins, rounded up, so that a plan never costs more than was asked for.
 

@@ -1,6 +1,6 @@
 """States that trajectories share: what is known before a full step, kept under the steps that led there.
 
-With a deterministic solver and common noise, two schedules that begin alike are alike until they part (METHOD.md
+With a deterministic solver and common noise, two schedules that begin alike are alike until they part (docs/method.md
 section 5): the later one goes on from where the earlier one stood. States are kept before full steps only, where a
 cache of reused features ends and the most is saved for the least memory.
 """

@@ -1,4 +1,4 @@
-"""Racing: a candidate meets few images first, and more only while it may still beat its rival (METHOD.md section 5).
+"""Racing: a candidate meets few images first, and more only while it may still beat its rival (docs/method.md 5).
 
 Image i has prompt i, going round, so the images of every stage hold each prompt equally often, as far as they go.
 A race in the sense of Maron & Moore 1997 and of F-Race (Birattari et al. 2002), with one rival: the best candidate so

@@ -78,7 +78,7 @@ def easycache(teacher: Sequence[int], interval: int) -> Candidate:
 
 
 def forecast_seeds(teacher: Sequence[int], table: CostTable, target: float) -> Iterator[Seed]:
-    """Spectrum and EasyCache as dear as the target (in full steps) allows."""
+    """Spectrum and EasyCache as costly as the target (in full steps) allows."""
     for warm_up in WARM_UPS:
         for growth in GROWTHS:
             candidate = spectrum(teacher, warm_up, growth)
@@ -88,7 +88,7 @@ def forecast_seeds(teacher: Sequence[int], table: CostTable, target: float) -> I
     for interval in range(2, len(teacher) + 1):
         candidate = easycache(teacher, interval)
         if near(candidate.cost(table), [target]):
-            yield Seed("easycache", f"EasyCache, every {interval}.", candidate)
+            yield Seed("easycache", f"EasyCache, one full step in {interval}", candidate)
             break
 
 
@@ -117,7 +117,7 @@ def all_seeds(
 ) -> list[Seed]:
     """Every baseline at the asked costs (in full steps), without repetitions; the strongest rivals first.
 
-    DeepCache at every interval and branch whose cost is within 20 % below an asked one: at most as dear, and worth
+    DeepCache at every interval and branch whose cost is within 20 % below an asked one: at most as costly, and worth
     comparing.
     """
     counts = sorted({int(target + 1e-9) for target in targets if target >= 1})

@@ -10,20 +10,14 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Protocol, TextIO
+from typing import TextIO
+
+from flexsearch.cli import output
+from flexsearch.runs.progress import Stage
 
 LINE_EVERY_S = 10.0
-
-
-class Stage(Protocol):
-    """One stage of a command while it runs."""
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """`count` more units are done; `note` is a few words on how it goes."""
-
-    def say(self, message: str) -> None:
-        """A line that stays."""
 
 
 @contextlib.contextmanager
@@ -37,6 +31,16 @@ def stage(label: str, total: int, unit: str = "steps", done: int = 0, stream: Te
         lines = Lines(label, total, unit, done, stream)
         yield lines
         lines.finish()  # not after an exception: the last line would say that all is well
+
+
+class Terminal:
+    """`flexsearch.runs.progress.Progress` on stderr."""
+
+    def stage(self, label: str, total: int, unit: str = "steps", done: int = 0) -> AbstractContextManager[Stage]:
+        return stage(label, total, unit, done)
+
+    def say(self, message: str) -> None:
+        output.say(message)
 
 
 def duration(seconds: float) -> str:

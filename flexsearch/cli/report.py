@@ -69,16 +69,16 @@ def _keep_pictures(folder: Path, found: list[Found]) -> None:
     if all(pictures.read(place / name) for name in (pictures.TEACHER, *(item.name for item in found))):
         return
     from flexsearch.cli.quiet import quiet
+    from flexsearch.runs.experiment import Experiment
     from flexsearch.runs.redraw import pictures as drawn
     from flexsearch.runs.run_folder import RunFolder
-    from flexsearch.runs.session import Session
 
     output.say("no pictures in the run's folder: sampling them again")
     quiet()
     opened, settings = RunFolder.open(folder)
     with opened.locked():
-        session = Session(settings, opened.references)
-        opened.keep_model(session.model.family, session.model.sha256)
+        experiment = Experiment(settings, opened.references)
+        opened.keep_model(experiment.model.family, experiment.model.sha256)
         schedules = {item.name: item.schedule for item in found}
-        for name, images in drawn(session, schedules, pictures.TEACHER).items():
+        for name, images in drawn(experiment, schedules, pictures.TEACHER).items():
             pictures.write(place / name, images)

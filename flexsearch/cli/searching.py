@@ -1,195 +1,51 @@
-"""What `run` and `resume` do with a run folder: search to the end, measure, write, show."""
+"""What `run` and `resume` show: the work's progress, then the table and what to do with it."""
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
-from optuna.trial import TrialState
 
-from flexiffusion import __version__, codec
-from flexiffusion.search.front import front
-from flexiffusion.search.method import Evaluated
 from flexsearch.cli import output
-from flexsearch.cli.measuring import time_all
-from flexsearch.cli.progress import stage
+from flexsearch.cli.progress import Terminal
 from flexsearch.cli.quiet import quiet
-from flexsearch.devices import in_words, peak_memory
-from flexsearch.metrics.real_fid import require_pictures
-from flexsearch.report import figures, pictures
+from flexsearch.devices import in_words
 from flexsearch.report.advice import advice
-from flexsearch.report.rows import Row, comparisons
 from flexsearch.report.table import FinalTable
-from flexsearch.runs import final_table as verdict
-from flexsearch.runs import trial_store
-from flexsearch.runs.driver import search
-from flexsearch.runs.evaluators import opened
-from flexsearch.runs.export import schedule_name, to_schedule
-from flexsearch.runs.optuna_sampler import MethodSampler
-from flexsearch.runs.run_folder import RunFolder, newer
-from flexsearch.runs.session import Session
+from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.search_run import Result, resume, start
 from flexsearch.runs.settings import Settings
 
 
 def begin(path: Path, settings: Settings) -> None:
-    """A new run. Its folder is made when everything that it names is known to be usable: the model above all."""
+    """A new run, to its end."""
     quiet()
-    session = Session(settings, RunFolder(path).references)
-    _require(session)
-    _conduct(RunFolder.create(path, settings), session)
+    _show(start(path, settings, Terminal()))
 
 
 def go_on(folder: RunFolder, settings: Settings) -> None:
     """An interrupted run, or a finished one once more."""
     quiet()
-    if newer(folder.version):
-        output.say(f"note: flexiffusion {folder.version} made this run, and this is {__version__}")
-    _conduct(folder, Session(settings, folder.references))
+    _show(resume(folder, settings, Terminal()))
 
 
-def _require(session: Session) -> None:
-    """Raises what a setting, the model or the trial store is refused with; nothing is sampled for it."""
-    settings = session.settings
-    _ = session.model, session.batch, session.prompts, session.features, session.teacher
-    if settings.real is not None:
-        require_pictures(Path(settings.real))
-    if settings.cost != "latency" or settings.profile is not None:  # nothing is timed here
-        _ = session.costs
-        if settings.method == "autodiffusion":
-            _ = session.method
-    if settings.storage is not None:
-        trial_store.open_store(settings.storage)
-
-
-def _conduct(folder: RunFolder, session: Session) -> None:
-    """Search until the run's evaluations are done, then measure on held-out images and write everything."""
-    settings = session.settings
-    try:
-        with folder.locked(), folder.guarded(settings):
-            evaluated = _search(folder, session)
-            rows = _measure(folder, session, evaluated)
-    except KeyboardInterrupt:
-        output.say(f"What was finished is kept. Go on with: flexsearch resume {shlex.quote(str(folder.path))}")
-        raise
-    _show(folder, rows, f"latent/{settings.judged_by}", peak_memory(session.model.device))
-
-
-def _search(folder: RunFolder, session: Session) -> list[Evaluated]:
-    settings = session.settings
-    output.say(f"run folder: {folder.path}")
-    output.say(f"model: {session.described()}")
-    folder.keep_model(session.model.family, session.model.sha256)
-    with stage("teacher and converged reference", 2, "image sets") as at:
-        _ = session.search_engine
-        at.advance()
-        _ = session.held_out_engine
-        at.advance()
-    if settings.plans:
-        with stage("planner's tables", session.table_levels, "levels") as at:
-            session.tables(at.advance)
-    folder.write_json("costs.json", session.costs.to_dict())
-    sampler = MethodSampler(session.method, settings.seed)
-    study = folder.study(settings, sampler)
-    done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    with stage("search", settings.evaluations, "evaluations", done) as at:
-        if done < settings.evaluations:
-            with opened(session, at.say) as evaluator:
-                search(
-                    study,
-                    sampler,
-                    evaluator,
-                    session.costs,
-                    settings.evaluations,
-                    settings.racing,
-                    lambda number, error, cost: at.advance(note=evaluator.note),
-                )
-    evaluated = list(sampler.evaluated(study.get_trials(deepcopy=False)))
-    made = sum(item.calls for item in evaluated)
-    whole = sum(len(item.candidate.places) for item in evaluated) * settings.images
-    output.say(f"network calls: {made}, {made / whole:.0%} of what every schedule on every image takes")
-    return evaluated
-
-
-def _measure(folder: RunFolder, session: Session, evaluated: list[Evaluated]) -> tuple[Row, ...]:
-    settings, engine = session.settings, session.held_out_engine
-    choices = verdict.choose(session, evaluated)
-    with stage("final table", len(choices), "schedules") as at:
-        measured = verdict.measure(engine, choices, lambda label: at.advance(note=label))
-    seconds = time_all(engine, measured)
-    files = {}
-    for choice, outcome in measured:
-        if choice.kind == "found":
-            schedule = to_schedule(session, engine, choice, outcome, len(evaluated))
-            path = folder.schedules / f"{schedule_name(session, choice)}.json"
-            codec.write(path, schedule)
-            files[choice.candidate.key] = str(path)
-    rows = verdict.rows(engine, measured, seconds, files)
-    folder.write_json(
-        "result.json",
-        {
-            "settings": settings.to_dict() | {"storage": settings.storage and trial_store.shown(settings.storage)},
-            "evaluations": len(evaluated),
-            "network_calls": sum(item.calls for item in evaluated),
-            "peak_memory": peak_memory(session.model.device),
-            "rows": [row.to_dict() for row in rows],
-            "comparisons": [item.to_dict() for item in comparisons(rows)],
-            "front": [
-                {"error": evaluated[i].error, "cost": evaluated[i].cost, "schedule": evaluated[i].candidate.text()}
-                for i in front([(item.error, item.cost) for item in evaluated])
-            ],
-        },
-    )
-    objective = settings.objective
-    key = "features/teacher" if objective.error == "features" else f"latent/{settings.judged_by}"
-    figures.front(
-        folder.front,
-        [
-            figures.FrontPoint(row.cost_full_steps, error.mean, row.kind, low=error.low, high=error.high)
-            for row, error in ((row, row.errors[key]) for row in rows)
-        ],
-        # where both are of the rows' kinds
-        evaluated=[(item.cost, item.error) for item in evaluated]
-        if key.startswith(objective.error) and settings.cost == "macs"
-        else (),
-        title=f"{session.model.family}, {settings.solver}, {settings.held_out} held-out images",
-        error_name=f"paired {key.replace('/', ' error to the ')}",
-        teacher_cost=float(settings.steps),
-    )
-    shown = [(choice, outcome) for choice, outcome in measured if choice.kind in ("teacher", "found")]
-    shown.sort(key=lambda item: item[0].speedup or 0.0)
-    figures.samples(
-        folder.samples,
-        [
-            (
-                "teacher" if choice.speedup is None else f"{choice.speedup:g}x\n{choice.label}",
-                outcome.pictures,
-            )
-            for choice, outcome in shown
-        ],
-    )
-    for choice, outcome in shown:
-        name = pictures.TEACHER if choice.speedup is None else schedule_name(session, choice)
-        pictures.write(folder.pictures / name, outcome.pictures)
-    return rows
-
-
-def _show(folder: RunFolder, rows: tuple[Row, ...], error: str, peak: int) -> None:
+def _show(result: Result) -> None:
+    rows, schedules = result.rows, result.folder / "schedules"
     if output.wants_json():
         output.emit(
             {
-                "run": str(folder.path),
-                "peak_memory": peak,
+                "run": str(result.folder),
+                "peak_memory": result.peak_memory,
                 "rows": [row.to_dict() for row in rows],
-                "comparisons": [item.to_dict() for item in comparisons(rows)],
+                "comparisons": [item.to_dict() for item in result.comparisons],
             }
         )
         return
     from rich.console import Console
 
     Console().print(FinalTable(rows))
-    for sentence in advice(rows, error):
+    for sentence in advice(rows, result.error):
         click.echo(sentence)
-    click.echo(f"next         flexsearch report {folder.path}    flexsearch presets add {folder.schedules}/NAME.json")
-    click.echo(f"schedules    {folder.schedules}\npictures     {folder.front}  {folder.samples}")
-    click.echo(f"peak memory  {in_words(peak)}")
+    click.echo(f"next         flexsearch report {result.folder}    flexsearch presets add {schedules}/NAME.json")
+    click.echo(f"schedules    {schedules}\npictures     {result.folder / 'front.png'}  {result.folder / 'samples.png'}")
+    click.echo(f"peak memory  {in_words(result.peak_memory)}")

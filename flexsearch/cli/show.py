@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from flexiffusion.summary import counts, counts_text
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
 from flexsearch.cli.kinds import Place
@@ -49,18 +50,6 @@ def show(file: str, png: Path | None) -> None:
         print_sheet(Console(highlight=False), schedule)
 
 
-def _counts(actions: tuple[Action, ...]) -> dict[str, int]:
-    return {kind: sum(action.kind == kind for action in actions) for kind in ("full", "partial", "null")}
-
-
-def _counts_text(actions: tuple[Action, ...]) -> str:
-    counts = _counts(actions)
-    null = f", {counts['null']} null" if counts["null"] else ""
-    dropped = sum(len(action.drop) for action in actions)
-    units = f", {dropped} units dropped" if dropped else ""
-    return f"{counts['full']} full, {counts['partial']} partial{null}{units}"
-
-
 def document(file: str, schedule: Schedule) -> dict[str, object]:
     from flexiffusion import codec
     from flexsearch.report.palette import look
@@ -70,7 +59,7 @@ def document(file: str, schedule: Schedule) -> dict[str, object]:
         "file": file,
         "schedule": json.loads(codec.dumps(schedule)),
         "strip": "".join(look(action).letter for action in actions),
-        "counts": _counts(actions),
+        "counts": counts(actions),
         "dropped_units": sum(len(action.drop) for action in actions),
     }
 
@@ -112,7 +101,7 @@ def _facts(schedule: Schedule) -> Iterator[tuple[str, str]]:
         sampling.prediction,
     ]
     yield "sampling", ", ".join(part for part in parts if part)
-    yield "steps", _counts_text(schedule.plan.actions())
+    yield "steps", counts_text(schedule.plan.actions())
     levels = schedule.levels if isinstance(schedule.plan, SegmentsPlan) else schedule.plan.levels
     if levels:
         yield "noise", f"sigma {levels[0]:.4g} down to {levels[-1]:.4g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from flexiffusion.cost import CostTable
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.evaluator import OneByOne
-from flexiffusion.search.objective import ErrorName, Objective, ReferenceName
+from flexiffusion.search.objective import Objective, ReferenceName
 from flexiffusion.search.paired import DIVERGED, Errors, squared_error
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import Judgement, race
@@ -63,10 +64,9 @@ class Outcome:
         shown = self.engine.references[reference].images[self.rows].float() / 255
         return lpips_errors(self.engine.lpips, self.images, shown)
 
-    def paired_errors(self, error: ErrorName, reference: ReferenceName) -> Errors:
-        """Those of the three above."""
-        measure = {"latent": self.latent_errors, "features": self.feature_errors, "lpips": self.perceptual_errors}
-        return measure[error](reference)
+    def paired_errors(self, error: str, reference: ReferenceName) -> Errors:
+        """The errors of one of `MEASURES`, per image."""
+        return MEASURES[error](self, reference)
 
     def relative_fid(self) -> float:
         """Relative FID to the teacher."""
@@ -75,6 +75,16 @@ class Outcome:
     def real_fid(self) -> float | None:
         """FID to the real pictures; None where there are none."""
         return None if self.engine.real is None else self.engine.real(self.features)
+
+
+# The registry of paired errors: what tells, per image, how far an outcome is from a reference.
+MEASURES: dict[str, Callable[[Outcome, ReferenceName], Errors]] = {
+    "latent": Outcome.latent_errors,
+    "features": Outcome.feature_errors,
+    "lpips": Outcome.perceptual_errors,
+}
+# Those that the final table shows: (error, reference).
+SHOWN: tuple[tuple[str, ReferenceName], ...] = (("latent", "teacher"), ("latent", "converged"), ("features", "teacher"))
 
 
 class LocalEngine(OneByOne):
@@ -115,7 +125,7 @@ class LocalEngine(OneByOne):
 
     @cached_property
     def lpips(self) -> nn.Module:
-        return load_lpips()
+        return load_lpips().to(self.model.device)
 
     @property
     def count(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from pathlib import Path
 
 import torch
@@ -91,5 +92,12 @@ def load_features(name: str) -> nn.Module:
 
 @torch.inference_mode()
 def extract(module: nn.Module, images: Tensor, batch: int = 64) -> Tensor:
-    """Features (n, d), float32 on the CPU, of images (n, 3, H, W) in [0, 1]."""
-    return torch.cat([module(rows).float().cpu() for rows in images.split(batch)])
+    """Features (n, d), float32 on the CPU, of images (n, 3, H, W) in [0, 1]; computed where the module is."""
+    device = device_of(module)
+    return torch.cat([module(rows.to(device)).float().cpu() for rows in images.split(batch)])
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights are; the CPU for one that has none."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

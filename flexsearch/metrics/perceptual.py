@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flexiffusion.search.paired import Errors
 from flexsearch.errors import ConfigError
+from flexsearch.metrics.features import device_of
 
 WEIGHTS = (
     "alexnet-owt-7be5be79.pth"  # torchvision's AlexNet, which LPIPS builds on; its linear heads come with torchmetrics
@@ -37,6 +38,7 @@ def load_lpips() -> nn.Module:
 @torch.inference_mode()
 def lpips_errors(metric: nn.Module, images: Tensor, reference: Tensor) -> Errors:
     """LPIPS of every pair of images (n, 3, H, W) in [0, 1], squared as the other paired errors are: (n,)."""
-    pairs = zip(images.split(1), reference.split(1), strict=True)
+    device = device_of(metric)
+    pairs = zip(images.to(device).split(1), reference.to(device).split(1), strict=True)
     # The metric refuses an image that is not finite: it is infinitely far away.
     return np.square([float(metric(image, other)) if image.isfinite().all() else math.inf for image, other in pairs])

@@ -1,7 +1,7 @@
 """Fréchet distance of feature sets (arXiv 1706.08500, eq. 6) through torchmetrics.
 
 *Relative FID* (arXiv 2409.17566) is the distance to the teacher's own images from the same noise and prompts. It
-depends on n: never compare two values at different n, prompts, noise or features (METHOD.md section 4).
+depends on n: never compare two values at different n, prompts, noise or features (docs/method.md 4).
 """
 
 from __future__ import annotations

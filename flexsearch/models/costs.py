@@ -21,7 +21,7 @@ from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
 from flexiffusion.search.devices import clock, out_of_memory, release
 from flexiffusion.search.trajectory import halved
-from flexsearch.models.model import DiffusionModel, Told, call_unet, no_room
+from flexsearch.models.model import DiffusionModel, NetworkInputs, call_unet, no_room
 from flexsearch.models.noise import initial_noise
 from flexsearch.whole_file import whole_file
 
@@ -29,11 +29,11 @@ from flexsearch.whole_file import whole_file
 def count_macs(model: DiffusionModel, guidance: float) -> CostTable:
     """Multiply-adds of one step for one image, all conditionings of classifier-free guidance included."""
     rows = len(model.chunks(guidance))
-    told = model.encode([""]).positive
-    return unet_macs(model.unet, (rows, *model.latent_shape), None if told is None else told.repeated(rows))
+    inputs = model.encode([""]).positive
+    return unet_macs(model.unet, (rows, *model.latent_shape), None if inputs is None else inputs.repeated(rows))
 
 
-def unet_macs(unet: Any, shape: tuple[int, ...], told: Told | None) -> CostTable:
+def unet_macs(unet: Any, shape: tuple[int, ...], inputs: NetworkInputs | None) -> CostTable:
     """Multiply-adds of one call of a diffusers U-Net on a sample of `shape`, full and for every branch.
 
     Counted on a weightless copy on the meta device, where attention products are counted too (fused attention on the
@@ -48,7 +48,7 @@ def unet_macs(unet: Any, shape: tuple[int, ...], told: Told | None) -> CostTable
         for unit in {*layout.units, *filter(None, map(projection, layout.droppable.values()))}:
             unit.register_forward_pre_hook(lambda unit, _: spent.update({unit: -counter.get_total_flops()}))
             unit.register_forward_hook(lambda unit, *_: spent.update({unit: spent[unit] + counter.get_total_flops()}))
-        call_unet(skeleton.eval(), sample, 1, None if told is None else told.to("meta"))
+        call_unet(skeleton.eval(), sample, 1, None if inputs is None else inputs.to("meta"))
         full = counter.get_total_flops()
     partial = {
         branch: (full - sum(spent[unit] for unit in layout.deep(branch))) / 2 for branch in range(-1, layout.branches)
@@ -121,13 +121,13 @@ def known_or_measured_ms(model: DiffusionModel, guidance: float, batch: int, pat
 def _measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int) -> CostTable:
     noise = initial_noise(0, range(batch), model.latent_shape).to(model.device, model.dtype)
     conditioning = model.encode([""] * batch)
-    rows, told = model.network_input(noise, conditioning, guidance)
+    rows, inputs = model.network_input(noise, conditioning, guidance)
     chunks = model.chunks(guidance)
     kinds = [FULL, *(Action("partial", branch) for branch in range(-1, model.branches))]
     taken: dict[Action, list[float]] = {kind: [] for kind in kinds}
 
     def forward() -> Tensor:
-        return model.call(rows, 1, told)
+        return model.call(rows, 1, inputs)
 
     for turn in range(repeats + 1):
         for kind in kinds:

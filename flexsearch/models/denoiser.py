@@ -41,10 +41,10 @@ class ModelDenoiser:
     def __call__(self, sample: Tensor, place: int, images: slice, run: Run | None) -> Tensor:
         model, sigma = self.model, self.model.levels.sigma(place)
         seen = (sample / math.sqrt(1 + sigma**2)).to(model.dtype)
-        rows, told = model.network_input(seen, self.conditioning.rows(images.start, images.stop), self.guidance)
+        rows, inputs = model.network_input(seen, self.conditioning.rows(images.start, images.stop), self.guidance)
 
         def forward() -> Tensor:
-            return model.call(rows, place, told)
+            return model.call(rows, place, inputs)
 
         output = forward() if run is None else run(forward, rows, model.chunks(self.guidance))
         return clean(model.guided(output.float(), self.guidance), sample, sigma, model.prediction)

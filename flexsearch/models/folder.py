@@ -19,6 +19,8 @@ from flexsearch.models.folder_config import (
     UNCONDITIONAL_UNET,
     Noise,
     check,
+    check_numbers,
+    in_short,
     known_keys,
     notes,
     read_noise,
@@ -173,6 +175,9 @@ class Loader:
         place, class_name = self._require(name), self.parts[name]
         library = diffusers if hasattr(diffusers, class_name) else transformers
         maker = getattr(library, class_name)
+        path = place / "config.json"
+        if library is diffusers:
+            check_numbers(path, read_json(path))
         files = weight_files(place)
         if not files:
             raise ModelError(
@@ -193,7 +198,7 @@ class Loader:
                 output_loading_info=True,
             )
         except Exception as error:  # the libraries raise a dozen kinds for broken files
-            raise ModelError(str(place), f"it cannot be loaded ({error})", "Copy the folder again") from error
+            raise ModelError(str(place), f"it cannot be loaded ({in_short(error)})", "Copy the folder again") from error
         if missing := sorted(loaded["missing_keys"]):
             raise ModelError(
                 str(place),
@@ -203,7 +208,6 @@ class Loader:
         if surplus := sorted(loaded["unexpected_keys"]):
             self.notes.append(unused(len(surplus), surplus[0], name))
         if library is diffusers:
-            path = place / "config.json"
             self.notes.extend(notes(path, read_json(path), known_keys(maker)))
         require_finite(str(place), title, part.state_dict())
         part.eval().requires_grad_(False)
@@ -216,7 +220,7 @@ class Loader:
         try:
             tokenizer = CLIPTokenizer.from_pretrained(place.resolve(), local_files_only=True)
         except Exception as error:
-            raise ModelError(str(place), f"it cannot be loaded ({error})", "Copy the folder again") from error
+            raise ModelError(str(place), f"it cannot be loaded ({in_short(error)})", "Copy the folder again") from error
         return TextEncoder(self.part(name, "text encoder", dtype), tokenizer, tokenizer.pad_token_id)
 
     def sample_size(self, said: Any, scale: int, encoders: int) -> tuple[int, int]:

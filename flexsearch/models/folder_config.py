@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Collection, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,6 +72,38 @@ OTHER_NOISE = (
 )
 
 
+def is_count(value: Any) -> bool:
+    """A whole number from 1 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_number(value: Any) -> bool:
+    """A finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_size(value: Any) -> bool:
+    return is_count(value) or (isinstance(value, list) and len(value) == 2 and all(map(is_count, value)))
+
+
+def are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_number, value))
+
+
+# What the value of a key must be that is computed with.
+NUMBERS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "num_train_timesteps": (lambda value: value is None or is_count(value), "a whole number from 1 on"),
+    "sample_size": (lambda value: value is None or is_size(value), "a whole number from 1 on, or two"),
+    "scaling_factor": (lambda value: is_number(value) and value > 0, "a number above 0"),
+    "shift_factor": (lambda value: value is None or is_number(value), "a number"),
+    "latents_mean": (lambda value: value is None or are_numbers(value), "a list of numbers"),
+    "latents_std": (
+        lambda value: value is None or (are_numbers(value) and min(value, default=0) > 0),
+        "a list of numbers above 0",
+    ),
+}
+
+
 class Noise(NamedTuple):
     """A scheduler's configuration: what says how the network was trained, all of it, and notes on the rest."""
 
@@ -102,8 +135,17 @@ def read_noise(folder: Path, named: str | None, prediction: PredictionName | Non
     return Noise(noise, {"_class_name": maker, **config}, tuple(notes(path, config, FOLLOWED | SAMPLER_KEYS)))
 
 
+def check_numbers(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise ModelError for the first key that is computed with and whose value is not of the kind it must be."""
+    for key, (fits, kind) in NUMBERS.items():
+        if key in config and not fits(config[key]):
+            found = in_short(json.dumps(config[key]))
+            raise ModelError(str(path), f"{key} is {found}, not {kind}", "Copy the folder again")
+
+
 def check(path: Path, config: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
-    """Raise ModelError for the first key whose value its rule does not allow."""
+    """Raise ModelError for the first key whose value its rule does not allow; see also `check_numbers`."""
+    check_numbers(path, config)
     for key, rule in rules.items():
         if config.get(key) not in rule.allowed:
             raise ModelError(str(path), f"{rule.problem} ({key}: {json.dumps(config[key])})", rule.remedy)
@@ -114,7 +156,13 @@ def notes(path: Path, config: Mapping[str, Any], known: Collection[str]) -> Iter
     for key, value in config.items():
         if key not in known and not key.startswith("_") and value is not None and value is not False:
             name = f"{path.parent.name}/{path.name}"
-            yield f"{name} says {key}: {json.dumps(value)}, which is not understood here and not followed"
+            yield f"{name} says {key}: {in_short(json.dumps(value))}, which is not understood here and not followed"
+
+
+def in_short(text: object, length: int = 300) -> str:
+    """What a library or a stranger's file says, in one line and cut off: some messages have a line for each tensor."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= length else f"{line[: length - 3]}..."
 
 
 def known_keys(maker: type) -> set[str]:
@@ -158,6 +206,8 @@ def _check_noise(path: Path, noise: dict[str, Any]) -> None:
     try:
         abars = alphas_cumprod(noise)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise ModelError(str(path), f"no noise levels follow from it ({error})", "Copy the folder again") from error
-    if not all(1 > before > now > 0 for before, now in pairwise(abars)):
+        raise ModelError(
+            str(path), f"no noise levels follow from it ({in_short(error)})", "Copy the folder again"
+        ) from error
+    if len(abars) < 2 or not all(1 > before > now > 0 for before, now in pairwise(abars)):
         raise ModelError(str(path), "its noise does not rise from step to step", "Copy the folder again")

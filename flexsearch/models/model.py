@@ -19,7 +19,7 @@ PIXELS_AT_ONCE = 512 * 512  # decoded together: one picture of 512x512, or many 
 
 
 @dataclass(frozen=True)
-class Told:
+class NetworkInputs:
     """What the network is told beside the sample, one row an image. A field is None where it takes no such thing."""
 
     states: Tensor | None = None  # (n, tokens, width), of the text
@@ -27,37 +27,37 @@ class Told:
     sizes: Tensor | None = None  # (n, 6): original height and width, crop from top and left, height and width; SDXL
     classes: Tensor | None = None  # (n,), class numbers
 
-    def _map(self, change: Any) -> Told:
-        return Told(**{name: None if value is None else change(value) for name, value in vars(self).items()})
+    def _map(self, change: Any) -> NetworkInputs:
+        return NetworkInputs(**{name: None if value is None else change(value) for name, value in vars(self).items()})
 
     def __len__(self) -> int:
         return next(len(value) for value in vars(self).values() if value is not None)
 
-    def rows(self, first: int, last: int) -> Told:
+    def rows(self, first: int, last: int) -> NetworkInputs:
         return self._map(lambda value: value[first:last])
 
-    def taken(self, indices: Sequence[int]) -> Told:
+    def taken(self, indices: Sequence[int]) -> NetworkInputs:
         return self._map(lambda value: value[list(indices)])
 
-    def repeated(self, count: int) -> Told:
+    def repeated(self, count: int) -> NetworkInputs:
         """A single row, `count` times."""
         return self._map(lambda value: value.expand(count, *value.shape[1:]))
 
-    def to(self, device: torch.device | str) -> Told:
+    def to(self, device: torch.device | str) -> NetworkInputs:
         return self._map(lambda value: value.to(device))
 
-    def joined(self, other: Told) -> Told:
+    def joined(self, other: NetworkInputs) -> NetworkInputs:
         """These rows, then the other's."""
         pairs = {name: (value, getattr(other, name)) for name, value in vars(self).items()}
-        return Told(**{name: None if pair[0] is None else torch.cat(pair) for name, pair in pairs.items()})
+        return NetworkInputs(**{name: None if pair[0] is None else torch.cat(pair) for name, pair in pairs.items()})
 
 
 @dataclass(frozen=True)
 class Conditioning:
     """What the network is told of each image, and of none (for classifier-free guidance). Empty: it is told nothing."""
 
-    positive: Told | None = None  # n rows
-    negative: Told | None = None  # one row
+    positive: NetworkInputs | None = None  # n rows
+    negative: NetworkInputs | None = None  # one row
 
     def rows(self, first: int, last: int) -> Conditioning:
         if self.positive is None:
@@ -69,17 +69,17 @@ class Conditioning:
         return self if self.positive is None else Conditioning(self.positive.taken(indices), self.negative)
 
 
-def call_unet(unet: Any, sample: Tensor, timestep: int, told: Told | None) -> Tensor:
+def call_unet(unet: Any, sample: Tensor, timestep: int, inputs: NetworkInputs | None) -> Tensor:
     """One forward of a diffusers U-Net at a training timestep: (n, C, H, W) -> (n, C, H, W)."""
-    if told is None:
+    if inputs is None:
         return torch.as_tensor(unet(sample, timestep, return_dict=False)[0])
     more: dict[str, Any] = {}
-    if told.classes is not None:
-        more["class_labels"] = told.classes
-    if told.pooled is not None:
-        more["added_cond_kwargs"] = {"text_embeds": told.pooled, "time_ids": told.sizes}
-    if told.states is not None:
-        more["encoder_hidden_states"] = told.states
+    if inputs.classes is not None:
+        more["class_labels"] = inputs.classes
+    if inputs.pooled is not None:
+        more["added_cond_kwargs"] = {"text_embeds": inputs.pooled, "time_ids": inputs.sizes}
+    if inputs.states is not None:
+        more["encoder_hidden_states"] = inputs.states
     return torch.as_tensor(unet(sample, timestep, **more, return_dict=False)[0])
 
 
@@ -165,14 +165,16 @@ class DiffusionModel:
                 sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=self.dtype, device=self.device)
                 sizes = sizes.expand(len(states), -1)
                 pooled = pooled.to(self.dtype)
-            told = Told(states.to(self.dtype), pooled, sizes)
+            inputs = NetworkInputs(states.to(self.dtype), pooled, sizes)
         elif self.classes is not None:
-            told = Told(classes=torch.tensor([*map(self._class, prompts), self.classes - 1], device=self.device))
+            inputs = NetworkInputs(
+                classes=torch.tensor([*map(self._class, prompts), self.classes - 1], device=self.device)
+            )
         else:
             if any(prompts):
                 raise ModelError(self.source, "the model is unconditional", "Leave out the prompts")
             return Conditioning()
-        return Conditioning(told.rows(0, len(prompts)), told.rows(len(prompts), len(prompts) + 1))
+        return Conditioning(inputs.rows(0, len(prompts)), inputs.rows(len(prompts), len(prompts) + 1))
 
     def _class(self, prompt: str) -> int:
         assert self.classes is not None
@@ -189,7 +191,9 @@ class DiffusionModel:
         """The conditionings of one batched network call, in order (see `predict`)."""
         return ("negative", "positive") if self.conditional and guidance != 1.0 else ("positive",)
 
-    def network_input(self, sample: Tensor, conditioning: Conditioning, guidance: float) -> tuple[Tensor, Told | None]:
+    def network_input(
+        self, sample: Tensor, conditioning: Conditioning, guidance: float
+    ) -> tuple[Tensor, NetworkInputs | None]:
         """Batched input of one call: sample (n, C, H, W) -> (chunks * n, C, H, W) and what is told beside it."""
         if conditioning.positive is None or conditioning.negative is None:
             return sample, None
@@ -204,9 +208,9 @@ class DiffusionModel:
         pixels = self.latent_shape[1] * self.latent_shape[2] * len(self.chunks(guidance))
         return FLOATS_PER_PIXEL * channels * pixels * self.dtype.itemsize
 
-    def call(self, sample: Tensor, timestep: int, told: Told | None) -> Tensor:
+    def call(self, sample: Tensor, timestep: int, inputs: NetworkInputs | None) -> Tensor:
         """One forward of the U-Net at a training timestep."""
-        return call_unet(self.unet, sample, timestep, told)
+        return call_unet(self.unet, sample, timestep, inputs)
 
     def guided(self, output: Tensor, guidance: float) -> Tensor:
         """Classifier-free guidance (arXiv 2207.12598, eq. 6) of a batched call's output (chunks * n, C, H, W)."""

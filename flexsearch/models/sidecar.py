@@ -16,7 +16,8 @@ from flexsearch.models.ldm_keys import Family
 
 LARGEST = 1 << 20  # bytes; real ones have 2,000
 PARAMETERIZATION = "parameterization"  # ldm's: eps, v or x0
-SCALING = "denoiser_config.params.scaling_config.target"  # sgm's: a class of that name
+DENOISER = "denoiser_config.params"  # sgm's
+SCALING = f"{DENOISER}.scaling_config.target"  # a class of that name
 
 # What of `model.params` says how the network was trained and is not read from here: the value that fits all families.
 TRAINED: dict[str, Any] = {
@@ -25,6 +26,11 @@ TRAINED: dict[str, Any] = {
     "timesteps": 1000,
     "beta_schedule": "linear",  # even roots: what diffusers calls scaled_linear
     "conditioning_key": "crossattn",
+    f"{DENOISER}.num_idx": 1000,
+    f"{DENOISER}.discretization_config.target": "LegacyDDPMDiscretization",
+    f"{DENOISER}.discretization_config.params.linear_start": 0.00085,
+    f"{DENOISER}.discretization_config.params.linear_end": 0.012,
+    f"{DENOISER}.discretization_config.params.num_timesteps": 1000,
 }
 # The rest of ldm's and sgm's keys: training, logging, or classes whose sizes the tensors tell.
 REST = {
@@ -57,7 +63,8 @@ def read_sidecar(checkpoint: Path, family: Family) -> Sidecar | None:
     if not isinstance(params, dict):
         return Sidecar(path.name, notes=(f"{path.name} beside it has no model.params, and nothing is read from it",))
     values = dict(_flat(params))
-    prediction = values.get(PARAMETERIZATION) or str(values.get(SCALING, "")).rpartition(".")[2]
+    values |= {key: str(value).rpartition(".")[2] for key, value in values.items() if key.endswith(".target")}
+    prediction = values.get(PARAMETERIZATION) or values.get(SCALING, "")
     return Sidecar(path.name, str(prediction), tuple(_notes(path.name, params, values, family)))
 
 
@@ -68,7 +75,11 @@ def _parsed(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
             raise ModelError(str(path), f"it has more than {LARGEST:,} bytes, as no configuration has", remedy)
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            # a few of them, nested, stand for more values than there is memory
+            raise ModelError(str(path), "it uses aliases (*NAME), which are not read", remedy)
+        return yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(str(path), f"it cannot be read ({reason})", remedy) from error

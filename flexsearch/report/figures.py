@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from flexiffusion import codec
 from flexiffusion.schedule import Action, Schedule
 from flexiffusion.search.paired import DIVERGED
+from flexiffusion.summary import counts_text
 from flexsearch.report import palette
 from flexsearch.report.rows import KIND_WORDS, KINDS, RowKind
 from flexsearch.whole_file import whole_file
@@ -114,9 +115,7 @@ def samples(path: Path, strips: Sequence[tuple[str, NDArray[Any]]]) -> None:
 def schedule_strip(path: Path, schedule: Schedule) -> None:
     """The strip of a schedule, which the picture carries along: `flexsearch presets add PICTURE` takes it out again."""
     actions = schedule.plan.actions()
-    parts = (f"{sum(action.kind == kind for action in actions)} {kind}" for kind in ("full", "partial", "null"))
-    counts = ", ".join(part for part in parts if part != "0 null")
-    strip(path, actions, title=f"{schedule.name} ({counts})", carried=codec.dumps(schedule).decode())
+    strip(path, actions, title=f"{schedule.name} ({counts_text(actions)})", carried=codec.dumps(schedule).decode())
 
 
 def strip(path: Path, actions: Sequence[Action], *, title: str = "", carried: str | None = None) -> None:

@@ -82,14 +82,14 @@ def front(
 ) -> Front:
     """`searched`: (cost, error) of the search's own front, shown beside `searched_error`."""
     errors = list(dict.fromkeys(key for row in rows for key in row.errors))
-    dearest = max([row.cost_full_steps for row in rows] + [teacher_cost])
+    costliest = max([row.cost_full_steps for row in rows] + [teacher_cost])
 
     def across(cost: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * cost / (dearest * 1.04)
+        return LEFT + (WIDTH - LEFT - RIGHT) * cost / (costliest * 1.04)
 
     panels = tuple(_panel(error, rows, across, tuple(searched) if error == searched_error else ()) for error in errors)
-    step = next(size for size in (1, 2, 5, 10, 20, 50, 100, 200, 500) if dearest / size <= 8)
-    costs = tuple((across(cost), str(cost)) for cost in range(0, int(dearest) + 1, step))
+    step = next(size for size in (1, 2, 5, 10, 20, 50, 100, 200, 500) if costliest / size <= 8)
+    costs = tuple((across(cost), str(cost)) for cost in range(0, int(costliest) + 1, step))
     speedups: list[tuple[float, str]] = []
     for speedup in (1, 1.5, 2, 3, 5, 10, 20):
         place = across(teacher_cost / speedup)

@@ -54,11 +54,11 @@ class Row:
     seconds_per_image: float | None = None
     speedup_measured: float | None = None
     errors: Mapping[str, Estimate] = field(default_factory=dict)
-    image_errors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     relative_fid: float | None = None
     relative_fid_n: int | None = None
     real_fid: float | None = None
     schedule_file: str | None = None
+    image_errors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -29,7 +29,8 @@ ERROR_TITLES = {
     "features/teacher": "feature error\nto teacher",
 }
 NOTE = (
-    "Held-out noise and prompts. Errors are paired; below them the 95 % bootstrap interval of the mean. "
+    "Held-out noise and prompts. F: full steps, p: partial steps; seconds are of one image; rel. FID is of the "
+    "features that --features names. Errors are paired; below them the 95 % bootstrap interval of the mean. "
     "Better or worse is said only where the 95 % interval of their paired ratio lies wholly on one side of 1, and from "
     "eight images on; in brackets found / rival: below 1 the found one is nearer. Lower errors are better."
 )

@@ -17,7 +17,7 @@ from flexsearch.engines.local import LocalEngine
 from flexsearch.engines.pool import Pool
 from flexsearch.engines.speculation import Synchronous
 from flexsearch.engines.worker import Order
-from flexsearch.runs.session import Session
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.references import Reference
 
@@ -29,30 +29,30 @@ def search_engine(
 
     Raises what loading a model raises.
     """
-    session = Session(replace(settings, memory=memory), Path())
-    session.batch = batch
-    return session.engine_for_search(references)
+    experiment = Experiment(replace(settings, memory=memory), Path())
+    experiment.batch = batch
+    return experiment.engine_for_search(references)
 
 
 @contextmanager
-def opened(session: Session, say: Callable[[str], None]) -> Iterator[Evaluator]:
+def opened(experiment: Experiment, say: Callable[[str], None]) -> Iterator[Evaluator]:
     """The evaluator of a run; its workers end with the block. `say` is told what a person may want to know."""
-    settings, engine = session.settings, session.search_engine
+    settings, engine = experiment.settings, experiment.search_engine
     if settings.engine == "local":
         yield engine
         return
     from flexsearch.engines.ray_cluster import RayCluster
 
-    cuda = session.model.device.type == "cuda"
+    cuda = experiment.model.device.type == "cuda"
     # A driver on the second GPU has workers that see one GPU each, whatever its number.
     theirs = replace(settings, device="cuda" if cuda else settings.device)
     order = Order(
-        build=partial(search_engine, theirs, session.batch),
+        build=partial(search_engine, theirs, experiment.batch),
         model=settings.model,
         references=engine.references,
         memory=settings.memory,
         threads=torch.get_num_threads(),
-        sha256=session.model.sha256,
+        sha256=experiment.model.sha256,
         folder=os.getcwd(),
     )
     cluster = RayCluster(order, settings.ray_address, settings.workers, cuda)
@@ -61,7 +61,9 @@ def opened(session: Session, say: Callable[[str], None]) -> Iterator[Evaluator]:
         if not settings.synchronous:
             yield pool
             return
-        judge = Synchronous(pool, session.method, settings.seed, session.costs, settings.evaluations, settings.racing)
+        judge = Synchronous(
+            pool, experiment.method, settings.seed, experiment.costs, settings.evaluations, settings.racing
+        )
         yield judge
         say(
             f"synchronous: {judge.right} of {judge.expected} trials were foreseen; {judge.wasted} network calls in vain"

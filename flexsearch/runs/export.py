@@ -19,22 +19,24 @@ from flexiffusion.schedule import (
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.paired import estimate
 from flexsearch.engines.local import LocalEngine, Outcome
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.final_table import Choice
-from flexsearch.runs.session import Session
 
 
-def schedule_name(session: Session, choice: Choice) -> str:
+def schedule_name(experiment: Experiment, choice: Choice) -> str:
     """Such as `tiny-fashion-dpmpp_2m-30-2x`: family, sampler, teacher steps, asked speed-up."""
-    settings = session.settings
-    return f"{session.model.family}-{settings.solver}-{settings.steps}-{choice.speedup:g}x"
+    settings = experiment.settings
+    return f"{experiment.model.family}-{settings.solver}-{settings.steps}-{choice.speedup:g}x"
 
 
-def to_schedule(session: Session, engine: LocalEngine, choice: Choice, outcome: Outcome, evaluations: int) -> Schedule:
+def to_schedule(
+    experiment: Experiment, engine: LocalEngine, choice: Choice, outcome: Outcome, evaluations: int
+) -> Schedule:
     """The schedule file of a found choice, its metrics from `outcome` on the held-out `engine`.
 
     A metric that is not finite, of a schedule that diverged on a held-out image, is not claimed.
     """
-    settings = session.settings
+    settings = experiment.settings
     assert choice.plan is not None
     n = settings.held_out
     metrics = []
@@ -50,8 +52,8 @@ def to_schedule(session: Session, engine: LocalEngine, choice: Choice, outcome: 
     if fid is not None and math.isfinite(fid):
         metrics.append(Metric("fid", fid, n, settings.features, "real pictures"))
     return schedule_file(
-        session,
-        schedule_name(session, choice),
+        experiment,
+        schedule_name(experiment, choice),
         f"{choice.label}; asked for {choice.speedup:g}x, judged by "
         + ("FID to real pictures" if settings.real else f"the {settings.judged_by}"),
         choice.candidate,
@@ -62,7 +64,7 @@ def to_schedule(session: Session, engine: LocalEngine, choice: Choice, outcome: 
 
 
 def schedule_file(
-    session: Session,
+    experiment: Experiment,
     name: str,
     description: str,
     candidate: Candidate,
@@ -70,8 +72,8 @@ def schedule_file(
     evaluations: int,
     metrics: Sequence[Metric] = (),
 ) -> Schedule:
-    """The schedule file of a candidate of this session's model; without metrics, if none are given."""
-    settings, model = session.settings, session.model
+    """The schedule file of a candidate of this experiment's model; without metrics, if none are given."""
+    settings, model = experiment.settings, experiment.model
     return Schedule(
         name=name,
         description=description,
@@ -80,16 +82,16 @@ def schedule_file(
             sampler=settings.solver,
             scheduler=settings.spacing,
             steps=settings.steps,
-            cfg=session.sampling.guidance,
+            cfg=experiment.sampling.guidance,
             size=model.image_size,
             prediction=model.prediction,  # type: ignore[arg-type]
         ),
         plan=plan,
-        levels=model.levels.sigmas(session.teacher) if isinstance(plan, SegmentsPlan) else None,
+        levels=model.levels.sigmas(experiment.teacher) if isinstance(plan, SegmentsPlan) else None,
         metrics=tuple(metrics),
         cost=Cost(
-            macs=session.table.total(candidate.actions),
-            speedup_macs=settings.steps / candidate.cost(session.table),
+            macs=experiment.table.total(candidate.actions),
+            speedup_macs=settings.steps / candidate.cost(experiment.table),
         ),
         provenance=Provenance("searched", f"flexsearch {__version__}", settings.seed, evaluations),
     )

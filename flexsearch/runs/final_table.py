@@ -12,9 +12,12 @@ from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
 from flexiffusion.search.paired import estimate
 from flexiffusion.search.seeds import Seed, near
-from flexsearch.engines.local import LocalEngine, Outcome
+from flexsearch.engines.local import SHOWN, LocalEngine, Outcome
 from flexsearch.report.rows import Row, RowKind
-from flexsearch.runs.session import Session
+from flexsearch.runs.experiment import Experiment
+from flexsearch.runs.progress import Progress
+
+UNSTEADY = 1.25  # median turn / fastest: a machine with nothing else to do stays below, whatever one slow turn does
 
 OnStep = Callable[[str], None]
 
@@ -34,32 +37,35 @@ class Choice:
     plan: SegmentsPlan | StepsPlan | None = None  # of found schedules, for their files
 
 
-def teacher(session: Session) -> Choice:
-    return Choice("teacher", None, f"teacher, {len(session.teacher)} steps", plain(session.teacher))
+def teacher(experiment: Experiment) -> Choice:
+    return Choice("teacher", None, f"teacher, {len(experiment.teacher)} steps", plain(experiment.teacher))
 
 
-def choose(session: Session, evaluated: Sequence[Evaluated]) -> list[Choice]:
+def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Choice]:
     """The teacher, and for each asked speed-up the best found schedule and the best of each kind of rival.
 
     The best is the one with the least error on the *search* images among those that cost at most teacher / speed-up.
     """
-    chosen = [teacher(session)]
+    chosen = [teacher(experiment)]
     known = {item.candidate.key: item.error for item in evaluated}
-    for speedup, target in zip(session.settings.speedups, session.settings.targets, strict=True):
+    for speedup, target in zip(experiment.settings.speedups, experiment.settings.targets, strict=True):
         affordable = [item for item in evaluated if item.cost <= target + 1e-9]
         if affordable:
             best = min(affordable, key=lambda item: item.error)
-            plan = session.method.plan(best.genes)
+            plan = experiment.method.plan(best.genes)
             chosen.append(Choice("found", speedup, described(best.candidate), best.candidate, plan))
-        chosen += rivals(session, speedup, target, known)
+        chosen += rivals(experiment, speedup, target, known)
         placed = [item for item in affordable if item.candidate.plain]
-        if placed and session.settings.method != "flexiffusion":
+        if placed and experiment.settings.method != "flexiffusion":
             best = min(placed, key=lambda item: item.error)
-            chosen.append(Choice("plain_searched", speedup, described(best.candidate), best.candidate))
+            beside = {choice.candidate.key: choice.label for choice in chosen if choice.speedup == speedup}
+            same = beside.get(best.candidate.key)
+            label = described(best.candidate) if same is None else f"the same as {same}"
+            chosen.append(Choice("plain_searched", speedup, label, best.candidate))
     return chosen
 
 
-def rivals(session: Session, speedup: float, target: float, known: dict[str, float]) -> list[Choice]:
+def rivals(experiment: Experiment, speedup: float, target: float, known: dict[str, float]) -> list[Choice]:
     """The best hand-made schedule of each kind that costs about `target` full steps, by its error on the search images.
 
     `known` are errors by a candidate's key; what is not among them is evaluated now, and put there.
@@ -68,13 +74,13 @@ def rivals(session: Session, speedup: float, target: float, known: dict[str, flo
     def error_of(seed: Seed) -> float:
         key = seed.candidate.key
         if key not in known:
-            known[key] = session.search_engine.judge(seed.candidate, session.settings.objective).error
+            known[key] = experiment.search_engine.judge(seed.candidate, experiment.settings.objective).error
         return known[key]
 
     chosen: list[Choice] = []
-    seeds = session.seeds_at([target])
+    seeds = experiment.seeds_at([target])
     for kind in ("plain", "deepcache", "spectrum", "easycache"):
-        able = [seed for seed in seeds if seed.kind == kind and near(seed.candidate.cost(session.costs), [target])]
+        able = [seed for seed in seeds if seed.kind == kind and near(seed.candidate.cost(experiment.costs), [target])]
         if able:
             rival = min(able, key=error_of)
             chosen.append(Choice(kind, speedup, rival.name, rival.candidate))
@@ -82,10 +88,10 @@ def rivals(session: Session, speedup: float, target: float, known: dict[str, flo
 
 
 def described(candidate: Candidate) -> str:
-    """A few words, such as `5 full + 7 partial` or `8 full, placed, 31 units dropped`."""
+    """A few words, such as `5 full + 7 partial` or `8 full, searched levels, 31 units dropped`."""
     full = sum(action.kind == "full" for action in candidate.actions)
     partial = len(candidate.actions) - full
-    words = f"{full} full + {partial} partial" if partial else f"{full} full, placed"
+    words = f"{full} full + {partial} partial" if partial else f"{full} full, searched levels"
     return f"{words}, {candidate.dropped} units dropped" if candidate.dropped else words
 
 
@@ -119,6 +125,21 @@ def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_st
     return taken
 
 
+def time_all(
+    engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], progress: Progress
+) -> dict[str, list[float]]:
+    """`timed` with its progress; says so where the times cannot be relied on."""
+    with progress.stage("timing", MOST_TURNS, "turns at most") as at:
+        seconds = timed(engine, measured, lambda note: at.advance(note=note))
+    spread = max(statistics.median(turns) / min(turns) for turns in seconds.values())
+    if spread > UNSTEADY:
+        progress.say(
+            f"This machine was busy while it timed: one schedule usually took {spread:.1f} times its shortest time. "
+            "Do not rely on the measured speed-ups; `flexsearch compare` measures them again."
+        )
+    return seconds
+
+
 def rows(
     engine: LocalEngine,
     measured: Sequence[tuple[Choice, Outcome]],
@@ -134,11 +155,7 @@ def rows(
     for choice, outcome in measured:
         full = sum(action.kind == "full" for action in choice.candidate.actions)
         cost = choice.candidate.cost(engine.table)
-        errors = {
-            "latent/teacher": outcome.latent_errors("teacher"),
-            "latent/converged": outcome.latent_errors("converged"),
-            "features/teacher": outcome.feature_errors("teacher"),
-        }
+        errors = {f"{error}/{against}": outcome.paired_errors(error, against) for error, against in SHOWN}
         made.append(
             Row(
                 label=choice.label,

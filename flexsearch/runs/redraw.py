@@ -11,27 +11,27 @@ from numpy.typing import NDArray
 
 from flexiffusion.schedule import Schedule
 from flexiffusion.search.candidate import plain
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.from_file import to_candidate
-from flexsearch.runs.session import Session
 from flexsearch.sampling.references import HELD_OUT, ImageSet
 from flexsearch.sampling.solvers import draw
 
 IMAGES = 10
 
 
-def pictures(session: Session, schedules: Mapping[str, Schedule], teacher: str) -> dict[str, NDArray[Any]]:
+def pictures(experiment: Experiment, schedules: Mapping[str, Schedule], teacher: str) -> dict[str, NDArray[Any]]:
     """The first held-out images of the teacher, under its name, and of each schedule.
 
     Each (n, height, width, 3) in [0, 1].
     """
-    settings, model = session.settings, session.model
-    images = ImageSet(settings.seed, HELD_OUT, min(IMAGES, settings.held_out), session.prompts[1])
-    candidates = {name: to_candidate(schedule, model, session.teacher)[0] for name, schedule in schedules.items()}
-    denoiser, noise, drawn = session.denoiser(images), images.noise(model), {}
-    for name, candidate in {teacher: plain(session.teacher), **candidates}.items():
+    settings, model = experiment.settings, experiment.model
+    images = ImageSet(settings.seed, HELD_OUT, min(IMAGES, settings.held_out), experiment.prompts[1])
+    candidates = {name: to_candidate(schedule, model, experiment.teacher)[0] for name, schedule in schedules.items()}
+    denoiser, noise, drawn = experiment.denoiser(images), images.noise(model), {}
+    for name, candidate in {teacher: plain(experiment.teacher), **candidates}.items():
         with torch.inference_mode():
             made = draw(
-                denoiser, session.sampling.solver, noise, candidate.places, candidate.actions, batch=session.batch
+                denoiser, experiment.sampling.solver, noise, candidate.places, candidate.actions, batch=experiment.batch
             )
         drawn[name] = np.asarray(model.decode(made.latents).permute(0, 2, 3, 1).numpy())
     return drawn

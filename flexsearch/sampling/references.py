@@ -117,5 +117,5 @@ def reference(
 
 
 def converged_places(model: DiffusionModel) -> tuple[int, ...]:
-    """The levels of the converged solution: what every solver with enough steps arrives at (METHOD.md section 7)."""
+    """The levels of the converged solution: what every solver with enough steps arrives at (docs/method.md 7)."""
     return spaced_places(model.levels, min(CONVERGED_STEPS, len(model.levels)), "logsnr")

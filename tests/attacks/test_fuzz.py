@@ -64,6 +64,12 @@ def test_any_value_in_any_place_of_a_good_file(changes: list[tuple[tuple[Any, ..
     fuzz.check_codec(json.dumps(document).encode())
 
 
+def test_a_place_under_a_key_of_unassigned_characters_can_be_shown() -> None:
+    """Such a key is accepted, and what is wrong below it was told with the key as it is."""
+    document = GOOD | {"extra": {"\U00018d09": {"\x1f": None}}}
+    assert not fuzz.check_codec(json.dumps(document).encode())
+
+
 @pytest.mark.parametrize("target", ["codec", "png"])
 def test_the_mutator_finds_nothing(target: str) -> None:
     check = fuzz.check_codec if target == "codec" else fuzz.check_png

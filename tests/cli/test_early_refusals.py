@@ -80,7 +80,7 @@ def test_a_start_that_fails_leaves_no_folder(
     arguments: list[str], code: int, out: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("flexsearch.cli.searching._conduct", None)  # a start that succeeds ends here
+    monkeypatch.setattr("flexsearch.runs.search_run._conduct", None)  # a start that succeeds ends here
     done = call("run", *arguments, *out)
     assert done.exit_code == code, done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -113,7 +113,7 @@ def test_a_speedup_that_no_plan_has_is_refused_before_the_tables(monkeypatch: py
     def measured(*_: object) -> Any:
         raise AssertionError("the tables were measured")
 
-    monkeypatch.setattr("flexsearch.runs.session.known_or_measured", measured)
+    monkeypatch.setattr("flexsearch.runs.experiment.known_or_measured", measured)
     done = call("plan", "--speedup", "2", "--speedup", "29")
     assert done.exit_code == exit_codes.USAGE
     assert "no plan is 29x as fast. Ask for at most 7.5" in done.stderr

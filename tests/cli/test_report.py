@@ -16,7 +16,7 @@ from PIL import Image
 
 from flexiffusion import codec
 from flexiffusion.schedule import FULL, Action, Cost, ModelInfo, Provenance, Sampling, Schedule, Step, StepsPlan
-from flexiffusion.search.paired import Estimate
+from flexiffusion.search.paired import estimate
 from flexsearch.cli import exit_codes
 from flexsearch.cli.app import main
 from flexsearch.report import pictures, plot
@@ -25,14 +25,17 @@ from flexsearch.report.rows import Row, RowKind, comparisons, rows_from
 HOSTILE = '<script>alert("x")</script><img src=https://evil.example/x onerror=alert(1)>'
 
 
+SPREAD = np.random.default_rng(0).lognormal(size=48)
+
+
 def row(kind: RowKind, asked: float | None, cost: float, error: float, label: str = "", **more: Any) -> Row:
-    spread = {
-        key: Estimate(value, value * 0.8, value * 1.25, value * 3, 48)
-        for key, value in (("latent/teacher", error), ("latent/converged", error + 1e-4))
-    }
+    means = {"latent/teacher": error, "latent/converged": error + 1e-4}
+    images = {key: mean * SPREAD / SPREAD.mean() for key, mean in means.items()}
+    estimates = {key: estimate(values) for key, values in images.items()}
     full = int(cost)
     return Row(label or f"{kind} {cost:g}", kind, asked, full, 3, cost, cost * 3e8, 20 / cost, cost / 50, 19 / cost,
-               spread, error * 10, 48, **more)  # fmt: skip
+               estimates, error * 10, 48, image_errors={key: tuple(values.tolist()) for key, values in images.items()},
+               **more)  # fmt: skip
 
 
 @pytest.fixture

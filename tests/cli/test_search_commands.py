@@ -27,7 +27,7 @@ from flexiffusion.schedule import FULL, ModelInfo, Sampling, Schedule, Segment, 
 from flexiffusion.search import macro_steps
 from flexiffusion.search.racing import SLACK
 from flexsearch.cli import exit_codes, main
-from flexsearch.runs import final_table as verdict
+from flexsearch.runs import final_table
 from tools.make_random_checkpoint import write
 
 # The planner's tables take as long as all of this: TestPlan makes small ones.
@@ -59,9 +59,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_short_turn() -> Iterator[None]:
     """Speed-ups are not what these tests look at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verdict, "FEWEST_TURNS", 1)
-        patch.setattr(verdict, "MOST_TURNS", 1)
-        patch.setattr(verdict, "TIMED_IMAGES", 2)
+        patch.setattr(final_table, "FEWEST_TURNS", 1)
+        patch.setattr(final_table, "MOST_TURNS", 1)
+        patch.setattr(final_table, "TIMED_IMAGES", 2)
         yield
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from flexiffusion import codec
 from flexiffusion.schedule import FULL, StepsPlan
 from flexsearch.cli import exit_codes, main
-from flexsearch.runs import final_table as verdict
+from flexsearch.runs import final_table
 
 SMALL = ["--steps", "8", "--speedup", "2", "--images", "4", "--held-out", "4", "--no-planner"]
 
@@ -35,9 +35,9 @@ def document(result: Result) -> Any:
 def one_short_turn() -> Iterator[None]:
     """Speed-ups are not what these tests look at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verdict, "FEWEST_TURNS", 1)
-        patch.setattr(verdict, "MOST_TURNS", 1)
-        patch.setattr(verdict, "TIMED_IMAGES", 2)
+        patch.setattr(final_table, "FEWEST_TURNS", 1)
+        patch.setattr(final_table, "MOST_TURNS", 1)
+        patch.setattr(final_table, "TIMED_IMAGES", 2)
         yield
 
 

@@ -1,6 +1,6 @@
 """What the ComfyUI node pack runs on: a thin stand-in for the host's wrapper protocol, and the host itself.
 
-Both offer `model()`, `sample(...)` and `wrappers(...)`, so that one set of tests runs on both. The stand-in follows
+Both are a `Host`, so that one set of tests runs on both. The stand-in follows
 comfy/samplers.py and comfy/patcher_extension.py in what the pack can see: the order of calls, their arguments, and that
 options are copied on their way while objects in them are not.
 """
@@ -13,6 +13,7 @@ import itertools
 import os
 import sys
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +102,49 @@ def calm(unet: nn.Module) -> nn.Module:
     last = next(m for m in reversed(list(unet.out.modules())) if isinstance(m, nn.Conv2d))  # type: ignore[union-attr, operator]
     last.weight.data.mul_(0.1)
     return unet
+
+
+# What a test asks of either -----------------------------------------------------------------------------------------
+
+
+class Host(ABC):
+    """A host with a tiny U-Net: a fresh MODEL on it, the U-Net itself, and one sampling."""
+
+    name: str
+
+    @abstractmethod
+    def model(self) -> Any:
+        """A fresh MODEL on the one network."""
+
+    @abstractmethod
+    def unet(self) -> nn.Module: ...
+
+    def sample(
+        self,
+        model: Any,
+        sigmas: Sequence[float],
+        sampler: str = "euler",
+        noise: Tensor | None = None,
+        cfg: float = 4.0,
+        positive: Sequence[Tensor] | None = None,
+        joint: Callable[[float], bool] = lambda sigma: True,
+        calls: Calls | None = None,
+        latent: Tensor | None = None,
+    ) -> Tensor:
+        """The latent of one sampling; `joint` says at which noise levels both conditionings fit in one call."""
+        noise = noise_for() if noise is None else noise
+        latent = torch.zeros_like(noise) if latent is None else latent
+        cond, uncond = conditionings()
+        with (calls or Calls()).watching(self.unet()), torch.no_grad():
+            return self._sample(
+                model, sampler, noise, latent, torch.tensor(sigmas), (positive or [cond], [uncond]), cfg, joint
+            )
+
+    @abstractmethod
+    def _sample(
+        self, model: Any, sampler: str, noise: Tensor, latent: Tensor, sigmas: Tensor,
+        conds: tuple[Sequence[Tensor], Sequence[Tensor]], cfg: float, joint: Callable[[float], bool],
+    ) -> Tensor: ...  # fmt: skip
 
 
 # The stand-in -------------------------------------------------------------------------------------------------------
@@ -246,7 +290,7 @@ def sample_heun(model: Any, x: Tensor, sigmas: Tensor) -> Tensor:
     return x
 
 
-class StandIn:
+class StandIn(Host):
     """A tiny ldm U-Net in the stand-in."""
 
     name = "stand-in"
@@ -255,37 +299,24 @@ class StandIn:
         self._model = BaseModel(calm(build("compvis-ldm4").unet))
 
     def model(self) -> Any:
-        """A fresh MODEL on the one network."""
         return Patcher(self._model)
 
     def unet(self) -> nn.Module:
         return self._model.diffusion_model
 
-    def sample(
-        self,
-        model: Any,
-        sigmas: Sequence[float],
-        sampler: str = "euler",
-        noise: Tensor | None = None,
-        cfg: float = 4.0,
-        positive: Sequence[Tensor] | None = None,
-        joint: Callable[[float], bool] = lambda sigma: True,
-        calls: Calls | None = None,
-        latent: Tensor | None = None,
-    ) -> Tensor:
-        noise = noise_for() if noise is None else noise
-        cond, uncond = conditionings()
+    def _sample(
+        self, model: Any, sampler: str, noise: Tensor, latent: Tensor, sigmas: Tensor,
+        conds: tuple[Sequence[Tensor], Sequence[Tensor]], cfg: float, joint: Callable[[float], bool],
+    ) -> Tensor:  # fmt: skip
         function = {"euler": sample_euler, "heun": sample_heun}[sampler]
-        guider = Guider(model, (positive or [cond], [uncond]), cfg, joint)
-        latent = torch.zeros_like(noise) if latent is None else latent
-        with (calls or Calls()).watching(self.unet()), torch.no_grad():
-            return guider.sample(noise, latent, SimpleNamespace(sampler_function=function), torch.tensor(sigmas))
+        guider = Guider(model, conds, cfg, joint)
+        return guider.sample(noise, latent, SimpleNamespace(sampler_function=function), sigmas)
 
 
 # The host itself ----------------------------------------------------------------------------------------------------
 
 
-class ComfyUI:
+class ComfyUI(Host):
     """A tiny U-Net of the host's own code in the host's own sampling, in this process. Needs the host's Python."""
 
     name = "comfyui"
@@ -330,25 +361,15 @@ class ComfyUI:
     def unet(self) -> nn.Module:
         return self._model.diffusion_model
 
-    def sample(
-        self,
-        model: Any,
-        sigmas: Sequence[float],
-        sampler: str = "euler",
-        noise: Tensor | None = None,
-        cfg: float = 4.0,
-        positive: Sequence[Tensor] | None = None,
-        joint: Callable[[float], bool] = lambda sigma: True,
-        calls: Calls | None = None,
-        latent: Tensor | None = None,
-    ) -> Tensor:
+    def _sample(
+        self, model: Any, sampler: str, noise: Tensor, latent: Tensor, sigmas: Tensor,
+        conds: tuple[Sequence[Tensor], Sequence[Tensor]], cfg: float, joint: Callable[[float], bool],
+    ) -> Tensor:  # fmt: skip
         import comfy.model_management
         import comfy.samplers
 
-        noise = noise_for() if noise is None else noise
-        cond, uncond = conditionings()
         guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds([[one, {}] for one in positive or [cond]], [[uncond, {}]])
+        guider.set_conds(*([[one, {}] for one in each] for each in conds))
         guider.set_cfg(cfg)
         at: list[float] = [0.0]
         watched = model.clone()
@@ -362,16 +383,8 @@ class ComfyUI:
         watched.add_wrapper_with_key("predict_noise", "test", remember)
         free = comfy.model_management.get_free_memory
         comfy.model_management.get_free_memory = lambda *args, **kwargs: 1e12 if joint(at[0]) else 0
-        latent = torch.zeros_like(noise) if latent is None else latent
+        function = comfy.samplers.sampler_object(sampler)
         try:
-            with (calls or Calls()).watching(self.unet()), torch.no_grad():
-                return guider.sample(
-                    noise,
-                    latent,
-                    comfy.samplers.sampler_object(sampler),
-                    torch.tensor(sigmas),
-                    disable_pbar=True,
-                    seed=0,
-                )
+            return guider.sample(noise, latent, function, sigmas, disable_pbar=True, seed=0)
         finally:
             comfy.model_management.get_free_memory = free

@@ -1,4 +1,4 @@
-"""The ComfyUI engine on the stand-in and, with COMFYUI_PATH, on the host's own sampling; rows are those of USERS.md."""
+"""The ComfyUI engine on the stand-in and, with COMFYUI_PATH, on the host's own sampling; rows are users' complaints."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def test_the_pack_imports_the_core_the_host_torch_and_nothing_else() -> None:
-    """host packages -> core only, by relative imports: the folder may have any name (DESIGN.md)."""
+    """host packages -> core only, by relative imports: the folder may have any name (docs/design.md)."""
     host = {"comfy", "comfy_api", "folder_paths", "nodes", "server", "aiohttp"}
     for path in sorted((ROOT / "comfy_nodes").rglob("*.py")):
         for module, level in imports(path):

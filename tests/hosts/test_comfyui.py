@@ -1,4 +1,4 @@
-"""The node pack in a running ComfyUI, through its HTTP API, on a checkpoint of random weights. Rows: USERS.md."""
+"""The node pack in a running ComfyUI, through its HTTP API, with random weights. Rows are users' complaints."""
 
 from __future__ import annotations
 
@@ -13,21 +13,12 @@ from typing import Any
 import pytest
 import torch
 from comfyui import PACK, Failed, Server
+from drawn_schedules import schedule, segments, steps
 from torch import Tensor
 from workflows import TextToImage
 
 from flexiffusion.codec import dumps
-from flexiffusion.schedule import (
-    FULL,
-    Action,
-    ModelInfo,
-    Sampling,
-    Schedule,
-    Segment,
-    SegmentsPlan,
-    Step,
-    StepsPlan,
-)
+from flexiffusion.schedule import SegmentsPlan, StepsPlan
 
 pytestmark = pytest.mark.host
 
@@ -48,23 +39,12 @@ _names = itertools.count()
 
 
 def written(plan: SegmentsPlan | StepsPlan, name: str = "test", **more: Any) -> str:
-    steps = plan.total_steps if isinstance(plan, SegmentsPlan) else T
-    made = Schedule(name, ModelInfo("sd15", 12), Sampling(None, None, steps, None, None, None), plan, **more)
-    return dumps(made).decode()
+    return dumps(schedule(plan, name, teacher=T, **more)).decode()
 
 
-def segments(*parts: tuple[int, int], branch: int = 1) -> str:
-    return written(SegmentsPlan(tuple(Segment(steps, active, branch) for steps, active in parts)))
-
-
-def own_levels(*rows: tuple[float, str]) -> str:
-    actions = {"F": FULL, "P": Action("partial", 0, "linear")}
-    return written(StepsPlan(tuple(Step(level, actions[kind]) for level, kind in rows)))
-
-
-ALL_FULL = segments(*[(1, 1)] * T)
-HALF = segments(*[(2, 2)] * 4)  # FPFPFPFP
-WITH_NULLS = segments((4, 3), (4, 2))  # FPPN FPNN
+ALL_FULL = written(segments("F " * T))
+HALF = written(segments("FP FP FP FP"))
+WITH_NULLS = written(segments("FPPN FPNN"))
 
 
 def sampled(host: Server, workflow: TextToImage, latent: Any) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -158,7 +138,7 @@ class TestSchedules:
         assert "full 2, partial 3, null 3, misses 0, " in comfyui.log()
 
     def test_own_levels_and_the_report(self, comfyui: Server) -> None:
-        own = own_levels((14.7, "F"), (6.0, "P"), (3.0, "F"), (1.5, "P"), (0.6, "F"), (0.1, "P"))
+        own = written(steps((14.7, "F"), (6.0, "P"), (3.0, "F"), (1.5, "P"), (0.6, "F"), (0.1, "P")))
         workflow = plain()
         sampler = workflow.sampler(own, steps=0)
         workflow.graph("PreviewAny", source=sampler[1])
@@ -173,7 +153,7 @@ class TestSchedules:
 
     def test_image_to_image(self, comfyui: Server) -> None:
         """Row 15."""
-        own = own_levels((14.7, "F"), (6.0, "P"), (2.0, "F"), (1.0, "P"), (0.6, "F"), (0.3, "P"), (0.1, "F"))
+        own = written(steps((14.7, "F"), (6.0, "P"), (2.0, "F"), (1.0, "P"), (0.6, "F"), (0.3, "P"), (0.1, "F")))
         workflow = plain()
         start = workflow.ksampler()
         after = workflow.sampler(own, latent_image=start, denoise=0.4)
@@ -394,7 +374,7 @@ class TestSamplers:
 
     def test_advanced_in_two_slices(self, comfyui: Server) -> None:
         """By noise level each slice does what the whole run does there, but for its first step, which is full."""
-        own = own_levels(*[(round(14.0 * 0.62**i, 4), "FP"[i % 2]) for i in range(12)])
+        own = written(steps(*[(round(14.0 * 0.62**i, 4), "FP"[i % 2]) for i in range(12)]))
 
         def slices(json: str, *cuts: int) -> list[dict[str, Any]]:
             workflow = TextToImage()
@@ -411,7 +391,7 @@ class TestSamplers:
                 )  # fmt: skip
             return sampled(comfyui, workflow, latent)[1]
 
-        for used in (segments((4, 4), (4, 3), (4, 2)), own):
+        for used in (written(segments("FPPP FPPN FPNN")), own):
             (whole,) = slices(used, 0, 12)
             first, second = slices(used, 0, 6, 12)
             assert first["sigmas"][-1] == second["sigmas"][0] > 0
@@ -453,7 +433,7 @@ class TestTrouble:
         workflow = applied(HALF)
         expected, _ = sampled(comfyui, workflow, workflow.ksampler())
         for calls in (1, 2, 5):
-            workflow = applied(segments(*[(2, 2)] * 50))
+            workflow = applied(written(segments("FP " * 50)))
             workflow.save(workflow.ksampler(steps=100, seed=next(_names)), "never")
             comfyui.probed()
             identity = comfyui.start(workflow.graph.prompt)

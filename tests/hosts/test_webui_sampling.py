@@ -1,4 +1,4 @@
-"""The WebUI extension's run engine on an LDM U-Net: the rows of USERS.md that do not need the host's UI."""
+"""The WebUI extension's run engine on an LDM U-Net: users' complaints that do not need the host's UI."""
 
 from __future__ import annotations
 

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import drawn_schedules
 import torch
 from contract.networks import CONTEXT, SPATIAL, TOKENS, ldm_network
 from torch import Tensor, nn
 
 from flexiffusion.host import SamplingReport
-from flexiffusion.schedule import Action, ModelInfo, Sampling, Schedule, Segment, SegmentsPlan, Step, StepsPlan
+from flexiffusion.schedule import Schedule
 from webui_extension.network import network_of
 from webui_extension.sampling import Sampling as Attached
 from webui_extension.sampling import begin_evaluation
@@ -55,16 +56,12 @@ class Interrupted(BaseException):
 
 def segments(pattern: str, branch: int = 2, predictor: Any = "reuse", **more: Any) -> Schedule:
     """A schedule of the segments that a text draws: "FPP FPNN"."""
-    parts = tuple(Segment(len(part), len(part.rstrip("N")), branch, predictor) for part in pattern.split())
-    plan = SegmentsPlan(parts)
-    sampling = more.pop("sampling", Sampling(None, None, plan.total_steps, None, None, None))
-    return Schedule("drawn", more.pop("model", ModelInfo("sd15", BRANCHES)), sampling, plan, **more)
+    return drawn_schedules.schedule(drawn_schedules.segments(pattern, branch, predictor), branches=BRANCHES, **more)
 
 
 def own_levels(*levels: tuple[float, str]) -> Schedule:
     """A steps plan: (12.0, "F"), (6.0, "P"), ..."""
-    steps = tuple(Step(s, Action("full") if kind == "F" else Action("partial", 2, "linear")) for s, kind in levels)
-    return Schedule("own", ModelInfo("sd15", BRANCHES), Sampling(None, None, 20, None, None, None), StepsPlan(steps))
+    return drawn_schedules.schedule(drawn_schedules.steps(*levels, branch=2), "own", BRANCHES)
 
 
 class SdModel:

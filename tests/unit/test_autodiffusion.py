@@ -7,9 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from search_fixtures import BRANCHES, SCHEDULE, TABLE
+from search_fixtures import BRANCHES, PRICED, SCHEDULE
 
-from flexiffusion.cost import CostTable, Saving
 from flexiffusion.noise import spaced_places
 from flexiffusion.schedule import FULL, Action
 from flexiffusion.search.candidate import Candidate, make_candidate, plain
@@ -19,10 +18,6 @@ from flexiffusion.search.methods.dropping import WORD, UnitSpace, dropping
 from flexiffusion.search.methods.joint import JointVariation
 from flexiffusion.search.methods.space import PlacementSpace
 
-UNITS = {f"input_blocks.{i}.0": Saving(8.0 + i / 10, i) for i in range(1, 6)} | {
-    f"middle_block.{i}": Saving(12.0) for i in range(3)
-}
-PRICED = CostTable("macs", TABLE.full, TABLE.partial, UNITS)
 NAMES = tuple(PRICED.units)
 
 

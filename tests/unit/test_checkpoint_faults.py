@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
@@ -19,7 +20,7 @@ from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
 from flexsearch.models.prediction import METADATA_KEY, recognise_prediction
 from flexsearch.models.sidecar import read_sidecar
-from flexsearch.runs.session import Session
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
 from tools.make_random_checkpoint import checkpoint_shape, random_tensors
 
@@ -214,12 +215,24 @@ class TestPrediction:
             ),
         )
 
+    @pytest.mark.parametrize("discretization", ["LegacyDDPMDiscretization", "EDMDiscretization"])
+    def test_other_noise_in_a_yaml_of_sgm_is_told(self, discretization: str, said: Callable[..., object]) -> None:
+        configs = {"scaling_config": "sgm.VScaling", "discretization_config": f"sgm.modules.{discretization}"}
+        denoiser = {"num_idx": 1000, **{key: {"target": target} for key, target in configs.items()}}
+        yaml = json.dumps({"model": {"params": {"denoiser_config": {"params": denoiser}}}})
+        note = (
+            "x.yaml says denoiser_config.params.discretization_config.target: EDMDiscretization, which is not followed"
+            ": SD1.x has LegacyDDPMDiscretization"
+        )
+        assert said(yaml=yaml) == ("v_prediction", (note,) if discretization.startswith("EDM") else ())
+
     @pytest.mark.parametrize(
         ("yaml", "message"),
         [
             ("model: {params: {parameterization: x0}}", "x.yaml beside it says that it predicts 'x0'"),
             ("model: [", r"x.yaml: it cannot be read .* Repair it or move it away"),
             ("#" * (1 << 20) + "\n#", "more than 1,048,576 bytes"),
+            ("model: {params: {use_ema: &many [1, 2], new: [*many, *many]}}", "uses aliases .* which are not read"),
         ],
     )
     def test_a_yaml_that_cannot_be_followed(self, yaml: str, message: str, said: Callable[..., object]) -> None:
@@ -337,7 +350,9 @@ class TestNotes:
 
     def test_commands_print_them_below_the_model(self, load: Callable[..., DiffusionModel], tmp_path: Path) -> None:
         model = load(adding("odd"), name="sdxlTurbo")
-        line, *notes = Session(Settings(model=model.source, device="cpu", batch=1), tmp_path).described().splitlines()
+        line, *notes = (
+            Experiment(Settings(model=model.source, device="cpu", batch=1), tmp_path).described().splitlines()
+        )
         assert line.startswith(f"{model.source}, sd15, 12 branches") and notes == model.note_lines() and len(notes) == 2
 
     def test_a_note_is_one_line(self, load: Callable[..., DiffusionModel]) -> None:

@@ -14,20 +14,8 @@ from hypothesis import strategies as st
 from flexiffusion import codec, validation
 from flexiffusion.codec import dumps, loads, read, write
 from flexiffusion.errors import ScheduleError, VersionError
-from flexiffusion.schedule import (
-    FULL,
-    Action,
-    Cost,
-    Metric,
-    ModelInfo,
-    Provenance,
-    Sampling,
-    Schedule,
-    Segment,
-    SegmentsPlan,
-    Step,
-    StepsPlan,
-)
+from flexiffusion.facts import Cost, Metric, ModelInfo, Provenance, Sampling
+from flexiffusion.schedule import FULL, Action, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

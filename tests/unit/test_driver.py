@@ -9,11 +9,14 @@ import pytest
 from optuna.study import Study
 from optuna.trial import TrialState
 from pool_fixtures import SimulatedCluster
-from search_fixtures import BRANCHES, SCHEDULE, TABLE, TEACHER, Engine
+from search_fixtures import BRANCHES, PRICED, SCHEDULE, TABLE, TEACHER, UNITS, Engine
 
 from flexiffusion.search.evaluator import OneByOne
 from flexiffusion.search.front import front
 from flexiffusion.search.method import Evaluated, Method, stream_of
+from flexiffusion.search.methods.autodiffusion import AutoDiffusionMethod
+from flexiffusion.search.methods.dropping import UnitSpace
+from flexiffusion.search.methods.joint import JointVariation
 from flexiffusion.search.methods.placement import PlacementMethod
 from flexiffusion.search.methods.segments import FlexiffusionMethod
 from flexiffusion.search.methods.space import PlacementSpace
@@ -25,16 +28,25 @@ from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
 from flexsearch.runs.settings import Settings
 
-TARGETS = (10.0, 5.0)
+pytestmark = pytest.mark.usefixtures("small_generations")
+TARGETS = (6.0, 3.0)
+SLOTS = 12
 
 
 def placement(plain_only: bool = False) -> PlacementMethod:
-    variation = Variation(PlacementSpace(TEACHER[0], 24, BRANCHES), SCHEDULE, TABLE)
-    return PlacementMethod(list(plain_seeds(SCHEDULE, (5, 10))), TARGETS, variation, plain_only)
+    variation = Variation(PlacementSpace(TEACHER[0], SLOTS, BRANCHES), SCHEDULE, TABLE)
+    return PlacementMethod(list(plain_seeds(SCHEDULE, (3, 6))), TARGETS, variation, plain_only)
+
+
+def joint() -> PlacementMethod:
+    variation = JointVariation(UnitSpace(PlacementSpace(TEACHER[0], SLOTS, BRANCHES), tuple(UNITS)), SCHEDULE, PRICED)
+    return PlacementMethod(list(plain_seeds(SCHEDULE, (3, 6))), TARGETS, variation)
 
 
 METHODS: dict[str, Method] = {
     "placement": placement(),
+    "joint": joint(),
+    "autodiffusion": AutoDiffusionMethod(SCHEDULE, TARGETS, PRICED, BRANCHES),
     "flexiffusion": FlexiffusionMethod(TEACHER, TARGETS, BRANCHES, TABLE),
 }
 
@@ -43,7 +55,7 @@ def go(folder: Path, method: Method, engine: OneByOne | Pool, evaluations: int, 
     folder.mkdir(exist_ok=True)
     sampler = MethodSampler(method, seed)
     study = RunFolder(folder).study(Settings(), sampler)
-    search(study, sampler, engine, TABLE, evaluations, True, lambda *_: None)
+    search(study, sampler, engine, PRICED, evaluations, True, lambda *_: None)
     return study
 
 
@@ -55,25 +67,25 @@ def trials_of(study: Study) -> list[tuple[int, dict[str, int], list[float]]]:
 class TestEveryMethod:
     def test_no_duplicate_is_evaluated(self, name: str, tmp_path: Path) -> None:
         engine = Engine()
-        go(tmp_path / "run", METHODS[name], engine, 40)
-        assert len(engine.evaluated) == 40 == len(set(engine.evaluated))
+        go(tmp_path / "run", METHODS[name], engine, 26)
+        assert len(engine.evaluated) == 26 == len(set(engine.evaluated))
 
     def test_a_search_killed_again_and_again_equals_a_whole_one(self, name: str, tmp_path: Path) -> None:
-        whole = trials_of(go(tmp_path / "whole", METHODS[name], Engine(), 24))
+        whole = trials_of(go(tmp_path / "whole", METHODS[name], Engine(), 18))
         done = 0
         for stop_at in (0, 3, 1, 7):
             engine = Engine(stop_at)
             with pytest.raises(KeyboardInterrupt):
-                go(tmp_path / "killed", METHODS[name], engine, 24)
+                go(tmp_path / "killed", METHODS[name], engine, 18)
             done += len(engine.evaluated)
         last = Engine()
-        resumed = trials_of(go(tmp_path / "killed", METHODS[name], last, 24))
+        resumed = trials_of(go(tmp_path / "killed", METHODS[name], last, 18))
         assert resumed == whole
-        assert done + len(last.evaluated) == 24  # what was finished before a kill was not evaluated again
+        assert done + len(last.evaluated) == 18  # what was finished before a kill was not evaluated again
 
     def test_another_seed_searches_elsewhere(self, name: str, tmp_path: Path) -> None:
-        first = trials_of(go(tmp_path / "a", METHODS[name], Engine(), 15))
-        assert first != trials_of(go(tmp_path / "b", METHODS[name], Engine(), 15, seed=1))
+        first = trials_of(go(tmp_path / "a", METHODS[name], Engine(), 10))
+        assert first != trials_of(go(tmp_path / "b", METHODS[name], Engine(), 10, seed=1))
 
     def test_a_finished_search_is_left_as_it_is(self, name: str, tmp_path: Path) -> None:
         go(tmp_path / "run", METHODS[name], Engine(), 5)
@@ -93,8 +105,8 @@ class TestManyWorkers:
 
     def test_no_duplicate_is_evaluated(self, name: str, tmp_path: Path) -> None:
         engine = Engine()
-        study = go(tmp_path / "run", METHODS[name], self.pool(engine), 40)
-        assert len(engine.evaluated) == 40 == len(set(engine.evaluated)) == len(trials_of(study))
+        study = go(tmp_path / "run", METHODS[name], self.pool(engine), 26)
+        assert len(engine.evaluated) == 26 == len(set(engine.evaluated)) == len(trials_of(study))
         beside = [len(trial.user_attrs.get("pending", ())) for trial in study.get_trials()]
         assert max(beside) == 3  # three workers, and one candidate that waits for the first that is free
 
@@ -103,19 +115,19 @@ class TestManyWorkers:
         for stop_at in (0, 3, 7, None):
             engine = Engine(stop_at)
             try:
-                study = go(tmp_path / "run", METHODS[name], self.pool(engine), 30)
+                study = go(tmp_path / "run", METHODS[name], self.pool(engine), 20)
             except KeyboardInterrupt:
                 assert stop_at is not None
             done += engine.evaluated
         trials = study.get_trials()
-        assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 30
-        assert len(done) == len(set(done)) == 30
+        assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 20
+        assert len(done) == len(set(done)) == 20
 
     def test_a_killed_one_proposes_again_what_it_had_proposed(self, name: str, tmp_path: Path) -> None:
         """Even where the process died between the genes of a trial: they are not mixed with those of another."""
         method = METHODS[name]
         with pytest.raises(KeyboardInterrupt):
-            go(tmp_path / "run", method, self.pool(Engine(9)), 30)
+            go(tmp_path / "run", method, self.pool(Engine(9)), 20)
         study = RunFolder(tmp_path / "run").study(Settings(), MethodSampler(method, 0))
         before = {t.number: t.params for t in study.get_trials() if t.state == TrialState.RUNNING}
         assert len(before) > 1
@@ -125,47 +137,48 @@ class TestManyWorkers:
                 "DELETE FROM trial_params WHERE param_id IN (SELECT param_id FROM trial_params JOIN trials USING "
                 "(trial_id) WHERE number = ? ORDER BY param_id LIMIT -1 OFFSET 4)", (last,)
             )  # fmt: skip
-        study = go(tmp_path / "run", method, self.pool(Engine()), 30)
+        study = go(tmp_path / "run", method, self.pool(Engine()), 20)
         assert {n: study.get_trials()[n].params for n in before} == before
+
+
+def evolve(method: Method, count: int) -> list[Evaluated]:
+    """The trials of one worker, without a trial store."""
+    engine, done = Engine(), list[Evaluated]()
+    for number in range(count):
+        genes = method.propose(number, done, stream_of(0, number))
+        assert genes is not None
+        candidate = method.candidate(genes)
+        error = engine.judge(candidate, method.objective).error
+        done.append(Evaluated(number, genes, candidate, error, candidate.cost(PRICED)))
+    return done
 
 
 class TestPlacement:
     def test_improves_on_every_seed_at_the_asked_costs(self) -> None:
-        method, engine, done = placement(), Engine(), list[Evaluated]()
-        for number in range(300):
-            genes = method.propose(number, done, stream_of(0, number))
-            assert genes is not None
-            candidate = method.candidate(genes)
-            error = engine.judge(candidate, "latent").error
-            done.append(Evaluated(number, genes, candidate, error, candidate.cost(TABLE)))
+        method = placement()
+        done = evolve(method, 300)
         for target in TARGETS:
             affordable = [item for item in done if item.cost <= target + 1e-9]
             seeds = [item.error for item in affordable if item.number < len(method.seeds)]
             assert min(item.error for item in affordable) < 0.95 * min(seeds)
 
-    def test_keeps_a_line_of_plain_children(self, tmp_path: Path) -> None:
+    def test_keeps_a_line_of_plain_children(self) -> None:
+        children = [item.candidate for item in evolve(placement(), 60)[6:]]
+        assert len(children) // 4 <= sum(child.plain for child in children) < len(children)
+
+    def test_plain_only(self) -> None:
+        assert all(item.candidate.plain for item in evolve(placement(plain_only=True), 40))
+
+    def test_children_go_to_the_asked_costs(self) -> None:
+        for item in evolve(placement(), 80)[6:]:
+            assert item.cost <= TARGETS[(item.number - 6) % 2] + 1e-9
+
+    def test_plan_and_candidate_agree(self) -> None:
         method = placement()
-        study = go(tmp_path / "run", method, Engine(), 60)
-        children = [method.candidate(trial.params) for trial in study.get_trials()[6:]]
-        assert len(children) // 4 <= sum(child.plain for child in children)
-
-    def test_plain_only(self, tmp_path: Path) -> None:
-        method = placement(plain_only=True)
-        study = go(tmp_path / "run", method, Engine(), 40)
-        assert all(method.candidate(trial.params).plain for trial in study.get_trials())
-
-    def test_children_go_to_the_asked_costs(self, tmp_path: Path) -> None:
-        study = go(tmp_path / "run", placement(), Engine(), 80)
-        for trial in study.get_trials()[6:]:
-            assert trial.values[1] <= TARGETS[(trial.number - 6) % 2] + 1e-9
-
-    def test_plan_and_candidate_agree(self, tmp_path: Path) -> None:
-        method = placement()
-        study = go(tmp_path / "run", method, Engine(), 20)
-        for trial in study.get_trials():
-            plan, candidate = method.plan(trial.params), method.candidate(trial.params)
-            assert tuple(SCHEDULE.place(sigma) for sigma in plan.levels) == candidate.places
-            assert plan.actions() == candidate.actions
+        for item in evolve(method, 20):
+            plan = method.plan(item.genes)
+            assert tuple(SCHEDULE.place(sigma) for sigma in plan.levels) == item.candidate.places
+            assert plan.actions() == item.candidate.actions
 
 
 class Exhausted(PlacementMethod):
@@ -182,6 +195,6 @@ def test_an_exhausted_space_ends_the_search_once(tmp_path: Path) -> None:
 
 
 def test_optuna_front_is_ours(tmp_path: Path) -> None:
-    study = go(tmp_path / "run", placement(), Engine(), 50)
+    study = go(tmp_path / "run", placement(), Engine(), 30)
     values = [(trial.values[0], trial.values[1]) for trial in study.get_trials()]
     assert {values[i] for i in front(values)} == {tuple(trial.values) for trial in study.best_trials}

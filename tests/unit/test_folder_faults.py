@@ -139,6 +139,16 @@ REFUSED: dict[str, tuple[str, Edit, str]] = {
     "beta_schedule": ("tiny", scheduler(beta_schedule="cosy"), 'beta_schedule is "cosy", .*squaredcos_cap_v2'),
     "no number": ("tiny", scheduler(beta_end="high"), "no noise levels follow from it"),
     "falling noise": ("tiny", scheduler(beta_start=-0.1, beta_schedule="linear"), "does not rise"),
+    "no steps": ("tiny", scheduler(num_train_timesteps=0), "num_train_timesteps is 0, not a whole number from 1 on"),
+    "a single step": ("tiny", scheduler(trained_betas=[0.5]), "does not rise"),
+    "size of no pixels": ("tiny", unet(sample_size=0), "sample_size is 0, not a whole number from 1 on, or two"),
+    "size of one side": ("tiny", unet(sample_size=[8]), r"sample_size is \[8\], not a whole number from 1 on, or two"),
+    "size in words": ("tiny", unet(sample_size="large"), 'sample_size is "large", not a whole number'),
+    "scaling of nothing": ("tiny", edit("vae/config.json", scaling_factor=None),
+                           "vae/config.json: scaling_factor is null, not a number above 0"),
+    "shift in words": ("tiny", edit("vae/config.json", shift_factor="0.1"), 'shift_factor is "0.1", not a number'),
+    "statistics without a spread": ("tiny", edit("vae/config.json", latents_std=[1.0, 0.0, 1.0, 1.0]),
+                                    "latents_std is .* not a list of numbers above 0"),
     "LCM": ("tiny", unet(time_cond_proj_dim=256), LCM),
     "LCM-SDXL": ("sdxl", unet(time_cond_proj_dim=256), LCM),
     "unCLIP": ("tiny", unet(class_embed_type="projection"), r'told a class or a picture .*unCLIP.*"projection"'),
@@ -186,6 +196,13 @@ def test_refused(case: str, copy: Callable[..., Path]) -> None:
     base, change, message = REFUSED[case]
     with pytest.raises(ModelError, match=message):
         load_model(str(copy(base, change)), "cpu")
+
+
+def test_what_a_library_says_is_one_short_line(copy: Callable[..., Path]) -> None:
+    """Of tensors of other shapes, diffusers has a line each."""
+    with pytest.raises(ModelError, match="size mismatch") as caught:
+        load_model(str(copy("tiny", unet(cross_attention_dim=96))), "cpu")
+    assert "\n" not in caught.value.problem and len(caught.value.problem) < 400
 
 
 def test_a_missing_tokenizer_of_a_relative_folder(copy: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

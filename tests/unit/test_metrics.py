@@ -9,8 +9,10 @@ from torch import nn
 
 from flexiffusion.search.paired import estimate, mean_root, ratio_interval, squared_error
 from flexsearch.errors import ConfigError
-from flexsearch.metrics.features import extract, load_features
+from flexsearch.metrics.features import device_of, extract, load_features
 from flexsearch.metrics.relative_fid import RelativeFid, frechet_distance
+from flexsearch.runs.experiment import Experiment
+from flexsearch.runs.settings import Settings
 
 
 def normal(n: int, d: int, seed: int) -> torch.Tensor:
@@ -69,7 +71,7 @@ class TestRelativeFid:
         assert RelativeFid(features)(features * 1.5) == pytest.approx(0.25 * trace, rel=1e-6)
 
     def test_bounded_by_the_paired_distance(self) -> None:
-        """At most n / (n - 1) times the paired mean squared distance (METHOD.md section 4)."""
+        """At most n / (n - 1) times the paired mean squared distance (docs/method.md 4)."""
         reference = normal(50, 8, 0)
         candidate = reference + 0.3 * normal(50, 8, 1)
         paired = float(squared_error(candidate, reference).mean()) * 8
@@ -134,3 +136,33 @@ class TestFeatureModules:
     def test_bad_names(self, name: str, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             load_features(name)
+
+
+class OnMeta(torch.nn.Module):
+    """A module on another device than the images, which says where it was given them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.empty(1, device="meta"))
+        self.given: set[str] = set()
+
+    def forward(self, images: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        self.given |= {tensor.device.type for tensor in (images, other) if tensor is not None}
+        return torch.zeros(len(images), 2)
+
+
+def test_features_are_computed_where_their_module_is() -> None:
+    """Not on the CPU beside an idle GPU."""
+    module = OnMeta()
+    assert extract(module, torch.rand(3, 3, 8, 8), batch=2).shape == (3, 2)
+    assert module.given == {"meta"}
+    assert device_of(torch.nn.Identity()) == torch.device("cpu")
+
+
+def test_the_runs_features_are_on_the_models_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment(Settings(steps=6, speedups=(2.0,)), tmp_path)
+    device = experiment.model.device
+    moved: list[object] = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: moved.append(device) or module)
+    _ = experiment.features
+    assert moved == [device]

@@ -24,7 +24,7 @@ from flexsearch.models.load import load_model
 from flexsearch.report import figures, plot
 from flexsearch.report.rows import Row, comparisons, rows_from
 from flexsearch.report.table import DIVERGED, FinalTable, error_text, markdown
-from flexsearch.runs.session import Session
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
 
 FINE = np.linspace(1e-4, 2e-4, 16)
@@ -34,8 +34,8 @@ INFINITE = np.where(np.arange(16) == 3, np.inf, FINE)
 
 def row(kind: str, speedup: float | None, images: np.ndarray, fid: float = 0.5) -> Row:
     key = "latent/teacher"
-    return Row(kind, kind, speedup, 6, 0, 6.0, 1e9, 5.0, 0.1, 4.0, {key: estimate(images)},
-               {key: tuple(images.tolist())}, fid, 16)  # type: ignore[arg-type]  # fmt: skip
+    return Row(kind, kind, speedup, 6, 0, 6.0, 1e9, 5.0, 0.1, 4.0, {key: estimate(images)}, fid, 16,
+               image_errors={key: tuple(images.tolist())})  # type: ignore[arg-type]  # fmt: skip
 
 
 ROWS = (row("teacher", None, FINE), row("found", 5.0, BAD, math.inf), row("plain", 5.0, FINE),
@@ -93,11 +93,11 @@ class TestSearch:
         assert front([(math.inf, 5.0), (1e-4, 6.0), (math.inf, 7.0)]) == [1]
 
     def test_a_vae_of_nan_is_refused_after_the_first_pictures(self, tmp_path: Path) -> None:
-        session = Session(Settings(images=2, steps=5, speedups=(2.0,)), tmp_path)
-        weight = next(session.model.vae.decoder.parameters())
+        experiment = Experiment(Settings(images=2, steps=5, speedups=(2.0,)), tmp_path)
+        weight = next(experiment.model.vae.decoder.parameters())
         weight.data = weight.data.clone().fill_(math.nan)
         with pytest.raises(ModelError, match="the pictures that its VAE makes of them are not"):
-            _ = session.search_engine
+            _ = experiment.search_engine
 
 
 class TestShown:

@@ -17,7 +17,7 @@ from flexsearch.errors import ConfigError
 from flexsearch.metrics import perceptual
 from flexsearch.models import costs
 from flexsearch.models.load import load_model
-from flexsearch.runs.session import Session
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
 
 SMALL = {"images": 12, "held_out": 2, "steps": 6, "speedups": (2.0,), "planner": False}
@@ -61,14 +61,14 @@ def test_what_is_refused(given: dict[str, object], message: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    return Session(Settings(**SMALL), tmp_path_factory.mktemp("references"))  # type: ignore[arg-type]
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    return Experiment(Settings(**SMALL), tmp_path_factory.mktemp("references"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("error", ["latent", "features", "rfid"])
-def test_the_engine_minimises_what_was_asked_for(session: Session, error: str) -> None:
-    engine = session.search_engine
-    candidate = plain(session.teacher[::2])
+def test_the_engine_minimises_what_was_asked_for(experiment: Experiment, error: str) -> None:
+    engine = experiment.search_engine
+    candidate = plain(experiment.teacher[::2])
     outcome = engine.evaluate(candidate)
     judged = engine.judge(candidate, Objective(error))  # type: ignore[arg-type]
     expected = {
@@ -80,8 +80,8 @@ def test_the_engine_minimises_what_was_asked_for(session: Session, error: str) -
     assert len(judged.errors) == (0 if error == "rfid" else 12)
 
 
-def test_the_worst_decile_meets_all_images(session: Session) -> None:
-    worst = session.search_engine.judge(plain(session.teacher[::2]), Objective("latent", "worst-decile"))
+def test_the_worst_decile_meets_all_images(experiment: Experiment) -> None:
+    worst = experiment.search_engine.judge(plain(experiment.teacher[::2]), Objective("latent", "worst-decile"))
     assert len(worst.errors) == 12
     assert worst.error == pytest.approx(worst.errors.max())
 
@@ -94,14 +94,14 @@ class Perceptual(nn.Module):
         return (image - other).abs().mean() / 2
 
 
-def test_lpips_compares_each_image_with_its_own(session: Session) -> None:
-    engine = session.search_engine
+def test_lpips_compares_each_image_with_its_own(experiment: Experiment) -> None:
+    engine = experiment.search_engine
     with mock.patch.object(type(engine), "lpips", Perceptual()):
-        outcome = engine.evaluate(plain(session.teacher[::2]))
+        outcome = engine.evaluate(plain(experiment.teacher[::2]))
         shown = engine.references["teacher"].images.float() / 255
         expected = ((outcome.images - shown).abs().flatten(1).mean(1) / 2).square()
         assert np.allclose(outcome.perceptual_errors("teacher"), expected.numpy())
-        assert engine.judge(plain(session.teacher), Objective("lpips")).error < 1e-5  # but for rounding to 8 bits
+        assert engine.judge(plain(experiment.teacher), Objective("lpips")).error < 1e-5  # but for rounding to 8 bits
 
 
 def test_lpips_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -127,14 +127,14 @@ def test_milliseconds_are_measured_once_and_kept(tmp_path: Path) -> None:
 def test_a_search_counts_in_the_given_device_s_milliseconds(tmp_path: Path) -> None:
     """On this one a partial step costs as much as a full one, so none is worth it."""
     dear = CostTable("ms", 10.0, dict.fromkeys(range(-1, load_model("tiny").branches), 10.0))
-    session = Session(Settings(**SMALL, cost="latency", profile=dear.to_dict()), tmp_path)  # type: ignore[arg-type]
-    assert session.costs == dear and session.table.unit == "macs"
-    kinds = [seed for seed in session.seeds if seed.kind == "alternating"]
+    experiment = Experiment(Settings(**SMALL, cost="latency", profile=dear.to_dict()), tmp_path)  # type: ignore[arg-type]
+    assert experiment.costs == dear and experiment.table.unit == "macs"
+    kinds = [seed for seed in experiment.seeds if seed.kind == "alternating"]
     assert all(len(seed.candidate.places) <= 3 for seed in kinds)
 
 
 def test_a_profile_of_another_model_is_refused(tmp_path: Path) -> None:
     other = CostTable("ms", 10.0, {-1: 1.0, 0: 2.0})
-    session = Session(Settings(**SMALL, cost="latency", profile=other.to_dict()), tmp_path)  # type: ignore[arg-type]
+    experiment = Experiment(Settings(**SMALL, cost="latency", profile=other.to_dict()), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="--profile: it has branches -1 to 0, but tiny has"):
-        _ = session.costs
+        _ = experiment.costs

@@ -6,34 +6,19 @@ import itertools
 import math
 
 import pytest
+from drawn_schedules import schedule, segments
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flexiffusion.errors import ScheduleError
 from flexiffusion.plan import Plan, index_at, plan_for, stretched
-from flexiffusion.schedule import (
-    FULL,
-    NULL,
-    Action,
-    ModelInfo,
-    Sampling,
-    Schedule,
-    Segment,
-    SegmentsPlan,
-    Step,
-    StepsPlan,
-)
+from flexiffusion.schedule import FULL, NULL, Action, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 
 P0, P1 = Action("partial", 0), Action("partial", 1)
 
 
-def schedule(plan: SegmentsPlan | StepsPlan, levels: tuple[float, ...] | None = None) -> Schedule:
-    steps = plan.total_steps if isinstance(plan, SegmentsPlan) else 20
-    return Schedule("test", ModelInfo("sd15", 12), Sampling(None, None, steps, None, None, None), plan, levels=levels)
-
-
-def segments(*parts: tuple[int, int], layout: str = "front") -> Schedule:
-    return schedule(SegmentsPlan(tuple(Segment(steps, active, 1) for steps, active in parts), layout))  # type: ignore[arg-type]
+def drawn(text: str) -> Schedule:
+    return schedule(segments(text), "test")
 
 
 def pattern(plan: Plan) -> str:
@@ -57,22 +42,22 @@ TEN = tuple(float(sigma) for sigma in range(10, 0, -1))
 
 class TestByPosition:
     def test_the_host_list_of_the_same_length(self) -> None:
-        plan = plan_for(segments((5, 3), (5, 5)), TEN)
+        plan = plan_for(drawn("FPPNN FPPPP"), TEN)
         assert plan == Plan((10.0, 9.0, 8.0, 5.0, 4.0, 3.0, 2.0, 1.0), (FULL, P1, P1, FULL, P1, P1, P1, P1), 2)
 
     def test_a_trailing_zero_changes_nothing(self) -> None:
-        for parts in (((5, 3), (5, 5)), ((5, 2), (5, 1))):
-            assert plan_for(segments(*parts), (*TEN, 0.0)) == plan_for(segments(*parts), TEN)
+        for made in (drawn("FPPNN FPPPP"), drawn("FPNNN FNNNN")):
+            assert plan_for(made, (*TEN, 0.0)) == plan_for(made, TEN)
 
     def test_a_null_at_the_end_jumps_to_the_picture(self) -> None:
-        plan = plan_for(segments((5, 1), (5, 2)), (*TEN, 0.0))
+        plan = plan_for(drawn("FNNNN FPNNN"), (*TEN, 0.0))
         assert plan.levels == (10.0, 5.0, 4.0)
         assert plan.actions == (FULL, FULL, P1)
         assert plan.nulls == 7
 
     @pytest.mark.parametrize("total", [5, 7, 13, 20, 30, 37])
     def test_another_length_keeps_one_full_step_per_segment(self, total: int) -> None:
-        given = segments((4, 2), (3, 2), (3, 1))
+        given = drawn("FPNN FPN FNN")
         levels = tuple(float(total - i) for i in range(total))
         plan = plan_for(given, levels)
         assert plan.warning is not None and "10 steps" in plan.warning and f"over {total}" in plan.warning
@@ -83,7 +68,7 @@ class TestByPosition:
     @pytest.mark.parametrize(("total", "expected"), [(8, "FPPFPPFP"), (6, "FPPFPP"), (13, "FPPFPPFPPFPPF")])
     def test_deepcache_keeps_its_interval(self, total: int, expected: str) -> None:
         """Stretched over eight steps, ten segments of three would be eight full steps."""
-        plan = plan_for(segments(*[(3, 3)] * 10), tuple(float(total - i) for i in range(total)))
+        plan = plan_for(drawn("FPP " * 10), tuple(float(total - i) for i in range(total)))
         assert pattern(plan) == expected
         assert plan.warning is not None and f"repeated over {total}" in plan.warning
 
@@ -106,7 +91,7 @@ class TestByPosition:
 
 
 class TestByLevel:
-    SCHEDULE = schedule(SegmentsPlan((Segment(5, 3, 1), Segment(5, 2, 0))), TEN)
+    SCHEDULE = schedule(SegmentsPlan((Segment(5, 3, 1), Segment(5, 2, 0))), levels=TEN)
 
     def test_the_recorded_list_itself(self) -> None:
         assert plan_for(self.SCHEDULE, TEN, "level") == plan_for(self.SCHEDULE, TEN)
@@ -126,7 +111,7 @@ class TestByLevel:
         with pytest.raises(
             ScheduleError, match=r"test: \$.levels: the schedule records no noise levels. Use the mapping"
         ):
-            plan_for(segments((5, 3), (5, 5)), TEN, "level")
+            plan_for(drawn("FPPNN FPPPP"), TEN, "level")
 
     def test_an_unknown_mapping_is_refused(self) -> None:
         with pytest.raises(ScheduleError, match="'time' is not known here"):
@@ -178,7 +163,7 @@ class TestSteps:
         ((0.0,), "0 steps are too few"),
     ],
 )
-@pytest.mark.parametrize("given", [segments((3, 1), (3, 2)), TestSteps.SCHEDULE])
+@pytest.mark.parametrize("given", [drawn("FNN FPN"), TestSteps.SCHEDULE])
 def test_lists_that_no_schedule_fits_run_in_full(sigmas: tuple[float, ...], reason: str, given: Schedule) -> None:
     plan = plan_for(given, sigmas)
     assert plan.warning is not None and reason in plan.warning and "every step runs in full" in plan.warning
@@ -282,22 +267,22 @@ class TestStart:
     """A run that begins inside the list (img2img) takes the matching tail; its first step is full."""
 
     def test_the_tail_of_the_whole_list(self) -> None:
-        whole, tail = plan_for(segments((5, 3), (5, 5)), TEN), plan_for(segments((5, 3), (5, 5)), TEN, start=5)
+        whole, tail = plan_for(drawn("FPPNN FPPPP"), TEN), plan_for(drawn("FPPNN FPPPP"), TEN, start=5)
         assert (tail.levels, tail.nulls, tail.warning) == ((5.0, 4.0, 3.0, 2.0, 1.0), 0, None)
         assert tail.actions == whole.actions[3:] == (FULL, P1, P1, P1, P1)
 
     @pytest.mark.parametrize("start, expected", [(1, "FPFPPPP"), (2, "FFPPPP"), (3, "FFPPPP"), (5, "FPPP")])
     def test_a_start_on_a_partial_or_null_step_is_full(self, start: int, expected: str) -> None:
-        plan = plan_for(segments((4, 3), (6, 5)), TEN, start=start)
+        plan = plan_for(drawn("FPPN FPPPPN"), TEN, start=start)
         assert plan.levels[0] == TEN[start]
         assert pattern(plan) == expected
 
     def test_the_whole_list_decides_whether_it_is_stretched(self) -> None:
-        assert plan_for(segments((5, 3), (5, 5)), TEN, start=5).warning is None
-        assert plan_for(segments((10, 3), (10, 5)), TEN, start=5).warning is not None
+        assert plan_for(drawn("FPPNN FPPPP"), TEN, start=5).warning is None
+        assert plan_for(drawn("FPPNNNNNNN FPPPPNNNNN"), TEN, start=5).warning is not None
 
     def test_too_short_a_tail_is_full(self) -> None:
-        plan = plan_for(segments((5, 3), (5, 5)), TEN, start=6)
+        plan = plan_for(drawn("FPPNN FPPPP"), TEN, start=6)
         assert (pattern(plan), plan.nulls) == ("FFFF", 0)
         assert "4 steps are too few" in str(plan.warning)
 
@@ -308,4 +293,4 @@ class TestStart:
     @pytest.mark.parametrize("start", [-1, 10, 1.5])
     def test_outside_of_the_list_is_refused(self, start: int) -> None:
         with pytest.raises(ScheduleError, match="start"):
-            plan_for(segments((5, 3), (5, 5)), TEN, start=start)
+            plan_for(drawn("FPPNN FPPPP"), TEN, start=start)

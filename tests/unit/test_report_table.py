@@ -24,7 +24,8 @@ def errors(mean: float, jitter: float = 0.0) -> tuple[float, ...]:
 
 def row(label: str, kind: str, speedup: float | None, cost: float, images: dict[str, tuple[float, ...]]) -> Row:
     estimates = {key: estimate(np.array(values)) for key, values in images.items()}
-    return Row(label, kind, speedup, 6, 6, cost, cost * 4.3e9, 30 / cost, 0.15, 2.7, estimates, images, 0.32, 256)  # type: ignore[arg-type]
+    return Row(label, kind, speedup, 6, 6, cost, cost * 4.3e9, 30 / cost, 0.15, 2.7, estimates, 0.32, 256,
+               image_errors=images)  # type: ignore[arg-type]  # fmt: skip
 
 
 def rows() -> list[Row]:

@@ -8,15 +8,11 @@ import pickle
 import pytest
 
 from flexiffusion.errors import FlexiffusionError, ScheduleError, VersionError
+from flexiffusion.facts import Cost, Metric, ModelInfo, Provenance, Sampling
 from flexiffusion.schedule import (
     FULL,
     NULL,
     Action,
-    Cost,
-    Metric,
-    ModelInfo,
-    Provenance,
-    Sampling,
     Schedule,
     Segment,
     SegmentsPlan,

@@ -16,23 +16,8 @@ from hypothesis import strategies as st
 from flexiffusion import checks
 from flexiffusion.codec import dumps, loads
 from flexiffusion.errors import ScheduleError
-from flexiffusion.facts import ORIGINS, PREDICTIONS
-from flexiffusion.schedule import (
-    FULL,
-    LAYOUTS,
-    PREDICTORS,
-    Action,
-    Cost,
-    Metric,
-    ModelInfo,
-    Provenance,
-    Sampling,
-    Schedule,
-    Segment,
-    SegmentsPlan,
-    Step,
-    StepsPlan,
-)
+from flexiffusion.facts import ORIGINS, PREDICTIONS, Cost, Metric, ModelInfo, Provenance, Sampling
+from flexiffusion.schedule import FULL, LAYOUTS, PREDICTORS, Action, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 
 ROOT = Path(__file__).parent.parent.parent
 SCHEMA = json.loads((ROOT / "schedules" / "schema" / "schedule-1.schema.json").read_text(encoding="utf-8"))

@@ -281,7 +281,7 @@ class TestConditioning:
 
     @pytest.mark.parametrize(("name", "full", "first"), [("sd15", 401.6, 0.079), ("sdxl", None, None)])
     def test_costs_of_the_real_widths(self, name: FamilyName, full: float | None, first: float | None) -> None:
-        """METHOD.md section 2: 401.6 GMACs a full SD1.5 step of one row at 64x64 latents, 7.9 % at branch 0."""
+        """docs/method.md 2: 401.6 GMACs a full SD1.5 step of one row at 64x64 latents, 7.9 % at branch 0."""
         shape = checkpoint_shape(name, tiny=False)
         with torch.device("meta"):
             from diffusers import UNet2DConditionModel
@@ -306,9 +306,9 @@ class RealWidths:
         return ("positive",)
 
     def encode(self, prompts: list[str]) -> Any:
-        from flexsearch.models.model import Conditioning, Told
+        from flexsearch.models.model import Conditioning, NetworkInputs
 
-        return Conditioning(Told(torch.zeros(1, 77, 768)))
+        return Conditioning(NetworkInputs(torch.zeros(1, 77, 768)))
 
 
 class TestTokenizer:

@@ -7,11 +7,12 @@ import optuna
 import pytest
 from optuna.study import Study
 from pool_fixtures import SimulatedCluster
-from search_fixtures import TABLE, Engine
+from search_fixtures import BRANCHES, PRICED, TEACHER, Engine
 from test_driver import METHODS, trials_of
 
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.evaluator import Job
+from flexiffusion.search.methods.segments import FlexiffusionMethod
 from flexiffusion.search.objective import Objective
 from flexiffusion.search.paired import Errors
 from flexiffusion.search.racing import Judgement, race
@@ -20,6 +21,7 @@ from flexsearch.engines.speculation import Synchronous, raced_again
 from flexsearch.runs.driver import search
 from flexsearch.runs.optuna_sampler import MethodSampler
 
+pytestmark = pytest.mark.usefixtures("small_generations")
 LATENT = Objective("latent")
 
 
@@ -53,10 +55,10 @@ def go(
         lambda worker, job: WorkerLost("it died") if job is not None and stream.random() < deaths else None,
     )
     if workers == 1:
-        search(study, sampler, engine, TABLE, evaluations, True, lambda *_: None)
+        search(study, sampler, engine, PRICED, evaluations, True, lambda *_: None)
         return study, cluster, None
-    judge = Synchronous(Pool(cluster, engine.count, lambda _: None), sampler.method, 0, TABLE, evaluations, True)
-    search(study, sampler, judge, TABLE, evaluations, True, lambda *_: None)
+    judge = Synchronous(Pool(cluster, engine.count, lambda _: None), sampler.method, 0, PRICED, evaluations, True)
+    search(study, sampler, judge, PRICED, evaluations, True, lambda *_: None)
     return study, cluster, judge
 
 
@@ -72,10 +74,13 @@ def test_trial_by_trial_the_search_of_one_worker(name: str) -> None:
         assert len({worker for worker, _ in cluster.given}) == workers
 
 
-def test_more_workers_than_a_generation_foresee_children_of_the_trial_under_way() -> None:
+def test_more_workers_than_a_generation_foresee_children_of_the_trial_under_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The trial under way may be a parent of what is foreseen: its genes must be known."""
-    alone, _, _ = go("flexiffusion", 1, 60)
-    study, _, judge = go("flexiffusion", 64, 60)
+    monkeypatch.setitem(METHODS, "one target", FlexiffusionMethod(TEACHER, (5.0,), BRANCHES, PRICED))
+    alone, _, _ = go("one target", 1, 60)
+    study, _, judge = go("one target", 13, 60)
     assert trials_of(study) == trials_of(alone)
     assert judge is not None and judge.right > 15
 

@@ -14,7 +14,6 @@ from test_driver import METHODS, go, trials_of
 
 from flexsearch.cli import exit_codes
 from flexsearch.errors import FlexsearchError, ModelError, RunFolderError
-from flexsearch.runs import trial_store
 from flexsearch.runs.driver import search
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
@@ -42,18 +41,6 @@ def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "MySQLdb", None)
     with pytest.raises(RunFolderError, match="pip install 'mysqlclient'"):
         open_store("mysql+mysqldb://localhost/x")
-
-
-@pytest.mark.parametrize(
-    ("said", "words"),
-    [
-        ('password authentication failed for user "a"', "Check user and password"),
-        ("connection refused", "that the server runs"),
-        ('database "x" does not exist', "Make the database first"),
-    ],
-)
-def test_remedies(said: str, words: str) -> None:
-    assert words in trial_store._remedy(Exception(said))
 
 
 def test_no_password_is_shown() -> None:

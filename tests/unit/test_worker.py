@@ -15,36 +15,36 @@ import torch
 from flexsearch.engines.worker import Order, Worker
 from flexsearch.errors import ClusterError, ConfigError
 from flexsearch.runs.evaluators import search_engine
-from flexsearch.runs.session import Session
+from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings, require_engine
 
 SETTINGS = Settings(steps=8, speedups=(2.0,), images=3, planner=False)
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    return Session(SETTINGS, tmp_path_factory.mktemp("references"))
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    return Experiment(SETTINGS, tmp_path_factory.mktemp("references"))
 
 
 @pytest.fixture(scope="module")
-def order(session: Session) -> Order:
-    references = session.search_engine.references
+def order(experiment: Experiment) -> Order:
+    references = experiment.search_engine.references
     return Order(
-        build=partial(search_engine, SETTINGS, session.batch),
+        build=partial(search_engine, SETTINGS, experiment.batch),
         model=SETTINGS.model,
         references=references,
         memory=SETTINGS.memory,
         threads=torch.get_num_threads(),
-        sha256=session.model.sha256,
+        sha256=experiment.model.sha256,
         folder=os.getcwd(),
     )
 
 
-def test_bitwise_what_the_local_engine_says(session: Session, order: Order) -> None:
+def test_bitwise_what_the_local_engine_says(experiment: Experiment, order: Order) -> None:
     worker = Worker()
     worker.load(pickle.loads(pickle.dumps(order)))  # as Ray hands it over
-    for seed in session.seeds[:4]:
-        ours = session.search_engine.judge(seed.candidate, SETTINGS.objective)
+    for seed in experiment.seeds[:4]:
+        ours = experiment.search_engine.judge(seed.candidate, SETTINGS.objective)
         theirs = worker.judge(seed.candidate, SETTINGS.objective, None)
         assert theirs.error == ours.error and np.array_equal(theirs.errors, ours.errors)
     assert worker.engine.prefixes is not None and worker.engine.prefixes.limit == SETTINGS.memory << 20

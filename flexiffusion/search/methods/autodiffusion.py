@@ -1,4 +1,4 @@
-"""AutoDiffusion (arXiv 2309.10438; METHOD.md section 3): which timesteps, and which units each of them drops.
+"""AutoDiffusion (arXiv 2309.10438; docs/method.md 3): which timesteps, and which units each of them drops.
 
 From the paper: a population of 50; the 10 best of all generations are the parents; of a generation 25 are mutants (each
 position replaced with a probability between 0.1 and 0.25), 15 are crosses (uniform by position), the rest random; two
@@ -71,8 +71,8 @@ class AutoDiffusionMethod(Method):
     @cached_property
     def cheapest(self) -> float:
         """The least cost of a step, in full steps."""
-        dearest = sorted((saving.cost for saving in self.table.units.values()), reverse=True)[: self.most]
-        return 1.0 if self.steps_only else 1 - sum(dearest) / self.table.full
+        costliest = sorted((saving.cost for saving in self.table.units.values()), reverse=True)[: self.most]
+        return 1.0 if self.steps_only else 1 - sum(costliest) / self.table.full
 
     @cached_property
     def space(self) -> UnitSpace:

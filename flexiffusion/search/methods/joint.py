@@ -47,7 +47,7 @@ class JointVariation(Variation):
 
     def fit(self, candidate: Candidate, budget: float, stream: Stream) -> Candidate:
         """As in the placement search; but every other time up to `FEW` units go first, so that a child which is a
-        little too dear need not lose a step. Plain candidates stay plain."""
+        little too costly need not lose a step. Plain candidates stay plain."""
         if not candidate.plain and stream.random() < 0.5:
             for _ in range(FEW):
                 if candidate.cost(self.table) <= budget + 1e-9:

@@ -24,7 +24,7 @@ class PlacementMethod(Method):
 
     Children go by turns to the asked costs (`targets`, in full steps). A child's parent is drawn by rank from NSGA-II's
     order of the candidates that cost at most the target (and not less than 60 % of it, where there are such), or is one
-    of the best that are somewhat dearer; the child's cost is then brought down to the target. Every third child has
+    of the best that are somewhat above it; the child's cost is then brought down to the target. Every third child has
     full steps only: the search keeps the best *placement of plain steps* as the rival of its own partial ones.
     """
 
@@ -52,9 +52,9 @@ class PlacementMethod(Method):
         plain_child = self.plain_only or turn % 3 == 2
         known = {item.candidate.key for item in evaluated}
         pool = [item for item in evaluated if item.candidate.plain or not plain_child]
-        order, dearer = self._parents(target, pool), self._dearer(target, pool)
+        order, above = self._parents(target, pool), self._above_budget(target, pool)
         for _ in range(ATTEMPTS):
-            parents = dearer if dearer and stream.random() < 0.15 else order
+            parents = above if above and stream.random() < 0.15 else order
             parent = parents[min(int(stream.geometric(0.5)) - 1, len(parents) - 1)]
             if stream.random() < CROSSED:
                 parent = self.variation.cross(parent, order[stream.integers(min(4, len(order)))], stream)
@@ -74,7 +74,7 @@ class PlacementMethod(Method):
         return [item.candidate for item in dict.fromkeys([*leaders, *rest])]
 
     @staticmethod
-    def _dearer(target: float, pool: Sequence[Evaluated]) -> list[Candidate]:
+    def _above_budget(target: float, pool: Sequence[Evaluated]) -> list[Candidate]:
         """The best candidates that cost up to 40 % too much: what was found there may survive losing a step."""
         above = [item for item in pool if target + 1e-9 < item.cost <= 1.4 * target]
         return [item.candidate for item in sorted(above, key=lambda item: item.error)[:3]]

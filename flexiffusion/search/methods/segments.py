@@ -1,4 +1,4 @@
-"""The paper-faithful search (Flexiffusion, arXiv 2409.17566v2; METHOD.md section 1).
+"""The paper-faithful search (Flexiffusion, arXiv 2409.17566v2; docs/method.md 1).
 
 From the paper: equal segments; in each one a full step, partial steps that reuse its feature, then nulls (`front`
 layout); genes N, and per segment branch and interval; a random first population; segment-aware mutation and selection
@@ -124,7 +124,7 @@ class FlexiffusionMethod(Method):
         ]
 
     def _cost(self, segments: Sequence[Segment]) -> float:
-        """Sum of C_full + (k - 1) C_partial(b) over the segments, in full steps (METHOD.md section 1)."""
+        """Sum of C_full + (k - 1) C_partial(b) over the segments, in full steps (docs/method.md 1)."""
         return sum(1 + (s.active - 1) * self.table.partial[s.branch] / self.table.full for s in segments)
 
     def _repaired(self, segments: list[Segment], budget: float, stream: Stream) -> list[Segment]:

@@ -229,7 +229,7 @@ class Variation:
     def fit(self, candidate: Candidate, budget: float, stream: Stream) -> Candidate:
         """The candidate brought to at most `budget` full steps, by random cheap changes.
 
-        Too dear: a random full step becomes partial, a partial one falls by a branch, or a step goes, until it fits.
+        Too costly: a random full step becomes partial, a partial one falls by a branch, or a step goes, until it fits.
         Among changes that suffice at once the smallest are preferred, so that little of the budget is left unused.
         """
         while candidate.cost(self.table) > budget + 1e-9 and len(candidate.places) > 1:
@@ -238,8 +238,8 @@ class Variation:
                 options += self._cheaper(candidate)
             fitting = [option for option in options if option.cost(self.table) <= budget + 1e-9]
             if fitting:
-                dearest = max(option.cost(self.table) for option in fitting)
-                options = [option for option in fitting if option.cost(self.table) >= dearest - 0.25]
+                costliest = max(option.cost(self.table) for option in fitting)
+                options = [option for option in fitting if option.cost(self.table) >= costliest - 0.25]
             candidate = options[int(stream.integers(len(options)))]
         return candidate
 
@@ -261,7 +261,7 @@ class Variation:
         return dropping(action, frozenset(action.drop), self.table) if action.drop else action
 
     def _partial(self, stream: Stream) -> Action:
-        """A random partial action; shallow branches are likelier, since most of the gain is there (METHOD.md 7)."""
+        """A random partial action; shallow branches are likelier: most of the gain is there (docs/method.md 7)."""
         branch = min(int(stream.geometric(0.4)) - 2, self.space.branches - 1)
         return Action("partial", branch, DRAWN[stream.integers(len(DRAWN))])
 

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from flexsearch.cli.measuring import time_all
-from flexsearch.runs import final_table as verdict
+from flexsearch.runs import final_table
+from flexsearch.runs.progress import Silent
 
 
 @pytest.mark.parametrize(
@@ -16,11 +16,14 @@ from flexsearch.runs import final_table as verdict
     ids=["most turns are slow", "one slow turn", "one turn"],
 )
 def test_says_where_times_cannot_be_relied_on(
-    turns: list[float], busy: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    turns: list[float], busy: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = {"steady": [0.1] * len(turns), "other": turns}
-    monkeypatch.setattr(verdict, "timed", lambda *_: taken)
-    assert time_all(cast(Any, None), []) == taken
-    said = capsys.readouterr().err
+    monkeypatch.setattr(final_table, "timed", lambda *_: taken)
+    lines: list[str] = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "say", lines.append)
+    assert final_table.time_all(cast(Any, None), [], progress) == taken
+    said = "".join(lines)
     assert ("This machine was busy" in said) == (busy is not None)
     assert busy is None or busy in said

@@ -41,7 +41,7 @@ from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, conver
 from flexsearch.sampling.solvers import SamplerSettings
 
 
-class Session:
+class Experiment:
     """What a run works with. Parts are made when they are first asked for."""
 
     def __init__(self, settings: Settings, references: Path) -> None:
@@ -73,7 +73,7 @@ class Session:
 
     @cached_property
     def features(self) -> nn.Module:
-        return load_features(self.settings.features)
+        return load_features(self.settings.features).to(self.model.device)
 
     @cached_property
     def sampling(self) -> SamplerSettings:

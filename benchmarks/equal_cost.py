@@ -1,10 +1,10 @@
 """Found schedules against plain steps at the cost of 6, 8 and 10 full steps, judged by the converged solution.
 
-    python -m benchmarks.marks --work FOLDER [--evaluations 300]
+    python -m benchmarks.equal_cost --work FOLDER [--evaluations 300]
 
 Three searches of equal length for every cost, on the same images: the whole space; plain steps only, whose placement is
 searched (the strongest honest rival: it begins with the planner's placements, as ours does); and the same without the
-planner, a local search from the spacings that one could type (what METHOD.md section 7 compared with). Everything is
+planner, a local search from the spacings that one could type (what docs/method.md 7 compared with). Everything is
 measured on held-out noise and prompts: the latents' and the pictures' paired mean squared errors, and the mean distance
 of the latents (the mean of the square roots, squared), which single pictures that change their shape outweigh less.
 Prints two Markdown tables. Interrupted, it goes on where it stopped.
@@ -26,7 +26,7 @@ from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
 from flexiffusion.search.paired import Errors, squared_error
 from flexsearch.engines.local import Outcome
-from flexsearch.runs import final_table as verdict
+from flexsearch.runs import final_table
 from flexsearch.runs.settings import Settings
 
 COSTS = (6, 8, 10)
@@ -86,15 +86,15 @@ def main() -> None:
 def measured(cost: int, common: dict[str, Any], work: Path) -> tuple[str, list[Outcome]]:
     """What was found, in words; and it and its rivals on the held-out images."""
     asked = {**common, "speedups": (30 / cost,)}
-    session, whole = searched(work / f"whole-{cost}", Settings(**asked))
+    experiment, whole = searched(work / f"whole-{cost}", Settings(**asked))
     _, placed = searched(work / f"plain-{cost}", Settings(**asked, plain_only=True))
     _, locally = searched(work / f"local-{cost}", Settings(**asked, plain_only=True, planner=False))
-    (target,) = session.settings.targets
+    (target,) = experiment.settings.targets
     found = best(whole, target)
-    typed = plain(spaced_places(session.model.levels, cost, "logsnr"))
-    label = f"{verdict.described(found)}, {found.cost(session.table):.2f}"
+    typed = plain(spaced_places(experiment.model.levels, cost, "logsnr"))
+    label = f"{final_table.described(found)}, {found.cost(experiment.table):.2f}"
     candidates = (found, typed, best(locally, target), best(placed, target))
-    return label, [session.held_out_engine.evaluate(candidate) for candidate in candidates]
+    return label, [experiment.held_out_engine.evaluate(candidate) for candidate in candidates]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""Schedule files measured on fresh images, alone or beside their rivals at the cost of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flexiffusion.schedule import Schedule
+from flexsearch.devices import peak_memory
+from flexsearch.errors import ConfigError
+from flexsearch.models.identity import cache_folder
+from flexsearch.report import figures
+from flexsearch.report.rows import Comparison, Row, comparisons
+from flexsearch.runs import final_table
+from flexsearch.runs.experiment import Experiment
+from flexsearch.runs.final_table import Choice
+from flexsearch.runs.from_file import settings_of, to_candidate
+from flexsearch.runs.progress import Progress
+from flexsearch.runs.settings import Settings
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The table's rows; `peak_memory` is in bytes."""
+
+    rows: tuple[Row, ...]
+    peak_memory: int
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Each file against the rivals at its cost."""
+        return comparisons(self.rows)
+
+
+def measure_files(
+    schedules: Sequence[tuple[str, Schedule]],
+    base: Settings,
+    progress: Progress,
+    *,
+    rivals: bool = False,
+    picture: Path | None = None,
+) -> Measured:
+    """Measure schedules, each with the name of its file; with `rivals`, also fewer steps and DeepCache at their costs.
+
+    They are sampled as they were made for, where `base` does not say otherwise. `picture`: where to draw their images.
+    Raises ConfigError for schedules of different samplings, and ModelMismatch for those of another model.
+    """
+    experiment = Experiment(_settings(schedules, base), cache_folder() / "references")
+    progress.say(f"model: {experiment.described()}")
+    candidates, choices, known = [], [final_table.teacher(experiment)], dict[str, float]()
+    for _, schedule in schedules:
+        if schedule.model.sha256 not in (None, experiment.model.sha256):
+            progress.say(f"note: {schedule.name} was searched on another checkpoint, {str(schedule.model.sha256)[:10]}")
+        candidate, warning = to_candidate(schedule, experiment.model, experiment.teacher)
+        if warning is not None:
+            progress.say(f"note: {warning}")
+        cost = candidate.cost(experiment.table)
+        speedup = experiment.settings.steps / cost
+        choices.append(Choice("found", speedup, schedule.name, candidate))
+        if rivals:
+            choices += final_table.rivals(experiment, speedup, cost, known)
+        candidates.append(candidate)
+    engine = experiment.held_out_engine
+    with progress.stage("measure", len(choices), "schedules") as at:
+        measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
+    files = {candidate.key: file for candidate, (file, _) in zip(candidates, schedules, strict=True)}
+    rows = final_table.rows(engine, measured, final_table.time_all(engine, measured, progress), files)
+    if picture is not None:
+        figures.samples(picture, [(choice.label, outcome.pictures) for choice, outcome in measured])
+    return Measured(rows, peak_memory(experiment.model.device))
+
+
+def _settings(schedules: Sequence[tuple[str, Schedule]], base: Settings) -> Settings:
+    """The settings that all files share. Raises ConfigError when they were made for different samplings."""
+    wanted = [settings_of(schedule, base) for _, schedule in schedules]
+    first = schedules[0][0]
+    for (file, _), settings in zip(schedules, wanted, strict=True):
+        if settings != wanted[0]:
+            raise ConfigError(file, f"it was made for another sampling than {first}", "Compare files of one teacher")
+    return wanted[0]

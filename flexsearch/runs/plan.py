@@ -1,0 +1,81 @@
+"""Schedules planned in seconds, from tables of a model that are measured once: errors are predicted, not measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flexiffusion import codec
+from flexiffusion.cost import CostTable
+from flexiffusion.search import macro_steps
+from flexiffusion.search.planner import Planned, Planner
+from flexsearch.errors import ConfigError
+from flexsearch.models.identity import cache_folder
+from flexsearch.runs.experiment import Experiment
+from flexsearch.runs.export import schedule_file
+from flexsearch.runs.final_table import described
+from flexsearch.runs.progress import Progress
+from flexsearch.runs.settings import Settings
+
+
+@dataclass(frozen=True)
+class Plans:
+    """A planned schedule for each asked speed-up, and the costs that it was planned by."""
+
+    experiment: Experiment
+    costs: CostTable
+    schedules: tuple[tuple[float, Planned], ...]
+
+
+def plan(settings: Settings, profile: CostTable | None, progress: Progress) -> Plans:
+    """Plan for every asked speed-up; `profile` is another device's table of milliseconds, None: multiply-adds.
+
+    Raises ConfigError, before anything is measured, for a profile of another model and for a speed-up that no plan has.
+    """
+    experiment = Experiment(settings, cache_folder() / "references")
+    progress.say(f"model: {experiment.described()}")
+    if profile is not None:
+        experiment.check_profile(profile)
+    costs = profile or experiment.table
+    for speedup, target in zip(settings.speedups, settings.targets, strict=True):
+        if _cheapest(experiment) > target + 1e-9:
+            raise _too_fast(experiment, speedup)
+    with progress.stage("planner's tables", experiment.table_levels, "levels") as at:
+        tables = experiment.tables(at.advance)
+    planner = Planner(tables, costs, max(settings.targets))
+    schedules = []
+    for speedup, target in zip(settings.speedups, settings.targets, strict=True):
+        planned = planner.plan(target)
+        if planned is None:
+            raise _too_fast(experiment, speedup)
+        schedules.append((speedup, planned))
+    return Plans(experiment, costs, tuple(schedules))
+
+
+def _cheapest(experiment: Experiment) -> int:
+    """Full steps of the cheapest plan: macro-steps as long as they can be, over the whole grid."""
+    return -(-len(macro_steps.grid_of(experiment.model.levels)) // macro_steps.REACH)
+
+
+def _too_fast(experiment: Experiment, speedup: float) -> ConfigError:
+    most = experiment.settings.steps / _cheapest(experiment)
+    return ConfigError("--speedup", f"no plan is {speedup:g}x as fast", f"Ask for at most {most:.1f}")
+
+
+def write(plans: Plans, folder: Path) -> list[str]:
+    """A schedule file for each plan. Raises ConfigError where the folder cannot be written."""
+    experiment, files = plans.experiment, []
+    for speedup, planned in plans.schedules:
+        name = (
+            f"{experiment.model.family}-{experiment.settings.solver}-{experiment.settings.steps}-{speedup:g}x-planned"
+        )
+        text = f"{described(planned.candidate)}; planned for {speedup:g}x, not measured"
+        steps = planned.candidate.steps_plan(experiment.model.levels)
+        path = folder / f"{name}.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            codec.write(path, schedule_file(experiment, name, text, planned.candidate, steps, 0))
+        except OSError as error:
+            raise ConfigError(f"--out {folder}", f"it cannot be written ({error})", "Give another folder") from error
+        files.append(str(path))
+    return files

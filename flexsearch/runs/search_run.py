@@ -1,0 +1,197 @@
+"""A run from its settings to its files: search to the end, measure on held-out images, write, draw."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.trial import TrialState
+
+from flexiffusion import __version__, codec
+from flexiffusion.search.front import front
+from flexiffusion.search.method import Evaluated
+from flexsearch.devices import peak_memory
+from flexsearch.metrics.real_fid import require_pictures
+from flexsearch.report import figures, pictures
+from flexsearch.report.rows import Comparison, Row, comparisons
+from flexsearch.runs import final_table, trial_store
+from flexsearch.runs.driver import search
+from flexsearch.runs.evaluators import opened
+from flexsearch.runs.experiment import Experiment
+from flexsearch.runs.export import schedule_name, to_schedule
+from flexsearch.runs.optuna_sampler import MethodSampler
+from flexsearch.runs.progress import Progress
+from flexsearch.runs.run_folder import RunFolder, newer
+from flexsearch.runs.settings import Settings
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run gave: the final table's rows, and where its files are.
+
+    `error` names the kind of error that its schedules were chosen by, as keys of `Row.errors` are; `peak_memory` is in
+    bytes.
+    """
+
+    folder: Path
+    rows: tuple[Row, ...]
+    error: str
+    peak_memory: int
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Each found schedule against its rivals."""
+        return comparisons(self.rows)
+
+    @property
+    def schedules(self) -> tuple[Path, ...]:
+        """The files of the found schedules, by rising speed-up."""
+        found = sorted((row for row in self.rows if row.schedule_file), key=lambda row: row.speedup_asked or 0.0)
+        return tuple(Path(str(row.schedule_file)) for row in found)
+
+
+def start(path: Path, settings: Settings, progress: Progress) -> Result:
+    """A new run, to its end: search, measure on held-out images, write everything into the folder at `path`.
+
+    The folder is made when everything that the settings name is known to be usable, the model above all. Raises
+    ConfigError, what loading a model raises, and RunFolderError where the folder or the trial store cannot be used.
+    """
+    experiment = Experiment(settings, RunFolder(path).references)
+    _require(experiment)
+    return _conduct(RunFolder.create(path, settings), experiment, progress)
+
+
+def resume(folder: RunFolder, settings: Settings, progress: Progress) -> Result:
+    """An interrupted run, which ends like one that never was; or a finished one once more."""
+    if newer(folder.version):
+        progress.say(f"note: flexiffusion {folder.version} made this run, and this is {__version__}")
+    return _conduct(folder, Experiment(settings, folder.references), progress)
+
+
+def _require(experiment: Experiment) -> None:
+    """Raises what a setting, the model or the trial store is refused with; nothing is sampled for it."""
+    settings = experiment.settings
+    _ = experiment.model, experiment.batch, experiment.prompts, experiment.features, experiment.teacher
+    if settings.real is not None:
+        require_pictures(Path(settings.real))
+    if settings.cost != "latency" or settings.profile is not None:  # nothing is timed here
+        _ = experiment.costs
+        if settings.method == "autodiffusion":
+            _ = experiment.method
+    if settings.storage is not None:
+        trial_store.open_store(settings.storage)
+
+
+def _conduct(folder: RunFolder, experiment: Experiment, progress: Progress) -> Result:
+    """Search until the run's evaluations are done, then measure on held-out images and write everything."""
+    settings = experiment.settings
+    try:
+        with folder.locked(), folder.guarded(settings):
+            evaluated = _search(folder, experiment, progress)
+            rows = _measure(folder, experiment, evaluated, progress)
+    except KeyboardInterrupt:
+        progress.say(f"What was finished is kept. Go on with: flexsearch resume {shlex.quote(str(folder.path))}")
+        raise
+    return Result(folder.path, rows, f"latent/{settings.judged_by}", peak_memory(experiment.model.device))
+
+
+def _search(folder: RunFolder, experiment: Experiment, progress: Progress) -> list[Evaluated]:
+    settings = experiment.settings
+    progress.say(f"run folder: {folder.path}")
+    progress.say(f"model: {experiment.described()}")
+    folder.keep_model(experiment.model.family, experiment.model.sha256)
+    with progress.stage("teacher and converged reference", 2, "image sets") as at:
+        _ = experiment.search_engine
+        at.advance()
+        _ = experiment.held_out_engine
+        at.advance()
+    if settings.plans:
+        with progress.stage("planner's tables", experiment.table_levels, "levels") as at:
+            experiment.tables(at.advance)
+    folder.write_json("costs.json", experiment.costs.to_dict())
+    sampler = MethodSampler(experiment.method, settings.seed)
+    study = folder.study(settings, sampler)
+    done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    with progress.stage("search", settings.evaluations, "evaluations", done) as at:
+        if done < settings.evaluations:
+            with opened(experiment, at.say) as evaluator:
+                search(
+                    study,
+                    sampler,
+                    evaluator,
+                    experiment.costs,
+                    settings.evaluations,
+                    settings.racing,
+                    lambda number, error, cost: at.advance(note=evaluator.note),
+                )
+    evaluated = list(sampler.evaluated(study.get_trials(deepcopy=False)))
+    made = sum(item.calls for item in evaluated)
+    whole = sum(len(item.candidate.places) for item in evaluated) * settings.images
+    progress.say(f"network calls: {made}, {made / whole:.0%} of what every schedule on every image takes")
+    return evaluated
+
+
+def _measure(
+    folder: RunFolder, experiment: Experiment, evaluated: list[Evaluated], progress: Progress
+) -> tuple[Row, ...]:
+    settings, engine = experiment.settings, experiment.held_out_engine
+    choices = final_table.choose(experiment, evaluated)
+    with progress.stage("final table", len(choices), "schedules") as at:
+        measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
+    seconds = final_table.time_all(engine, measured, progress)
+    files = {}
+    for choice, outcome in measured:
+        if choice.kind == "found":
+            schedule = to_schedule(experiment, engine, choice, outcome, len(evaluated))
+            path = folder.schedules / f"{schedule_name(experiment, choice)}.json"
+            codec.write(path, schedule)
+            files[choice.candidate.key] = str(path)
+    rows = final_table.rows(engine, measured, seconds, files)
+    folder.write_json(
+        "result.json",
+        {
+            "settings": settings.to_dict() | {"storage": settings.storage and trial_store.shown(settings.storage)},
+            "evaluations": len(evaluated),
+            "network_calls": sum(item.calls for item in evaluated),
+            "peak_memory": peak_memory(experiment.model.device),
+            "rows": [row.to_dict() for row in rows],
+            "comparisons": [item.to_dict() for item in comparisons(rows)],
+            "front": [
+                {"error": evaluated[i].error, "cost": evaluated[i].cost, "schedule": evaluated[i].candidate.text()}
+                for i in front([(item.error, item.cost) for item in evaluated])
+            ],
+        },
+    )
+    objective = settings.objective
+    key = "features/teacher" if objective.error == "features" else f"latent/{settings.judged_by}"
+    figures.front(
+        folder.front,
+        [
+            figures.FrontPoint(row.cost_full_steps, error.mean, row.kind, low=error.low, high=error.high)
+            for row, error in ((row, row.errors[key]) for row in rows)
+        ],
+        # where both are of the rows' kinds
+        evaluated=[(item.cost, item.error) for item in evaluated]
+        if key.startswith(objective.error) and settings.cost == "macs"
+        else (),
+        title=f"{experiment.model.family}, {settings.solver}, {settings.held_out} held-out images",
+        error_name=f"paired {key.replace('/', ' error to the ')}",
+        teacher_cost=float(settings.steps),
+    )
+    shown = [(choice, outcome) for choice, outcome in measured if choice.kind in ("teacher", "found")]
+    shown.sort(key=lambda item: item[0].speedup or 0.0)
+    figures.samples(
+        folder.samples,
+        [
+            (
+                "teacher" if choice.speedup is None else f"{choice.speedup:g}x\n{choice.label}",
+                outcome.pictures,
+            )
+            for choice, outcome in shown
+        ],
+    )
+    for choice, outcome in shown:
+        name = pictures.TEACHER if choice.speedup is None else schedule_name(experiment, choice)
+        pictures.write(folder.pictures / name, outcome.pictures)
+    return rows

@@ -1,0 +1,74 @@
+"""A preset's claims on a checkpoint: teacher, schedule and rivals on fresh noise, and what that says of the claims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flexiffusion.schedule import Schedule
+from flexiffusion.search.objective import REFERENCES, ReferenceName
+from flexsearch.engines.local import Outcome
+from flexsearch.models.identity import cache_folder
+from flexsearch.report.rows import Row
+from flexsearch.runs import final_table
+from flexsearch.runs.claims import Finding, findings, plain_ratios
+from flexsearch.runs.experiment import Experiment
+from flexsearch.runs.final_table import Choice
+from flexsearch.runs.from_file import settings_of, to_candidate
+from flexsearch.runs.progress import Progress
+from flexsearch.runs.settings import Settings
+
+FEWEST, MOST = 16, 256  # images, where the user does not say
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found of each claim, the rows that it was found by, and how it was measured.
+
+    `same_checkpoint`: whether the model is the very file that the schedule was searched on.
+    """
+
+    name: str
+    findings: tuple[Finding, ...]
+    rows: tuple[Row, ...]
+    settings: Settings
+    same_checkpoint: bool
+
+
+def usual_images(schedule: Schedule) -> int:
+    """As many images as the claims are of, within `FEWEST` and `MOST`."""
+    claimed = max((metric.n for metric in schedule.metrics), default=64)
+    return min(max(claimed, FEWEST), MOST)
+
+
+def unused_seed(schedule: Schedule) -> int:
+    """A seed that the schedule was not searched with: the claim's own noise would only be counted again."""
+    return (schedule.provenance.seed or 0) % (2**31 - 1) + 1
+
+
+def verify(schedule: Schedule, base: Settings, progress: Progress) -> Verification:
+    """Measure a schedule as it was made for, beside the best hand-made rivals at its cost, and judge its claims."""
+    experiment = Experiment(settings_of(schedule, base), cache_folder() / "references")
+    progress.say(f"model: {experiment.described()}")
+    same = schedule.model.sha256 == experiment.model.sha256
+    if schedule.model.sha256 is not None and not same:
+        progress.say(f"note: searched on another checkpoint of {schedule.model.family}, {schedule.model.sha256[:10]}")
+    candidate, warning = to_candidate(schedule, experiment.model, experiment.teacher)
+    if warning is not None:
+        progress.say(f"note: {warning}")
+    cost = candidate.cost(experiment.table)
+    speedup = experiment.settings.steps / cost
+    found = Choice("found", speedup, schedule.name, candidate)
+    choices = [final_table.teacher(experiment), found, *final_table.rivals(experiment, speedup, cost, {})]
+    engine = experiment.held_out_engine
+    with progress.stage("measure", len(choices), "schedules") as at:
+        measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
+    rows = final_table.rows(engine, measured, final_table.time_all(engine, measured, progress), {})
+    outcomes = {choice.kind: outcome for choice, outcome in measured}
+    ratios = plain_ratios(_errors(outcomes["found"]), _errors(outcomes["plain"])) if "plain" in outcomes else {}
+    judged = findings(schedule, next(row for row in rows if row.kind == "found"), ratios)
+    return Verification(schedule.name, judged, rows, experiment.settings, same)
+
+
+def _errors(outcome: Outcome) -> dict[ReferenceName, Any]:
+    return {name: outcome.latent_errors(name) for name in REFERENCES}

@@ -1,0 +1,30 @@
+"""What the commands of one process share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from flexiffusion.cost import CostTable
+from flexsearch.models import costs
+
+
+@pytest.fixture(autouse=True, scope="session")
+def multiply_adds_counted_once() -> Iterator[None]:
+    """Every command counts its network's multiply-adds, for seconds; test_models.py tests the counting itself."""
+    count, counted = costs.unet_macs, dict[str, CostTable]()
+
+    def once(unet: Any, shape: tuple[int, ...], told: Any) -> CostTable:
+        parts = {} if told is None else vars(told)
+        sizes = {name: None if part is None else tuple(part.shape) for name, part in parts.items()}
+        key = json.dumps([dict(unet.config), shape, sizes], default=str, sort_keys=True)
+        if key not in counted:
+            counted[key] = count(unet, shape, told)
+        return counted[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "unet_macs", once)
+        yield

@@ -1,0 +1,3 @@
+"""The tutorial runs commands as tests/cli does."""
+
+from cli.conftest import multiply_adds_counted_once  # noqa: F401
