@@ -14,13 +14,6 @@ from flexiffusion.noise import spaced_places
 from flexiffusion.search import macro_steps
 from flexiffusion.search.macro_steps import Tables
 from flexiffusion.search.method import Method
-from flexiffusion.search.methods.autodiffusion import AutoDiffusionMethod
-from flexiffusion.search.methods.dropping import UnitSpace
-from flexiffusion.search.methods.joint import JointVariation
-from flexiffusion.search.methods.placement import PlacementMethod
-from flexiffusion.search.methods.segments import FlexiffusionMethod
-from flexiffusion.search.methods.space import PlacementSpace, slots_for
-from flexiffusion.search.methods.variation import Variation
 from flexiffusion.search.objective import ReferenceName
 from flexiffusion.search.planner import plans
 from flexiffusion.search.prefixes import Prefixes
@@ -34,6 +27,7 @@ from flexsearch.models.costs import count_macs, count_units, known_or_measured_m
 from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
+from flexsearch.runs.methods import BUILDERS
 from flexsearch.runs.planner_tables import known_or_measured
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
@@ -220,45 +214,5 @@ class Experiment:
 
     @cached_property
     def method(self) -> Method:
-        settings = self.settings
-        if settings.method == "flexiffusion":
-            return FlexiffusionMethod(
-                self.teacher, settings.targets, self.model.branches, self.costs, settings.objective
-            )
-        if settings.method == "autodiffusion":
-            return self._autodiffusion()
-        # The plans first: whatever else is hand-made then races against them, and mostly meets a few images only.
-        known = {seed.candidate.key: seed for seed in [*(self.planned if settings.planner else []), *self.seeds]}
-        seeds = [seed for seed in known.values() if seed.candidate.plain or not settings.plain_only]
-        slots = max(
-            slots_for(self.costs, max(settings.targets), len(self.model.levels)),
-            *(len(seed.candidate.places) for seed in seeds),
-        )
-        space = PlacementSpace(self.teacher[0], slots, self.model.branches)
-        variation = Variation(space, self.model.levels, self.costs)
-        if settings.method == "joint":
-            units = UnitSpace(space, tuple(self.costs.units))
-            variation = JointVariation(units, self.model.levels, self.costs)
-        return PlacementMethod(seeds, settings.targets, variation, settings.plain_only, settings.objective)
-
-    def _autodiffusion(self) -> AutoDiffusionMethod:
-        """Raises ConfigError for more timesteps than the budget can ever pay for."""
-        settings = self.settings
-        method = AutoDiffusionMethod(
-            self.model.levels,
-            settings.targets,
-            self.costs,
-            self.model.branches,
-            settings.timesteps,
-            settings.plain_only,
-            settings.objective,
-        )
-        for speedup, target in zip(settings.speedups, settings.targets, strict=True):
-            if settings.timesteps is not None and settings.timesteps * method.cheapest > target + 1e-9:
-                raise ConfigError(
-                    "--timesteps",
-                    f"{settings.timesteps} timesteps cost at least {settings.timesteps * method.cheapest:.1f} full "
-                    f"steps, but {speedup:g}x allows {target:.1f}",
-                    "Give fewer, or a lower --speedup",
-                )
-        return method
+        """The search method, as the settings ask for it."""
+        return BUILDERS[self.settings.method](self)
