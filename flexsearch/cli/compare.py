@@ -33,8 +33,8 @@ def compare(files: tuple[str, ...], picture: str | None, **options: Any) -> None
     """Measure schedules of one teacher beside fewer plain steps and DeepCache at the cost of each."""
     if picture is not None:
         require_file("--png", Path(picture))
-    from flexsearch.cli.judging import judge
+    from flexsearch.cli.measured_output import measure
     from flexsearch.cli.quiet import quiet
 
     quiet()
-    judge(files, rivals=True, picture=picture, **options)
+    measure(files, rivals=True, picture=picture, **options)

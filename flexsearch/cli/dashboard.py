@@ -20,7 +20,7 @@ def dashboard(folder: str, host: str, port: int, opened: bool) -> None:
     """
     from pathlib import Path
 
-    from flexsearch.cli.serving import serve
+    from flexsearch.cli.dashboard_server import serve
     from flexsearch.runs.run_folder import RunFolder
 
     serve(*RunFolder.open(Path(folder)), host, port, opened)

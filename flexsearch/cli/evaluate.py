@@ -25,8 +25,8 @@ def evaluate(file: str, picture: str | None, **options: Any) -> None:
     """Measure the schedule in FILE against its full-length teacher: errors, relative FID, speed-up."""
     if picture is not None:
         require_file("--png", Path(picture))
-    from flexsearch.cli.judging import judge
+    from flexsearch.cli.measured_output import measure
     from flexsearch.cli.quiet import quiet
 
     quiet()
-    judge([file], rivals=False, picture=picture, **options)
+    measure([file], rivals=False, picture=picture, **options)

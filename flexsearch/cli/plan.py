@@ -35,7 +35,7 @@ def plan(profile_file: str | None, out: str | None, prompts_file: str | None, **
     """
     if out is not None:
         require_folder("--out", Path(out))
-    from flexsearch.cli.planning import conduct
+    from flexsearch.cli.plan_output import conduct
     from flexsearch.cli.quiet import quiet
 
     quiet()

@@ -29,6 +29,6 @@ def resume(folder: str, **engine: Any) -> None:
         given = {"ray_address": None, "workers": None, "synchronous": False, **given}
     settings = dataclasses.replace(settings, **given)
     require_engine(settings)
-    from flexsearch.cli.searching import go_on
+    from flexsearch.cli.run_output import go_on
 
     go_on(opened, settings)

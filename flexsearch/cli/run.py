@@ -108,6 +108,6 @@ def run(out: str | None, prompts_file: str | None, profile_file: str | None, **o
     require_engine(settings)
     path = Path(out or f"runs/{datetime.now():%Y%m%d-%H%M%S}")
     RunFolder.require_free(path)
-    from flexsearch.cli.searching import begin
+    from flexsearch.cli.run_output import begin
 
     begin(path, settings)

@@ -38,7 +38,7 @@ def verify(ctx: click.Context, /, preset: str, **options: Any) -> None:
     clearly smaller than that of fewer plain steps at the same cost. Refuted: not even that; exit code 7.
     """
     from flexsearch.cli.quiet import quiet
-    from flexsearch.cli.verifying import conduct
+    from flexsearch.cli.verify_output import conduct
     from flexsearch.runs.claims import overall
 
     quiet()

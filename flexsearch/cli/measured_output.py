@@ -17,7 +17,7 @@ from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import given_prompts
 
 
-def judge(files: Sequence[str], prompts_file: str | None, rivals: bool, picture: str | None, **options: Any) -> None:
+def measure(files: Sequence[str], prompts_file: str | None, rivals: bool, picture: str | None, **options: Any) -> None:
     """Measure schedule files; with `rivals`, also fewer steps and DeepCache at the cost of each."""
     schedules = [(file, read_schedule(file)) for file in files]
     prompts, held_out = given_prompts(prompts_file)
