@@ -12,6 +12,7 @@ from .codec import read
 from .errors import ScheduleError
 from .schedule import Schedule
 
+UNLISTED = "the folder cannot be listed"  # how the problem of such a folder begins
 OVERRIDE = "FLEXIFFUSION_PRESETS"  # environment: folders to search instead of the user's own, separated as in PATH
 
 
@@ -83,7 +84,7 @@ def find(
             names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
         except OSError as error:
             place = os.fspath(folder)
-            errors.append(ScheduleError(place, f"the folder cannot be listed ({error.strerror})", "Check the path"))
+            errors.append(ScheduleError(place, f"{UNLISTED} ({error.strerror})", "Check the path"))
             continue
         for name in names:
             if name.endswith(".json") and not name.startswith("."):

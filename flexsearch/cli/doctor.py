@@ -110,7 +110,7 @@ def _presets() -> Iterator[Line]:
         else:
             yield Line("presets", f"{count} of your own in {folder}" + ("" if folder.is_dir() else " (not there yet)"))
     for error in errors:
-        if not error.problem.startswith("the folder cannot be listed"):  # that folder has its line above
+        if not error.problem.startswith(presets.UNLISTED):  # that folder has its line above
             yield Line("presets", f"{error.place}: {error.problem}", error.remedy)
 
 

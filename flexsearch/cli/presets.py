@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from flexsearch.cli import exit_codes, output
 from flexsearch.cli.command import Command
 from flexsearch.cli.kinds import Place
+from flexsearch.errors import ConfigError
 
 if TYPE_CHECKING:
     from flexiffusion.errors import FlexiffusionError
@@ -52,6 +53,9 @@ def list_presets(family: str | None) -> None:
     entries, errors = found.find()
     notes = {path: note for folder in found.own_folders() for path, note in _notes(folder).items()}
     shown = [entry for entry in entries if family in (None, entry.schedule.model.family)]
+    if family is not None and not shown:
+        known = ", ".join(sorted({entry.schedule.model.family for entry in entries}))
+        raise ConfigError("--family", f"no preset is for {family!r}", f"There are some for {known}")
     if output.wants_json():
         output.emit(
             {
@@ -62,9 +66,12 @@ def list_presets(family: str | None) -> None:
         )
         return
     _print_list(shown, notes)
+    unlisted = {error.place for error in errors if error.problem.startswith(found.UNLISTED)}
     for error in errors:
-        output.say(f"broken  {error}")
-    click.echo(f"your own: {found.own_folders()[0]}")
+        if error.place not in unlisted:
+            output.say(f"broken  {error}")
+    for folder in found.own_folders()[:1] + tuple(f for f in found.own_folders()[1:] if str(f) in unlisted):
+        click.echo(output.printable(f"your own: {folder}{' (it cannot be listed)' if str(folder) in unlisted else ''}"))
 
 
 @presets.command("show", cls=Command, group="presets")
@@ -102,7 +109,6 @@ def add(ctx: click.Context, source: str, name: str | None, replace: bool, folder
     is one that flexsearch drew, or that ComfyUI or the WebUI made from a schedule's text. Files are data only: checked
     strictly, never executed. Of several files the good ones are added, and the others told; exit code 3 then.
     """
-    from flexsearch.errors import ConfigError
     from flexsearch.sharing.shelf import Shelf
     from flexsearch.sharing.sources import fetch
 
@@ -158,7 +164,7 @@ def pull(ctx: click.Context, names: tuple[str, ...], replace: bool, folder: Path
     Without PRESET all of them. A repository that was added with @REVISION stays at it.
     """
     from flexiffusion.errors import FlexiffusionError
-    from flexsearch.errors import ConfigError, SourceError
+    from flexsearch.errors import SourceError
     from flexsearch.sharing.shelf import Shelf
     from flexsearch.sharing.sources import Fetched, fetch
 
@@ -167,6 +173,8 @@ def pull(ctx: click.Context, names: tuple[str, ...], replace: bool, folder: Path
     for name in names:
         if name not in notes:
             raise ConfigError(name, "it did not come from an address or a repository", f"Those: {', '.join(notes)}")
+    if not notes and not output.wants_json():
+        click.echo(f"nothing to pull: no preset in {shelf.folder} came from an address or a repository")
     done: list[dict[str, Any]] = []
     refused: list[FlexiffusionError] = []
     fetched: dict[str, Fetched] = {}

@@ -31,7 +31,7 @@ _ROW = 50  # steps of the strip in one line
 def show(file: str, png: Path | None) -> None:
     """Show what a schedule file does: its plan step by step, its cost, what was measured, where it comes from.
 
-    FILE - is standard input.
+    FILE - is standard input; a PNG picture that carries a schedule is taken too.
     """
     schedule = read_schedule(file)
     if png is not None:

@@ -37,7 +37,7 @@ def validate(ctx: click.Context, files: tuple[str, ...]) -> None:
 
 def _result(file: str) -> dict[str, Any]:
     try:
-        schedule = read_schedule(file)
+        schedule = read_schedule(file, pictures=False)
     except ScheduleError as error:
         return {"file": file, "ok": False, "place": error.place, "problem": error.problem, "remedy": error.remedy}
     return {"file": file, "ok": True, "name": schedule.name}

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -41,8 +42,12 @@ class Note:
 
 
 def stem_of(name: str) -> str:
-    """The file name, without .json, for a schedule's name: letters, digits and `._-`, a plain file on every system."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:100].rstrip(".-")
+    """The file name, without .json, for a schedule's name: letters, digits and `._-`, a plain file on every system.
+
+    Accents are taken off their letters: `über schnell` is `uber-schnell`.
+    """
+    plain = "".join(char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char))
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip(".-")[:100].rstrip(".-")
     if not stem or _WINDOWS.fullmatch(stem):
         return f"schedule-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return stem

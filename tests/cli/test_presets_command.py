@@ -523,3 +523,36 @@ def test_settings_of_a_group_lie_in_its_table(tmp_path: Path, monkeypatch: pytes
         Path("flexsearch.toml").write_text(text)
         done = call("list")
         assert done.exit_code == exit_codes.USAGE and words in done.stderr
+
+
+class TestWords:
+    def test_a_family_that_no_preset_is_for(self) -> None:
+        done = call("list", "--family", "nope")
+        assert done.exit_code == exit_codes.USAGE
+        assert "no preset is for 'nope'. There are some for " in done.stderr and "sd15" in done.stderr
+
+    def test_nothing_to_pull(self, tmp_path: Path) -> None:
+        done = call("pull", "--folder", tmp_path)
+        assert done.exit_code == 0 and "nothing to pull" in done.stdout
+
+    def test_accents_are_taken_off_file_names(self) -> None:
+        assert stem_of("über schnell ✓") == "uber-schnell"
+
+    def test_a_folder_that_cannot_be_listed_is_no_broken_preset(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(presets.OVERRIDE, str(tmp_path / "nowhere"))
+        done = call("list")
+        assert done.exit_code == 0 and done.stderr == ""
+        assert f"{tmp_path / 'nowhere'} (it cannot be listed)" in done.stdout
+
+    def test_show_reads_the_schedule_that_a_picture_carries(self, tmp_path: Path) -> None:
+        file, strip = tmp_path / "mine.json", str(tmp_path / "strip.png")
+        codec.write(file, SCHEDULE)
+        runner = CliRunner()
+        assert runner.invoke(main, ["show", str(file), "--png", strip]).exit_code == 0
+        shown = [json.loads(runner.invoke(main, ["show", name, "--json"]).stdout) for name in (str(file), strip)]
+        assert shown[0]["schedule"] == shown[1]["schedule"]
+        assert runner.invoke(main, ["validate", strip]).exit_code == exit_codes.SCHEDULE
+        missing = runner.invoke(main, ["show", str(tmp_path / "none.png")])
+        assert missing.exit_code == exit_codes.SCHEDULE and "none.png: cannot be read" in missing.stderr
