@@ -8,7 +8,9 @@ decoder alone on the same latents, for sharper pictures. Each checkpoints into D
 goes on where the last one stopped. `flow` draws DIR/samples/flow-*.png every --sample-every batches; `--export` writes
 what the newest checkpoints hold without training further. Every batch derives from (seed, stage, step), so an
 interrupted training equals an uninterrupted one on the same machine and with the same numbers of steps; a new
-autoencoder needs a new folder. About two hours on two CPU cores.
+autoencoder needs a new folder. --steps may be changed until 60 % of them are done, when the learning rate begins to
+fall. Measured: ten minutes for 4,500 batches of the autoencoder on one busy core, half a second to a second a batch
+of the transformer.
 """
 
 from __future__ import annotations
