@@ -1,7 +1,7 @@
 """Read Noto's colour emoji as pictures with names, from Debian's `fonts-noto-color-emoji` and `unicode-data`.
 
-The font (Copyright 2022 Google Inc.) is under the SIL Open Font License 1.1, with no reserved name; its artwork is under
-the Apache License 2.0; the names (© 2022 Unicode, Inc.) are under Unicode's licence for data files.
+The font (Copyright 2022 Google Inc.) is under the SIL Open Font License 1.1, with no reserved name; its artwork is
+under the Apache License 2.0; the names (© 2022 Unicode, Inc.) are under Unicode's licence for data files.
 """
 
 from __future__ import annotations
