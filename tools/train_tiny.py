@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from flexsearch.metrics.bundled import FashionClassifier
 from tools.fashion_mnist import CLASSES, read, to_rgb
+from tools.small_tokenizer import small_tokenizer
 from tools.training import Stage, batch_indices, checkpoint, min_snr_loss, stratified_timesteps, train
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "a grey {} on black", "one {}, studio photo")
@@ -110,28 +110,6 @@ def prompts() -> list[str]:
     return [template.format(name) for template in TEMPLATES for name in CLASSES]
 
 
-def new_tokenizer(work: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer (byte-level pairs ending in </w>) whose few hundred entries cover the training prompts."""
-    folder = work / "tokenizer"
-    if not (folder / "vocab.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        trainer = trainers.BpeTrainer(
-            vocab_size=1000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
-        )
-        tokenizer.train_from_iterator(prompts(), trainer)
-        merges = json.loads(tokenizer.to_str())["model"]["merges"]
-        entries = alphabet + [letter + "</w>" for letter in alphabet] + ["".join(pair) for pair in merges]
-        entries += ["<|startoftext|>", "<|endoftext|>"]
-        vocabulary = {entry: index for index, entry in enumerate(dict.fromkeys(entries))}
-        (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
-        lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-        (folder / "merges.txt").write_text("\n".join(lines) + "\n")
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=PROMPT_TOKENS)
-
-
 class Denoiser(nn.Module):
     """U-Net and text encoder, trained together."""
 
@@ -181,7 +159,7 @@ def train_denoiser(
     stage: Stage, vae: AutoencoderKL, work: Path, device: torch.device
 ) -> tuple[Denoiser, CLIPTokenizer]:
     moments, labels = encode_all(vae, work, device), read("train")[1]
-    tokenizer = new_tokenizer(work)
+    tokenizer = small_tokenizer(work / "tokenizer", prompts(), 1000, PROMPT_TOKENS)
     torch.manual_seed(stage.seed)
     model = Denoiser(tokenizer).to(device)
     tokens = tokenizer([*prompts(), ""], padding="max_length", return_tensors="pt").input_ids  # the last is "no prompt"

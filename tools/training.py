@@ -15,13 +15,17 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: `steps` batches of `batch` pictures, the highest learning rate, and the seed of all its draws."""
+    """One training: `steps` batches of `batch` pictures, the highest learning rate, and the seed of all its draws.
+
+    `hold` is the part of the steps before the learning rate falls: until then a training may be given other `steps`.
+    """
 
     name: str
     steps: int
     batch: int
     peak_lr: float
     seed: int = 0
+    hold: float = 0.0
 
 
 class Ema:
@@ -41,11 +45,12 @@ class Ema:
 
 
 def learning_rate(stage: Stage, step: int) -> float:
-    """Linear warm-up over 3 % of the steps, then a half cosine down to zero."""
+    """Linear warm-up over 3 % of the steps, the peak until `hold` of them, then a half cosine down to zero."""
     warmup = max(1, stage.steps * 3 // 100)
     if step < warmup:
         return stage.peak_lr * (step + 1) / warmup
-    progress = (step - warmup) / max(1, stage.steps - warmup)
+    falls = max(warmup, int(stage.steps * stage.hold))
+    progress = max(0, step - falls) / max(1, stage.steps - falls)
     return stage.peak_lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -74,10 +79,19 @@ def checkpoint(stage: Stage, work: Path) -> Path:
     return work / f"{stage.name}.pt"
 
 
-def train(stage: Stage, module: nn.Module, loss_of: Callable[[int], Tensor], work: Path) -> None:
-    """Run one stage to its end, from its checkpoint if there is one, and leave the averaged weights in `module`."""
+def train(
+    stage: Stage,
+    module: nn.Module,
+    loss_of: Callable[[int], Tensor],
+    work: Path,
+    watch: Callable[[int, Ema], None] | None = None,
+) -> None:
+    """Run one stage to its end, from its checkpoint if there is one, and leave the averaged weights in `module`.
+
+    `watch` is called after each checkpoint with the number of steps done and the averaged weights.
+    """
     device = next(module.parameters()).device
-    optimizer = torch.optim.AdamW(module.parameters(), lr=stage.peak_lr, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=stage.peak_lr, weight_decay=0.01, fused=True)
     ema, first, spent = Ema(module), 0, 0.0
     path = checkpoint(stage, work)
     if path.exists():
@@ -106,5 +120,7 @@ def train(stage: Stage, module: nn.Module, loss_of: Callable[[int], Tensor], wor
             state = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.weights}
             torch.save({**state, "step": done, "seconds": spent + time.monotonic() - started}, path.with_suffix(".tmp"))
             os.replace(path.with_suffix(".tmp"), path)
+            if watch is not None:
+                watch(done, ema)
     module.load_state_dict(ema.weights)
     module.eval().requires_grad_(False)
