@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
+from flexsearch.devices import total_memory
 from flexsearch.errors import ConfigError, ModelError
 from flexsearch.models.assets import ASSETS
 from flexsearch.models.folder import load_folder
-from flexsearch.models.model import DiffusionModel
+from flexsearch.models.model import DiffusionModel, no_room
 from flexsearch.models.prediction import PREDICTIONS, PredictionName
 from flexsearch.models.single_file import load_single_file
 
@@ -55,7 +56,11 @@ def load_model(
 
         dynamo.cache_size_limit = max(dynamo.cache_size_limit, KINDS_OF_STEPS)
         model.unet.compile()
-    return model if size is None else model.sized(size)
+    if size is not None:
+        model = model.sized(size)
+        if model.bytes_per_image(1.0) > total_memory(where):
+            raise no_room(model)
+    return model
 
 
 def find_device(name: str) -> torch.device:

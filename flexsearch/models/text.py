@@ -23,11 +23,16 @@ class TextEncoder:
     pad: int
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids (n, model_max_length); what is longer is cut off."""
+        """Token ids (n, model_max_length); what is longer is cut off (`cut` counts such prompts)."""
         length = self.tokenizer.model_max_length
         # Padded here and not by the tokenizer: where the padding token is "!", it would also change a prompt's own.
         rows = self.tokenizer(list(prompts), truncation=True, max_length=length).input_ids
         return torch.tensor([[*row, *[self.pad] * (length - len(row))] for row in rows])
+
+    def cut(self, prompts: Sequence[str]) -> int:
+        """How many of the prompts have more tokens than are read."""
+        length = self.tokenizer.model_max_length
+        return sum(len(row) > length for row in self.tokenizer(list(prompts)).input_ids)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,20 @@ class Experiment:
         """The model in one line: what was loaded, what was recognised, how it will run. Then a line for each note."""
         width, height = self.model.image_size
         line = f"{self.model.described()}, {width}x{height}, batch {self.batch}"
-        return "\n".join([line, *self.model.note_lines()])
+        return "\n".join([line, *self.model.note_lines(), *self._prompt_notes()])
+
+    def _prompt_notes(self) -> list[str]:
+        """What a person should know of the prompts that they gave."""
+        settings, text = self.settings, self.model.text
+        given = [*settings.prompts, *settings.held_out_prompts]
+        if given and not self.model.conditional:
+            return [f"note: {self.model.source} draws without prompts; those that were given are not used"]
+        if not given or text is None:
+            return []
+        cut, read = text.encoders[0].cut(given), text.encoders[0].tokenizer.model_max_length
+        return [
+            f"note: {cut} of {len(given)} prompts have more than {read} tokens; the rest of each is not read"
+        ] * bool(cut)
 
     @cached_property
     def features(self) -> nn.Module:
