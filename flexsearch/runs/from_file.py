@@ -12,6 +12,8 @@ from flexiffusion.schedule import Schedule, SegmentsPlan
 from flexiffusion.search.candidate import Candidate, make_candidate
 from flexsearch.errors import ConfigError
 from flexsearch.models.model import DiffusionModel
+from flexsearch.runs.experiment import Experiment
+from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
 
@@ -38,6 +40,14 @@ def to_candidate(schedule: Schedule, model: DiffusionModel, teacher: Sequence[in
         grid = _places(schedule.levels, model)
     plan = plan_for(schedule, [*model.levels.sigmas(grid), 0.0])
     return make_candidate(_places(plan.levels, model), plan.actions, layout.reached), plan.warning
+
+
+def candidate_of(schedule: Schedule, experiment: Experiment, progress: Progress) -> Candidate:
+    """`to_candidate` for an experiment's model and teacher; a warning becomes a line."""
+    candidate, warning = to_candidate(schedule, experiment.model, experiment.teacher)
+    if warning is not None:
+        progress.say(f"note: {warning}")
+    return candidate
 
 
 def _places(sigmas: Sequence[float], model: DiffusionModel) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from flexsearch.report.rows import Comparison, Row, comparisons
 from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.final_table import Choice
-from flexsearch.runs.from_file import settings_of, to_candidate
+from flexsearch.runs.from_file import candidate_of, settings_of
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 
@@ -52,9 +52,7 @@ def measure_files(
     for _, schedule in schedules:
         if schedule.model.sha256 not in (None, experiment.model.sha256):
             progress.say(f"note: {schedule.name} was searched on another checkpoint, {str(schedule.model.sha256)[:10]}")
-        candidate, warning = to_candidate(schedule, experiment.model, experiment.teacher)
-        if warning is not None:
-            progress.say(f"note: {warning}")
+        candidate = candidate_of(schedule, experiment, progress)
         cost = candidate.cost(experiment.table)
         speedup = experiment.settings.steps / cost
         choices.append(Choice("found", speedup, schedule.name, candidate))

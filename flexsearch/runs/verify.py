@@ -14,7 +14,7 @@ from flexsearch.runs import final_table
 from flexsearch.runs.claims import Finding, findings, plain_ratios
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.final_table import Choice
-from flexsearch.runs.from_file import settings_of, to_candidate
+from flexsearch.runs.from_file import candidate_of, settings_of
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 
@@ -53,9 +53,7 @@ def verify(schedule: Schedule, base: Settings, progress: Progress) -> Verificati
     same = schedule.model.sha256 == experiment.model.sha256
     if schedule.model.sha256 is not None and not same:
         progress.say(f"note: searched on another checkpoint of {schedule.model.family}, {schedule.model.sha256[:10]}")
-    candidate, warning = to_candidate(schedule, experiment.model, experiment.teacher)
-    if warning is not None:
-        progress.say(f"note: {warning}")
+    candidate = candidate_of(schedule, experiment, progress)
     cost = candidate.cost(experiment.table)
     speedup = experiment.settings.steps / cost
     found = Choice("found", speedup, schedule.name, candidate)
