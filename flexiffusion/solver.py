@@ -44,10 +44,22 @@ SolverMaker = Callable[[Sequence[float]], Solver]
 """Makes the solver of one trajectory over sigmas that fall strictly; zero noise, which follows, is not among them."""
 
 
-class Multistep:
-    """The solver with given weights, one row a step. Steps of the row length read that many past predictions.
+class _Remembering:
+    """A solver's memory: tensors of past steps, newest first."""
 
-    Raises ValueError where sigmas do not fall strictly, are not positive, or have not one row of weights each.
+    past: tuple[Tensor, ...] = ()
+
+    def history(self) -> dict[str, Any]:
+        return {"past": list(self.past)}
+
+    def recall(self, history: Mapping[str, Any]) -> None:
+        self.past = tuple(history["past"])
+
+
+class Multistep(_Remembering):
+    """The solver with given weights, one row a step. A row as long as n reads the last n predictions.
+
+    Raises ValueError where sigmas do not fall strictly, are not positive, or where there is not one row for each.
     """
 
     def __init__(self, sigmas: Sequence[float], weights: Weights) -> None:
@@ -57,7 +69,6 @@ class Multistep:
         self.sigmas = (*sigmas, 0.0)
         self.weights = weights
         self.span = max(len(row) for row in weights)
-        self.past: tuple[Tensor, ...] = ()  # predictions, newest first
 
     def step(self, denoised: Tensor, state: Tensor, index: int) -> Tensor:
         self.past = (denoised, *self.past)[: self.span]
@@ -67,14 +78,8 @@ class Multistep:
             result = result.add_(prediction, alpha=(1 - ratio) * weight)
         return result
 
-    def history(self) -> dict[str, Any]:
-        return {"past": list(self.past)}
 
-    def recall(self, history: Mapping[str, Any]) -> None:
-        self.past = tuple(history["past"])
-
-
-class Plms:
+class Plms(_Remembering):
     """Pseudo linear multistep (PNDM, arXiv 2202.09778, eqs. 9 and 12), Adams-Bashforth weights for uneven steps.
 
     It averages noise predictions over `times` (training timesteps, or any time in which the steps are even for the
@@ -88,7 +93,6 @@ class Plms:
         check_falling(sigmas)
         self.sigmas = (*sigmas, 0.0)
         self.times = tuple(times)
-        self.past: tuple[Tensor, ...] = ()  # noise predictions, newest first
 
     def step(self, denoised: Tensor, state: Tensor, index: int) -> Tensor:
         epsilon = (state - denoised) / self.sigmas[index]
@@ -100,12 +104,6 @@ class Plms:
         for weight, past in zip(reversed(adams_bashforth(nodes, self.times[index + 1])), self.past, strict=True):
             slope.add_(past, alpha=weight)
         return state + (self.sigmas[index + 1] - self.sigmas[index]) * slope
-
-    def history(self) -> dict[str, Any]:
-        return {"past": list(self.past)}
-
-    def recall(self, history: Mapping[str, Any]) -> None:
-        self.past = tuple(history["past"])
 
 
 def euler(sigmas: Sequence[float]) -> Multistep:
