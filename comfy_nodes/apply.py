@@ -23,7 +23,7 @@ from torch import Tensor
 from ..flexiffusion.families import pixels_per_latent
 from ..flexiffusion.fit import misfit, require_fit
 from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, why_not_cut
-from ..flexiffusion.plan import FEWEST_STEPS, Placement, Plan, plan_for
+from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for
 from ..flexiffusion.presets import Preset
 from ..flexiffusion.run import Run
 from ..flexiffusion.schedule import FULL, Schedule, SegmentsPlan, StepsPlan
@@ -38,7 +38,7 @@ _log = logging.getLogger("flexiffusion")
 def apply(
     model: Any,
     schedule: Schedule | None,
-    mapping: Placement = "position",
+    mapping: LevelMapping = "position",
     presets: Iterable[Preset] = (),
     listener: Callable[[SamplingReport], None] | None = None,
 ) -> Any:
@@ -71,7 +71,7 @@ def report_text(schedule: Schedule, reports: Sequence[SamplingReport]) -> str:
     return "\n".join([*lines, *dict.fromkeys(note for report in reports for note in report.notes)])
 
 
-def thin(schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "position") -> tuple[list[float], Plan]:
+def thin(schedule: Schedule, sigmas: Sequence[float], mapping: LevelMapping = "position") -> tuple[list[float], Plan]:
     """The host's noise levels as the schedule wants them, the last entry included, and the plan behind them.
 
     sigmas: as samplers take them: T levels that are evaluated and the one where the run ends, mostly 0
@@ -95,7 +95,7 @@ class _Applied:
     """A schedule with where its reports go. Lives as long as the MODEL does, so it has no state of a run."""
 
     def __init__(
-        self, schedule: Schedule | None, mapping: Placement, listener: Callable[[SamplingReport], None] | None
+        self, schedule: Schedule | None, mapping: LevelMapping, listener: Callable[[SamplingReport], None] | None
     ) -> None:
         self._schedule = schedule
         self._mapping = mapping

@@ -16,7 +16,7 @@ from .checks import MAX_STEPS, choice, shown, whole
 from .errors import ScheduleError
 from .schedule import FULL, Action, Schedule, Segment, SegmentsPlan, StepsPlan, span
 
-Placement = Literal["position", "level"]
+LevelMapping = Literal["position", "level"]
 
 TOLERANCE = 1e-3  # hosts and solvers reach "the same" level with rounding errors of up to 1e-6 (half precision: 5e-4)
 FEWEST_STEPS = 5  # below this there is nothing worth saving and a lot to lose
@@ -115,7 +115,7 @@ def uses_of(actions: Sequence[Action]) -> tuple[list[dict[int, int]], list[int]]
 
 
 def plan_for(
-    schedule: Schedule, sigmas: Sequence[float], mapping: Placement = "position", end: float = 0.0, start: int = 0
+    schedule: Schedule, sigmas: Sequence[float], mapping: LevelMapping = "position", end: float = 0.0, start: int = 0
 ) -> Plan:
     """The plan of one sampling run over the host's own list of noise levels.
 

@@ -33,13 +33,11 @@ from .facts import HAND_MADE, Cost, Metric, ModelInfo, Provenance, Sampling
 __all__ = [
     "FULL",
     "KINDS",
-    "LAYOUTS",
     "NULL",
     "PREDICTORS",
+    "SEGMENT_LAYOUTS",
     "Action",
     "Cost",
-    "Kind",
-    "Layout",
     "Metric",
     "ModelInfo",
     "Predictor",
@@ -48,22 +46,24 @@ __all__ = [
     "Sampling",
     "Schedule",
     "Segment",
+    "SegmentLayout",
     "SegmentsPlan",
     "Step",
+    "StepKind",
     "StepsPlan",
     "canonical_actions",
     "canonical_key",
     "span",
 ]
 
-Kind = Literal["full", "partial", "null"]
+StepKind = Literal["full", "partial", "null"]
 Predictor = Literal["reuse", "linear", "quadratic", "spectrum"]
-Layout = Literal["front", "even"]
+SegmentLayout = Literal["front", "even"]
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[StepKind, ...] = get_args(StepKind)
 PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
 NEEDS: dict[Predictor, int] = {"reuse": 1, "linear": 2, "quadratic": 3, "spectrum": 2}  # full steps before it
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+SEGMENT_LAYOUTS: tuple[SegmentLayout, ...] = get_args(SegmentLayout)
 
 Reached = Mapping[str, int | None]
 """The lowest branch at which a partial step runs each droppable unit, by its name; None: only full steps do."""
@@ -85,7 +85,7 @@ class Action:
                `layout`: `input_blocks.4.1`; kept sorted.
     """
 
-    kind: Kind
+    kind: StepKind
     branch: int | None = None
     predictor: Predictor = "reuse"
     drop: tuple[str, ...] = ()
@@ -136,7 +136,7 @@ class Segment:
                 "Lower active or raise steps",
             )
 
-    def actions(self, layout: Layout) -> tuple[Action, ...]:
+    def actions(self, layout: SegmentLayout) -> tuple[Action, ...]:
         """The segment's actions: `front` F P*(k-1) N*(L-k); `even` the k active ones at offsets floor(j L / k)."""
         partial = Action("partial", self.branch, self.predictor)
         active = (FULL,) + (partial,) * (self.active - 1)
@@ -153,13 +153,13 @@ class SegmentsPlan:
     """Segments one after another over a grid of T = `total_steps` positions of any host's own list of noise levels."""
 
     segments: tuple[Segment, ...]
-    layout: Layout = "front"
+    layout: SegmentLayout = "front"
 
     def __post_init__(self) -> None:
         segments = listing("SegmentsPlan.segments", self.segments, low=1)
         instance("SegmentsPlan.segments", segments, Segment)
         store(self, "segments", segments)
-        choice("SegmentsPlan.layout", self.layout, LAYOUTS)
+        choice("SegmentsPlan.layout", self.layout, SEGMENT_LAYOUTS)
         if self.total_steps > MAX_STEPS:
             raise ScheduleError(
                 "SegmentsPlan.segments",

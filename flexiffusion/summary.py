@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from .schedule import Action, Kind
+from .schedule import Action, StepKind
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[StepKind, ...] = get_args(StepKind)
 
 
-def counts(actions: Sequence[Action]) -> dict[Kind, int]:
+def counts(actions: Sequence[Action]) -> dict[StepKind, int]:
     """How many steps are full, partial and null, in this order."""
     return {kind: sum(action.kind == kind for action in actions) for kind in KINDS}
 

@@ -5,10 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from flexiffusion.facts import ModelInfo, Sampling
-from flexiffusion.schedule import FULL, Action, Layout, Predictor, Schedule, Segment, SegmentsPlan, Step, StepsPlan
+from flexiffusion.schedule import (
+    FULL,
+    Action,
+    Predictor,
+    Schedule,
+    Segment,
+    SegmentLayout,
+    SegmentsPlan,
+    Step,
+    StepsPlan,
+)
 
 
-def segments(drawn: str, branch: int = 1, predictor: Predictor = "reuse", layout: Layout = "front") -> SegmentsPlan:
+def segments(
+    drawn: str, branch: int = 1, predictor: Predictor = "reuse", layout: SegmentLayout = "front"
+) -> SegmentsPlan:
     """The segments that a text draws, each with its nulls last: "FPP FPNN". With another layout they lie elsewhere."""
     parts = drawn.split()
     return SegmentsPlan(tuple(Segment(len(part), len(part.rstrip("N")), branch, predictor) for part in parts), layout)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from flexiffusion.errors import FlexiffusionError
-from flexiffusion.plan import Placement, Plan, index_at, plan_for
+from flexiffusion.plan import LevelMapping, Plan, index_at, plan_for
 from flexiffusion.schedule import Schedule, SegmentsPlan
 
 ListSampler = Callable[..., Tensor]
@@ -36,7 +36,7 @@ class Levels(Protocol):
     def sigma(self, value: float) -> float:
         """The noise level of what the sampler passes to the denoiser."""
 
-    def plan(self, schedule: Schedule, mapping: Placement) -> tuple[Plan, dict[str, Any]]:
+    def plan(self, schedule: Schedule, mapping: LevelMapping) -> tuple[Plan, dict[str, Any]]:
         """The plan of this call, and the arguments of the sampler to replace."""
 
 
@@ -51,7 +51,7 @@ class Sigmas:
     def sigma(self, value: float) -> float:
         return value
 
-    def plan(self, schedule: Schedule, mapping: Placement) -> tuple[Plan, dict[str, Any]]:
+    def plan(self, schedule: Schedule, mapping: LevelMapping) -> tuple[Plan, dict[str, Any]]:
         plan = _plan(self, schedule, mapping, end=float(self._given[-1]))
         if plan.levels == self.run:
             return plan, {}
@@ -76,7 +76,7 @@ class Timesteps:
         part = min(max(value - low, 0.0), 1.0)
         return math.exp((1 - part) * self._log_sigmas[low] + part * self._log_sigmas[high])
 
-    def plan(self, schedule: Schedule, mapping: Placement) -> tuple[Plan, dict[str, Any]]:
+    def plan(self, schedule: Schedule, mapping: LevelMapping) -> tuple[Plan, dict[str, Any]]:
         plan = _plan(self, schedule, mapping, end=self.sigma(float(self._given[0])))
         if plan.levels == self.run:
             return plan, {}
@@ -120,7 +120,7 @@ class OwnTimesteps(Timesteps):
         missing = len(whole) - len(given) if whole is not None else 0
         self.whole = tuple(self.run[0] * (missing + 1 - i) for i in range(missing)) + self.run
 
-    def plan(self, schedule: Schedule, mapping: Placement) -> tuple[Plan, dict[str, Any]]:
+    def plan(self, schedule: Schedule, mapping: LevelMapping) -> tuple[Plan, dict[str, Any]]:
         if not isinstance(schedule.plan, SegmentsPlan):
             raise FlexiffusionError(
                 f"{schedule.name} brings its own noise levels, but UniPC places them itself; it runs the plain way. "
@@ -194,7 +194,7 @@ def _rehearsed(func: ListSampler, arguments: dict[str, Any], denoiser: Any, time
     return stage.visited
 
 
-def _plan(levels: Levels, schedule: Schedule, mapping: Placement, end: float) -> Plan:
+def _plan(levels: Levels, schedule: Schedule, mapping: LevelMapping, end: float) -> Plan:
     return plan_for(schedule, levels.whole, mapping, end, len(levels.whole) - len(levels.run))
 
 

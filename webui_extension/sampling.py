@@ -19,7 +19,7 @@ from flexiffusion.errors import FlexiffusionError, ModelMismatch
 from flexiffusion.families import FAMILIES
 from flexiffusion.fit import require_fit
 from flexiffusion.host import SamplingReport, in_full, nothing_saved, total, why_not_cut
-from flexiffusion.plan import Placement
+from flexiffusion.plan import LevelMapping
 from flexiffusion.presets import Preset
 from flexiffusion.run import Report, Run
 from flexiffusion.schedule import FULL, Schedule
@@ -45,7 +45,7 @@ class Sampling:
         self,
         sampler: Any,
         schedule: Schedule,
-        mapping: Placement,
+        mapping: LevelMapping,
         network: Callable[[], Network | None],
         presets: tuple[Preset, ...],
         warn: Callable[[str], None],

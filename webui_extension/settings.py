@@ -8,11 +8,11 @@ from typing import Any
 
 from flexiffusion.checks import shown
 from flexiffusion.errors import FlexiffusionError
-from flexiffusion.plan import Placement
+from flexiffusion.plan import LevelMapping
 
 SAME, OFF = "same", "off"  # what `hires` can be besides a preset's name
 BY_POSITION, BY_LEVEL = "by position", "by noise level"
-MAPPINGS: dict[str, Placement] = {BY_POSITION: "position", BY_LEVEL: "level"}
+MAPPINGS: dict[str, LevelMapping] = {BY_POSITION: "position", BY_LEVEL: "level"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Settings:
     compare: bool = False
 
     @property
-    def placement(self) -> Placement:
+    def placement(self) -> LevelMapping:
         """The mapping's name in the core."""
         return MAPPINGS[self.mapping]
 

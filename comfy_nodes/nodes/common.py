@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 SCHEDULE = io.Custom("FLEXIFFUSION_SCHEDULE")
 
-MAPPINGS = ["position", "level"]  # flexiffusion.plan.Placement
+MAPPINGS = ["position", "level"]  # flexiffusion.plan.LevelMapping
 
 
 def schema(search_aliases: list[str], **facts: Any) -> io.Schema:

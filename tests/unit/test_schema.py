@@ -17,7 +17,17 @@ from flexiffusion import checks
 from flexiffusion.codec import dumps, loads
 from flexiffusion.errors import ScheduleError
 from flexiffusion.facts import ORIGINS, PREDICTIONS, Cost, Metric, ModelInfo, Provenance, Sampling
-from flexiffusion.schedule import FULL, LAYOUTS, PREDICTORS, Action, Schedule, Segment, SegmentsPlan, Step, StepsPlan
+from flexiffusion.schedule import (
+    FULL,
+    PREDICTORS,
+    SEGMENT_LAYOUTS,
+    Action,
+    Schedule,
+    Segment,
+    SegmentsPlan,
+    Step,
+    StepsPlan,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 SCHEMA = json.loads((ROOT / "schedules" / "schema" / "schedule-1.schema.json").read_text(encoding="utf-8"))
@@ -72,7 +82,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
     levels = None
     if draw(st.booleans()):
         plan = SegmentsPlan(
-            tuple(draw(st.lists(segments(branches), min_size=1, max_size=5))), draw(st.sampled_from(LAYOUTS))
+            tuple(draw(st.lists(segments(branches), min_size=1, max_size=5))), draw(st.sampled_from(SEGMENT_LAYOUTS))
         )
         total = plan.total_steps
         if draw(st.booleans()):

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...cost import CostTable
 from ...noise import NoiseLevels, distinct
-from ...schedule import FULL, Action, Layout
+from ...schedule import FULL, Action, SegmentLayout
 from ..candidate import DRAWN, Candidate, make_candidate
 from ..method import Stream
 from .dropping import dropping
@@ -200,7 +200,7 @@ class Variation:
     def realign(self, parent: Candidate, stream: Stream) -> Candidate:
         """The kinds as they are, the partial steps of every segment laid out anew: all `even` in log sigma between two
         full steps, or all at the `front` (the paper's layout, arXiv 2409.17566)."""
-        layout: Layout = "even" if stream.random() < 0.7 else "front"
+        layout: SegmentLayout = "even" if stream.random() < 0.7 else "front"
         logs = self._logs(parent)
         for segment in self._segments(parent):
             logs[segment.start + 1 : segment.stop] = self._laid_out(parent, segment, len(segment) - 1, layout)
@@ -211,7 +211,7 @@ class Variation:
         fulls = [i for i, action in enumerate(parent.actions) if action.kind == "full"]
         return [range(a, b) for a, b in itertools.pairwise([*fulls, len(parent.actions)])]
 
-    def _laid_out(self, parent: Candidate, segment: range, partials: int, layout: Layout) -> list[float]:
+    def _laid_out(self, parent: Candidate, segment: range, partials: int, layout: SegmentLayout) -> list[float]:
         """Log sigmas for so many partial steps of a segment; at the front they take half of the room."""
         logs = self._logs(parent)
         here, below = logs[segment.start], math.log(self.levels.sigma(0))
