@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from benchmarks.layouts import FAMILY_NAMES, add_device_options, described, device_of, random_unet, stopwatch
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action

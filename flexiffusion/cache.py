@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .cut import Shapes
+from .feature import Feature
+from .outputs import Shapes
 
 Key = tuple[Hashable, int]
 """A conditioning chunk: its identity, and its occurrence among the chunks of the same identity in one evaluation."""
@@ -26,16 +28,18 @@ class Finite:
 
     __slots__ = ("_event", "_finite", "_sum")
 
-    def __init__(self, feature: Tensor) -> None:
-        self._finite: bool | None = True if feature.is_meta else None
+    def __init__(self, feature: Feature) -> None:
+        first = feature.streams[0]
+        self._finite: bool | None = True if first.is_meta else None
         self._event: torch.cuda.Event | None = None
         self._sum: Tensor | None = None
         if self._finite is None:
-            # one kernel without a temporary; a sum in at least single precision is finite when every element is
-            total = feature.sum(dtype=torch.promote_types(feature.dtype, torch.float32))
-            if feature.is_cuda:
+            # one kernel a stream, without a temporary; a sum in at least float32 is finite when every element is
+            sums = (stream.sum(dtype=torch.promote_types(stream.dtype, torch.float32)) for stream in feature.streams)
+            total = functools.reduce(torch.add, sums)
+            if first.is_cuda:
                 total = total.to("cpu", non_blocking=True)
-                self._event = torch.cuda.current_stream(feature.device).record_event()
+                self._event = torch.cuda.current_stream(first.device).record_event()
             self._sum = total
 
     def __bool__(self) -> bool:
@@ -54,8 +58,8 @@ class Entry:
 
     index: int  # step that it was captured at
     until: int  # last step that needs it
-    log_snr: float
-    feature: Tensor  # (B, C, H, W) of one chunk
+    place: float  # of its noise level, see `predictor.place_of`
+    feature: Feature  # of one chunk
     finite: Finite
 
 
@@ -73,7 +77,7 @@ class Chunk:
 
     @property
     def bytes(self) -> int:
-        return sum(e.feature.numel() * e.feature.element_size() for es in self.histories.values() for e in es)
+        return sum(e.feature.bytes for es in self.histories.values() for e in es)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +85,7 @@ class Features:
     """The cache of a run after its step `index`: see `Run.features`."""
 
     index: int
-    log_snr: float
+    sigma: float
     chunks: Mapping[Key, Chunk]
 
     @property
@@ -97,4 +101,4 @@ class Features:
         """Every cached feature."""
         for chunk in self.chunks.values():
             for entries in chunk.histories.values():
-                yield from (entry.feature for entry in entries)
+                yield from (stream for entry in entries for stream in entry.feature.streams)

@@ -6,43 +6,25 @@ stood there before (nothing, or the wrapper of another extension) is put back wh
 and what another extension has put there meanwhile stays (`attributes`).
 Because the host's loop still runs, its skips, ControlNet residuals and block counters stay aligned by themselves.
 
-Features are cloned when captured and when handed out: FreeU and ControlNet write into hidden states in place.
+Features are cloned when captured and when handed out: FreeU, ControlNet and the blocks of Flux write into hidden states
+in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .attributes import Attributes
 from .errors import ModelMismatch
-from .layout import Layout, shortcut
-
-
-@dataclass(frozen=True, slots=True)
-class TensorShape:
-    """Size, dtype and device of one tensor that a unit returned."""
-
-    size: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A tuple, list or mapping (diffusers' outputs are mappings) that a unit returned: its type and its items."""
-
-    type: type
-    items: tuple[tuple[str | None, Any], ...]
-
-
-Shapes = Mapping[nn.Module, Any]
-"""What every unit returned: a `TensorShape`, a `Record` of them, or a constant."""
+from .feature import Feature, joined
+from .layouts import Layout, shortcut
+from .outputs import Shapes, aligned, build, describe, input_sizes, order_of, tensors, zeros
 
 
 @dataclass(slots=True, eq=False)
@@ -50,49 +32,58 @@ class Capture:
     """What one full call left behind.
 
     Attributes:
-        slices: for each asked branch the feature as equal slices of the batch, clones. # each (B / parts, C, H, W)
+        slices: for each asked branch the feature as equal slices of the batch, clones.
         shapes: what every unit returned that the lowest asked branch skips.
         problem: why a feature is missing, if one is.
     """
 
-    slices: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
-    shapes: dict[nn.Module, Any] = field(default_factory=dict)
+    slices: dict[int, tuple[Feature, ...]] = field(default_factory=dict)
+    shapes: Shapes = field(default_factory=Shapes)
     problem: str | None = None
 
     @property
-    def features(self) -> dict[int, Tensor]:
-        """The whole feature of each branch. # (B, C, H, W)"""
-        return {branch: s[0] if len(s) == 1 else torch.cat(s) for branch, s in self.slices.items()}
+    def features(self) -> dict[int, Feature]:
+        """The whole feature of each branch."""
+        return {branch: joined(slices) for branch, slices in self.slices.items()}
 
 
 class capturing:
-    """Context of one full call: `with capturing(layout, {1}) as capture: unet(...)`, then `capture.features[1]`.
+    """Context of one full call: `with capturing(layout, {1}) as capture: unet(...)`, then `capture.slices[1]`.
 
     Args:
         layout: of the network that is called.
         branches: whose features to keep; only these are cloned. Empty: the network is not touched at all.
         parts: number of equal slices of the batch (conditioning chunks), cloned apart so that each can be freed alone.
+        rows: of the batch, by which the dimension that counts them is told; None: it is the first of every tensor.
 
     Raises:
         ModelMismatch: on entry, a branch that the network has not. Trouble in the call itself never raises: it
             leaves the feature out and says why in `capture.problem`.
     """
 
-    __slots__ = ("_branches", "_layout", "_parts", "_patch", "capture")
+    __slots__ = ("_bases", "_branches", "_layout", "_parts", "_patch", "_previous", "_rows", "capture")
 
-    def __init__(self, layout: Layout, branches: Iterable[int], parts: int = 1) -> None:
+    def __init__(self, layout: Layout, branches: Iterable[int], parts: int = 1, rows: int | None = None) -> None:
         self._layout = layout
         self._branches = frozenset(branches)
         self._parts = parts
+        self._rows = rows
         self._patch = Attributes()
+        self._bases: dict[nn.Module, list[Tensor]] = {}
+        self._previous: list[Tensor] = []  # what the unit before returned, where the order of streams is to be told
         self.capture = Capture()
 
     def __enter__(self) -> Capture:
-        delivers = {self._layout.deep(branch)[-1]: branch for branch in self._branches}
-        if delivers:
+        if self._branches:
+            bases = {self._layout.base(branch) for branch in self._branches} - {None}
+            delivers: dict[nn.Module, list[int]] = {}
+            for branch in sorted(self._branches):
+                delivers.setdefault(self._layout.deep(branch)[-1], []).append(branch)
             deep = self._layout.deep(min(self._branches))
+            units = [*(unit for unit in self._layout.units if unit in bases and unit not in deep), *deep]
             self._patch.put_functions(
-                "forward", ((unit, self._watch(unit, unit.forward, delivers.get(unit))) for unit in deep)
+                "forward",
+                ((unit, self._watch(unit, unit.forward, delivers.get(unit, []), unit in bases)) for unit in units),
             )
         return self.capture
 
@@ -100,6 +91,8 @@ class capturing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._patch.undo()
+        self._bases.clear()
+        self._previous = []
         capture = self.capture
         if kind is not None:
             # the traceback keeps this frame alive for as long as somebody keeps the exception
@@ -110,39 +103,77 @@ class capturing:
         if missing and capture.problem is None:
             capture.problem = f"the unit that delivers branch {min(missing)} was never called"
 
-    def _watch(self, unit: nn.Module, original: Callable[..., Any], branch: int | None) -> Callable[..., Any]:
-        capture, parts = self.capture, self._parts
+    def _watch(
+        self, unit: nn.Module, original: Callable[..., Any], branches: list[int], is_base: bool
+    ) -> Callable[..., Any]:
+        shapes = self.capture.shapes
 
         def forward(*args: Any, **kwargs: Any) -> Any:
+            # sizes are read before the call: blocks write into their arguments
+            shapes.inputs[unit] = input_sizes(args, kwargs, self._rows)
+            if shapes.order is None and len(self._previous) == 2:
+                shapes.order = order_of(self._previous, args, kwargs)
+            self._previous = []
             output = original(*args, **kwargs)
-            seen = unit in capture.shapes
-            capture.shapes[unit] = recipe = _describe(output)
-            if branch is not None:
-                if seen:
-                    capture.slices.pop(branch, None)
-                    capture.problem = f"the unit that delivers branch {branch} was called more than once in one call"
-                elif _first(recipe) is None:
-                    capture.problem = f"a {type(unit).__name__} returned no tensor but a {type(output).__name__}"
-                elif (feature := _first_tensor(output)).shape[0] % parts:
-                    capture.problem = f"a feature of {feature.shape[0]} rows does not part into {parts} equal slices"
-                else:
-                    capture.slices[branch] = _clones(feature, parts)
+            seen = unit in shapes.outputs
+            shapes.outputs[unit] = describe(output, self._rows)
+            for branch in branches:
+                self._keep(unit, branch, output, seen)
+            if is_base:
+                self._bases[unit] = [tensor.detach().clone() for tensor in tensors(output)]
+            if self._bases:
+                self._previous = list(tensors(output))
             return output
 
         return forward
+
+    def _keep(self, unit: nn.Module, branch: int, output: Any, seen: bool) -> None:
+        capture, recipe = self.capture, self.capture.shapes.outputs[unit]
+        streams = list(tensors(output))
+        batch = tuple(shape.batch for shape in tensors(recipe))
+        if seen:
+            capture.slices.pop(branch, None)
+            capture.problem = f"the unit that delivers branch {branch} was called more than once in one call"
+            return
+        if not streams:
+            capture.problem = f"a {type(unit).__name__} returned no tensor but a {type(output).__name__}"
+            return
+        if None in batch:
+            capture.problem = f"a {type(unit).__name__} returned a tensor without the {self._rows} rows of the batch"
+            return
+        base = self._layout.base(branch)
+        if base is not None:
+            below = None
+            if base in self._bases:
+                returned = capture.shapes.outputs[base], self._bases[base]
+                below = aligned(returned, recipe, capture.shapes.order)
+            if below is None:
+                capture.problem = f"what enters branch {branch} cannot be compared with what leaves the last block"
+                return
+            streams = [stream - before for stream, before in zip(streams, below, strict=True)]
+        feature = Feature(tuple(streams), tuple(dimension for dimension in batch if dimension is not None))
+        try:
+            capture.slices[branch] = feature.parts(self._parts)
+        except ValueError as error:
+            capture.problem = f"a feature whose {error}"
 
 
 class skipping:
     """Context of one partial call: `with skipping(layout, 1, feature, capture.shapes): unet(...)`.
 
-    Units deeper than the branch return zeros of the remembered shape; the last of them returns the feature. The zeros
-    are real memory (hosts add to them in place), one tensor for each distinct shape, freed after the call.
+    Units deeper than the branch return zeros of the remembered shape; the last of them returns the feature (added to
+    what the branch's base returned, where it has one). The zeros are real memory (hosts add to them in place), one
+    tensor for each distinct shape, freed after the call. A unit whose shape is not known is left alone: hosts leave out
+    blocks of their own accord (skip-layer guidance).
+
+    Where the call turns out to be of another size than the remembered one (a longer prompt), all units run as they are
+    and `problem` says so; where the last unit was never called, `delivered` is False and what the network returned is
+    worthless.
 
     Args:
         layout: of the network that is called.
         branch: -1 <= branch < layout.branches.
         feature: what the deep part is taken to deliver; its batch may differ from that of the full call.
-            # (B, C, H, W)
         shapes: from a full call on inputs of the same size whose capture asked for this branch or a lower one.
         fresh: the caller needs the feature no more: it is handed out itself instead of a clone.
 
@@ -150,53 +181,93 @@ class skipping:
         ModelMismatch: on entry, a branch that the network has not, or shapes that do not fit to it or to the feature.
     """
 
-    __slots__ = ("_branch", "_feature", "_fresh", "_layout", "_patch", "_shapes")
+    __slots__ = ("_base", "_branch", "_feature", "_fresh", "_layout", "_patch", "_shapes", "delivered", "problem")
 
-    def __init__(self, layout: Layout, branch: int, feature: Tensor, shapes: Shapes, fresh: bool = False) -> None:
+    def __init__(self, layout: Layout, branch: int, feature: Feature, shapes: Shapes, fresh: bool = False) -> None:
         self._layout = layout
         self._branch = branch
-        self._feature: Tensor | None = feature
+        self._feature: Feature | None = feature
         self._shapes = shapes
         self._fresh = fresh
         self._patch = Attributes()
+        self._base: tuple[Any, list[Tensor]] | None = None  # what the base returned: its recipe, and clones
+        self.delivered = False
+        self.problem: str | None = None
 
-    def __enter__(self) -> None:
-        *units, last = self._layout.deep(self._branch)
-        feature, shapes = self._feature, self._shapes
+    def __enter__(self) -> skipping:
+        first, *_ = deep = self._layout.deep(self._branch)
+        last, known, feature = deep[-1], self._shapes.outputs, self._feature
         if feature is None:
             raise ModelMismatch("partial call: its context was used before. Make one context for each call")
-        delivered = _first(shapes.get(last))
-        if delivered is None or any(unit not in shapes for unit in units):
+        delivered = list(tensors(known.get(last)))
+        if not delivered:
             raise ModelMismatch(
-                f"branch {self._branch}: its units have no remembered shapes. "
+                f"branch {self._branch}: the unit that delivers it has no remembered shape. "
                 f"Capture this branch (or a lower one) in a full call of the same network first"
             )
-        if delivered.size[1:] != feature.shape[1:]:
+        if tuple(shape.row for shape in delivered) != feature.shapes:
             raise ModelMismatch(
-                f"branch {self._branch}: feature of shape {tuple(feature.shape)} where the full call had "
-                f"{delivered.size}. Capture again at this size"
+                f"branch {self._branch}: feature of shape {feature.shapes} where the full call had "
+                f"{tuple(shape.row for shape in delivered)}, each without its batch. Capture again at this size"
             )
-        zeros = _Zeros(feature.shape[0], delivered.size[0])
-        self._patch.put_functions("forward", ((unit, zeros.returning(shapes[unit])) for unit in units))
-        self._patch.put_functions("forward", [(last, self._deliver(shapes[last], zeros))])
+        make = zeros(feature.rows, delivered[0].rows)
+        patches = [
+            (unit, self._instead(unit.forward, functools.partial(build, known[unit], make), self._inputs(unit, first)))
+            for unit in deep[:-1]
+            if unit in known
+        ]
+        patches.append((last, self._instead(last.forward, self._deliver, self._inputs(last, first))))
+        if (base := self._layout.base(self._branch)) is not None:
+            patches.append((base, self._remember(base.forward)))
+        self._patch.put_functions("forward", patches)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._patch.undo()
-        self._feature = None
+        self._feature = self._base = None
 
-    def _deliver(self, recipe: Any, zeros: _Zeros) -> Callable[..., Any]:
+    def _inputs(self, unit: nn.Module, first: nn.Module) -> Any:
+        """What the first skipped unit was called with in the full call; None: not compared."""
+        return self._shapes.inputs.get(unit) if unit is first else None
+
+    def _instead(self, original: Callable[..., Any], function: Callable[[], Any], inputs: Any) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            feature = self._feature
-            if feature is None:
-                raise ModelMismatch("partial call: the network ran twice in one context. Use one context for each call")
-            if self._fresh:
-                self._feature = None
-                return _build(recipe, _once(feature, zeros.make))
-            return _build(recipe, _once(feature.clone(), zeros.make))
+            if inputs is not None and inputs != input_sizes(args, kwargs, self._rows):
+                self.problem = "the call has other sizes inside (a longer prompt?) than the one that is remembered"
+            return original(*args, **kwargs) if self.problem is not None else function()
 
         return forward
+
+    @property
+    def _rows(self) -> int | None:
+        return None if self._feature is None else self._feature.rows
+
+    def _remember(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            output = original(*args, **kwargs)
+            self._base = describe(output, self._rows), [tensor.clone() for tensor in tensors(output)]
+            return output
+
+        return forward
+
+    def _deliver(self) -> Any:
+        feature, last = self._feature, self._layout.deep(self._branch)[-1]
+        if feature is None:
+            raise ModelMismatch("partial call: the network ran twice in one context. Use one context for each call")
+        self.delivered = True
+        recipe = self._shapes.outputs[last]
+        streams = feature.streams if self._fresh else feature.map(Tensor.clone).streams
+        if self._fresh:
+            self._feature = None
+        if self._layout.base(self._branch) is not None:
+            below = None if self._base is None else aligned(self._base, recipe, self._shapes.order)
+            if below is None:
+                raise ModelMismatch(f"branch {self._branch}: the block before the skipped ones returned something else")
+            streams = tuple(stream.add_(before) for stream, before in zip(streams, below, strict=True))
+        given = iter(streams)
+        return build(recipe, lambda shape: next(given))
 
 
 class dropping:
@@ -238,75 +309,3 @@ def _left(unit: nn.Module) -> Callable[..., Any]:
         return (output,) if left.in_tuple else output
 
     return forward
-
-
-class _Zeros:
-    """Placeholders for a batch of `now` rows where the full call had `then`."""
-
-    __slots__ = ("_made", "_now", "_then")
-
-    def __init__(self, now: int, then: int) -> None:
-        self._now, self._then = now, then
-        self._made: dict[TensorShape, Tensor] = {}
-
-    def make(self, shape: TensorShape) -> Tensor:
-        made = self._made.get(shape)
-        if made is None:
-            size = shape.size
-            if size and self._now != self._then:
-                size = (size[0] * self._now // self._then, *size[1:])
-            made = self._made[shape] = torch.zeros(size, dtype=shape.dtype, device=shape.device)
-        return made
-
-    def returning(self, recipe: Any) -> Callable[..., Any]:
-        if isinstance(recipe, TensorShape):
-            zeros = self.make(recipe)
-            return lambda *args, **kwargs: zeros
-        return lambda *args, **kwargs: _build(recipe, self.make)
-
-
-def _clones(tensor: Tensor, parts: int) -> tuple[Tensor, ...]:
-    tensor = tensor.detach()
-    return (tensor.clone(),) if parts == 1 else tuple(part.clone() for part in tensor.chunk(parts))
-
-
-def _once(first: Tensor, then: Callable[[TensorShape], Tensor]) -> Callable[[TensorShape], Tensor]:
-    """Gives `first` for the first tensor of an output and placeholders for the others."""
-    tensors = [first]
-    return lambda shape: tensors.pop() if tensors else then(shape)
-
-
-def _describe(output: Any) -> Any:
-    if isinstance(output, Tensor):
-        return TensorShape(tuple(output.shape), output.dtype, output.device)
-    if isinstance(output, Mapping):
-        return Record(type(output), tuple((name, _describe(item)) for name, item in output.items()))
-    if isinstance(output, tuple | list):
-        names = getattr(output, "_fields", (None,) * len(output))
-        return Record(type(output), tuple((n, _describe(item)) for n, item in zip(names, output, strict=True)))
-    return output
-
-
-def _build(recipe: Any, make: Callable[[TensorShape], Tensor]) -> Any:
-    if isinstance(recipe, TensorShape):
-        return make(recipe)
-    if isinstance(recipe, Record):
-        items = [(name, _build(item, make)) for name, item in recipe.items]
-        if items and items[0][0] is not None:
-            return recipe.type(**{name: item for name, item in items if name is not None})
-        return recipe.type(item for _, item in items)
-    return recipe
-
-
-def _first(recipe: Any) -> TensorShape | None:
-    if isinstance(recipe, Record):
-        return next((found for _, item in recipe.items if (found := _first(item)) is not None), None)
-    return recipe if isinstance(recipe, TensorShape) else None
-
-
-def _first_tensor(output: Any) -> Tensor:
-    """The first tensor of an output that holds one. # (B, C, H, W)"""
-    if isinstance(output, Tensor):
-        return output
-    items = output.values() if isinstance(output, Mapping) else output
-    return next(_first_tensor(item) for item in items if _first(_describe(item)) is not None)

@@ -12,7 +12,7 @@ from torch import nn
 
 from .errors import ModelMismatch
 from .families import recognised
-from .layout import find_layout
+from .layouts import find_layout
 from .plan import TOLERANCE
 from .presets import Preset, for_family
 from .schedule import Schedule, SegmentsPlan

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from .errors import ModelMismatch
-from .layout import find_layout
+from .layouts import find_layout
 from .plan import Plan
 from .run import Report
 from .schedule import FULL

@@ -2,7 +2,8 @@
 
 `reuse` is DeepCache (arXiv 2312.00858): the newest one. `linear` and `quadratic` extrapolate the polynomial through the
 last two or three in log-SNR, in which the solution of a diffusion model is smooth (DPM-Solver, arXiv 2206.00927,
-eq. 3.1-3.4); the forecast of features is that of TaylorSeer (arXiv 2503.06923). `spectrum` is that of Spectrum
+eq. 3.1-3.4), and for flow models in the noise level itself, whose log-SNR has no end at pure noise (docs/method.md,
+section 9); the forecast of features is that of TaylorSeer (arXiv 2503.06923). `spectrum` is that of Spectrum
 (arXiv 2603.01623): Chebyshev polynomials fitted to all full steps so far, in the fraction of the run that is done.
 """
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from .errors import FlexiffusionError
+from .feature import Feature
+from .noise import NoiseKind
 from .schedule import NEEDS, Predictor, span
 
 # Spectrum's own values: degree, ridge penalty, and the share of the fit (the rest is the linear forecast).
@@ -32,10 +35,20 @@ def log_snr(sigma: float) -> float:
     return -2 * math.log(sigma)
 
 
+def place_of(sigma: float, noise: NoiseKind) -> float:
+    """Where features of this noise level lie for `linear` and `quadratic`: log-SNR ("vp"), or sigma itself ("flow").
+
+    Raises:
+        FlexiffusionError: sigma is not a positive finite number.
+    """
+    place = log_snr(sigma)
+    return sigma if noise == "flow" else place
+
+
 def weights(kind: Predictor, nodes: Sequence[float], at: float) -> tuple[float, ...]:
     """What each node's feature counts for in the prediction at one place; the last `span` nodes, or all.
 
-    nodes, at: log-SNR; of `spectrum` fractions of the run, 0 at its first level and 1 at its last
+    nodes, at: as in `place_of`; of `spectrum` fractions of the run, 0 at its first level and 1 at its last
     Raises FlexiffusionError when two nodes are equal.
     """
     used = nodes[-span(kind) :]
@@ -66,7 +79,7 @@ def lagrange(nodes: Sequence[float], at: float) -> tuple[float, ...]:
         FlexiffusionError: two nodes are equal.
     """
     if len(set(nodes)) != len(nodes):
-        raise FlexiffusionError(f"log-SNR nodes {tuple(nodes)}: two are equal. Keep one feature for each noise level")
+        raise FlexiffusionError(f"nodes {tuple(nodes)}: two are equal. Keep one feature for each noise level")
     return tuple(
         math.prod((at - other) / (node - other) for j, other in enumerate(nodes) if j != i)
         for i, node in enumerate(nodes)
@@ -97,3 +110,19 @@ def predict(kind: Predictor, history: Sequence[tuple[float, Tensor]], at: float)
     for factor, (_, feature) in zip(factors[:-1], used[:-1], strict=True):
         result.add_(feature, alpha=factor)
     return result.to(newest.dtype)
+
+
+def predict_feature(kind: Predictor, history: Sequence[tuple[float, Feature]], at: float) -> Feature:
+    """`predict` for every stream of a feature; the history's features must have equal shapes.
+
+    Raises:
+        FlexiffusionError: as `predict`.
+    """
+    if not history:
+        raise FlexiffusionError("feature history: empty. Run one full step before a partial one")
+    newest = history[-1][1]
+    streams = (
+        predict(kind, [(place, feature.streams[i]) for place, feature in history], at)
+        for i in range(len(newest.streams))
+    )
+    return Feature(tuple(streams), newest.batch)

@@ -17,15 +17,16 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from .cache import Chunk, Entry, Features, Finite, Key, Signature
 from .cut import capturing, dropping, skipping
 from .errors import FlexiffusionError, ModelMismatch
-from .layout import Layout, find_layout
+from .feature import Feature, joined
+from .layouts import Layout, find_layout
+from .noise import NoiseKind
 from .plan import Plan, uses_of
-from .predictor import log_snr, predict
+from .predictor import place_of, predict_feature
 from .schedule import FULL, Action, span
 
 T = TypeVar("T")
@@ -82,29 +83,31 @@ class Report:
 class Run:
     """State of one sampling call; a context manager that frees all of it.
 
-        with Run(unet, plan) as run:
+        with Run(network, plan) as run:
             for sigma in plan.levels:
                 run.evaluate(sigma)
-                noise = run(lambda: unet(...), sample, chunks=("cond", "uncond"))
+                output = run(lambda: network(...), sample, chunks=("cond", "uncond"))
 
     Args:
-        unet: the network that `forward` will call; modules are touched only inside a call.
+        network: what `forward` will call; modules are touched only inside a call.
         plan: what to do at every noise level. A plan without partial steps and dropped units accepts any network.
+        noise: what the plan's levels are, see `noise`.
 
     Raises:
         ModelMismatch: the network has no layout that can be cut, or fewer branches than the plan's partial steps need,
             or not the units that it drops.
     """
 
-    def __init__(self, unet: nn.Module, plan: Plan) -> None:
+    def __init__(self, network: nn.Module, plan: Plan, noise: NoiseKind = "vp") -> None:
         self._plan = plan
+        self._noise: NoiseKind = noise
         branches = [action.branch for action in plan.actions if action.branch is not None]
         needs_layout = branches or any(action.drop for action in plan.actions)
-        self._layout: Layout | None = find_layout(unet) if needs_layout else None
+        self._layout: Layout | None = find_layout(network) if needs_layout else None
         if self._layout is not None and max(branches, default=-1) >= self._layout.branches:
             raise ModelMismatch(
-                f"branch {max(branches)}: this {type(unet).__name__} has branches -1 to {self._layout.branches - 1}. "
-                "Use a schedule made for this model family"
+                f"branch {max(branches)}: this {type(network).__name__} has branches -1 to "
+                f"{self._layout.branches - 1}. Use a schedule made for this model family"
             )
         self._actions = plan.actions or (FULL,)
         names = sorted({name for action in self._actions for name in action.drop})
@@ -113,7 +116,7 @@ class Run:
         self._uses, self._last_full = uses_of(self._actions)
         self._cache: dict[Key, Chunk] = {}
         self._index = -1
-        self._log_snr = math.nan
+        self._sigma = math.nan
         self._occurrences: Counter[Hashable] = Counter()
         self._full = self._partial = self._misses = self._peak = self._left_out = 0
         self._evaluations = 0
@@ -162,7 +165,7 @@ class Run:
             key: Chunk(chunk.signature, chunk.shapes, {branch: list(e) for branch, e in chunk.histories.items()})
             for key, chunk in self._cache.items()
         }
-        return Features(self._index, self._log_snr, chunks)
+        return Features(self._index, self._sigma, chunks)
 
     def go_on(self, features: Features) -> None:
         """Takes the place, and the features, of a run that did the same steps up to here.
@@ -170,7 +173,7 @@ class Run:
         The features must hold what the steps to come need (`needed`); what they need not is left out.
         """
         self._require_open()
-        self._index, self._log_snr = features.index, features.log_snr
+        self._index, self._sigma = features.index, features.sigma
         for key, chunk in features.chunks.items():
             histories = {
                 branch: [
@@ -188,7 +191,8 @@ class Run:
             FlexiffusionError: sigma is not a positive finite number, or the run is closed.
         """
         self._require_open()
-        self._log_snr = log_snr(sigma)
+        self._place = place_of(sigma, self._noise)
+        self._sigma = sigma
         index = self._plan.index_at(sigma)
         if index != self._index:
             self._index = index
@@ -231,9 +235,16 @@ class Run:
         if action.branch is not None:
             context = None if left else self._skipping(keys, signature, action)
             if context is not None:
-                self._partial += 1
                 with context:
-                    return forward()
+                    result = forward()
+                if context.delivered:
+                    self._partial += 1
+                    return result
+                self._misses += 1
+                self._full += 1
+                problem = context.problem or "the unit that delivers the feature was not called"
+                self._warn(f"{problem}; the call runs in full")
+                return result if context.problem else forward()
             self._misses += 1
         if left:
             self._warn(f"batch of {sample.shape[0]} rows does not part into {len(keys)} equal chunks; it runs in full")
@@ -272,15 +283,16 @@ class Run:
             histories.append(history)
         # one entry is handed over as it is: joining copies it, and a lone one is cloned when it is handed out
         parts = [self._predicted(action, history) if len(history) > 1 else history[0].feature for history in histories]
-        feature = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if len({part.shapes for part in parts}) > 1:
+            return None
         fresh = len(parts) > 1 or len(histories[0]) > 1
-        return skipping(self._layout, action.branch, feature, self._cache[keys[0]].shapes, fresh)
+        return skipping(self._layout, action.branch, joined(parts), self._cache[keys[0]].shapes, fresh)
 
-    def _predicted(self, action: Action, history: list[Entry]) -> Tensor:
+    def _predicted(self, action: Action, history: list[Entry]) -> Feature:
         if action.predictor != "spectrum":
-            return predict(action.predictor, [(entry.log_snr, entry.feature) for entry in history], self._log_snr)
+            return predict_feature(action.predictor, [(e.place, e.feature) for e in history], self._place)
         last = max(1, len(self._actions) - 1)
-        return predict("spectrum", [(entry.index / last, entry.feature) for entry in history], self._index / last)
+        return predict_feature("spectrum", [(e.index / last, e.feature) for e in history], self._index / last)
 
     def _history(self, chunk: Chunk, action: Action) -> list[Entry] | None:
         """Features to predict from, newest last; None if there is none from the last full step."""
@@ -291,13 +303,15 @@ class Run:
             self._warn("a feature was not finite; calls that need it run in full")
             entries.remove(entry)
             used.remove(entry)
+        # a feature is as long as the prompt it was made with: what does not fit to the newest is no help
+        used = [entry for entry in used if entry.feature.shapes == used[-1].feature.shapes]
         return used if used and used[-1].index >= self._last_full[self._index] else None
 
     def _capture(self, forward: Callable[[], T], keys: list[Key], signature: Signature, uses: Mapping[int, int]) -> T:
         if not uses or self._layout is None:
             return forward()
         self._make_room(keys, signature)
-        with capturing(self._layout, uses, len(keys)) as capture:
+        with capturing(self._layout, uses, len(keys), signature[0] * len(keys)) as capture:
             result = forward()
         if capture.problem is not None:
             self._warn(f"{capture.problem}; partial steps run in full")
@@ -305,7 +319,7 @@ class Run:
             for key, feature in zip(keys, slices, strict=True):
                 chunk = self._cache.setdefault(key, Chunk(signature, capture.shapes))
                 chunk.shapes = capture.shapes
-                entry = Entry(self._index, uses[branch], self._log_snr, feature, Finite(feature))
+                entry = Entry(self._index, uses[branch], self._place, feature, Finite(feature))
                 chunk.histories.setdefault(branch, []).append(entry)
         self._peak = max(self._peak, sum(chunk.bytes for chunk in self._cache.values()))
         return result
@@ -329,4 +343,4 @@ class Run:
     def _warn(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
-            _log.warning("sigma %.4g: %s", math.exp(-self._log_snr / 2), message)
+            _log.warning("sigma %.4g: %s", self._sigma, message)

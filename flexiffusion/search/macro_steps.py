@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ..cost import CostTable
 from ..cut import capturing, skipping
-from ..layout import Layout, find_layout
+from ..feature import Feature
+from ..layouts import Layout, find_layout
 from ..noise import NoiseLevels, initial_scale, spaced_places
-from ..predictor import log_snr, predict
+from ..predictor import place_of, predict_feature
 from ..solver import Solver, SolverMaker, dpmpp_2m
 from .denoiser import Denoiser
 
@@ -114,7 +115,7 @@ class Measurer:
         state = noise.to(self.denoiser.device) * initial_scale(self.sigmas[0], self.denoiser.levels.kind)
         self.states: list[Tensor] = []
         self.outputs: list[Tensor] = []
-        self.features: list[dict[int, Tensor]] = []
+        self.features: list[dict[int, Feature]] = []
         for level in range(len(self.grid)):
             with capturing(self.layout, self.branches) as capture:
                 output = self._call(state, level)
@@ -130,8 +131,9 @@ class Measurer:
         key = (-1 if before is None else before, full, level, branch)
         if key not in self.partial:
             nodes = [full] if before is None else [before, full]
-            history = [(log_snr(self.sigmas[node]), self.features[node][branch]) for node in nodes]
-            feature = predict("linear", history, log_snr(self.sigmas[level]))
+            kind = self.denoiser.levels.kind
+            history = [(place_of(self.sigmas[node], kind), self.features[node][branch]) for node in nodes]
+            feature = predict_feature("linear", history, place_of(self.sigmas[level], kind))
             with skipping(self.layout, branch, feature, self.shapes, True):
                 self.partial[key] = self._call(self.states[level], level, branch)
         return self.partial[key]

@@ -107,7 +107,7 @@ def _sample_batch(course: _Course, noise: Tensor, origin: int) -> Trajectory:
     states, inside, begin = [], 0.0, 0
     steps, images = list(zip(places, plan.actions, strict=True)), slice(origin, origin + len(noise))
     batch = (origin, len(noise))
-    with Run(denoiser.network, plan) as run:
+    with Run(denoiser.network, plan, denoiser.levels.kind) as run:
         if prefixes is not None and not course.keep_states:
             begin, known = prefixes.find(batch, steps)
             if known is not None:

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flexiffusion.cost import CostTable, Saving
 from flexiffusion.errors import ScheduleError
-from flexiffusion.layout import Layout, find_layout, shortcut
+from flexiffusion.layouts import Layout, find_layout, shortcut
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from flexiffusion.families import recognised
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 from flexsearch.errors import ModelError
 from flexsearch.models.few_steps import few_step_notes, names_of
 from flexsearch.models.finite import require_finite

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 from flexsearch.errors import ModelError
 from flexsearch.models.assets import ASSETS
 from flexsearch.models.few_steps import few_step_notes, names_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flexiffusion.errors import ModelMismatch
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 from flexiffusion.noise import SPACINGS, distinct
 from flexiffusion.plan import plan_for
 from flexiffusion.schedule import Schedule, SegmentsPlan

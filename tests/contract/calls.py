@@ -8,7 +8,7 @@ from networks import Network
 from torch import Tensor, nn
 
 from flexiffusion.cut import Capture, capturing
-from flexiffusion.layout import Layout, find_layout
+from flexiffusion.layouts import Layout, find_layout
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -28,4 +28,4 @@ def timestep(sigma: float) -> int:
 
 def features(run: Run) -> list[Tensor]:
     """Every tensor that the run holds."""
-    return [e.feature for chunk in run._cache.values() for es in chunk.histories.values() for e in es]
+    return list(run.features().tensors())

@@ -433,7 +433,7 @@ class TestWhatIsSaid:
 
     def test_dropped_layers_that_are_not_there_are_refused_before_sampling(self, host: Any) -> None:
         dropping = schedule(S.StepsPlan((S.Step(9.0, S.FULL), S.Step(1.0, S.Action("full", drop=("a",))))))
-        with pytest.raises(errors.ModelMismatch, match="dropped layer a"):
+        with pytest.raises(errors.ModelMismatch, match="dropped unit a"):
             engine.apply(host.model(), dropping)
 
     def test_late_conditioning_is_one_miss(self, host: Any) -> None:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from flexiffusion.cut import capturing, skipping
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 
 
 class Convolutions(TorchDispatchMode):
@@ -72,7 +72,7 @@ class TestCut:
         layout = find_layout(unet)
         with mode(), capturing(layout, branches(layout)) as capture:
             expected = network(sample, conditioning)
-        assert not any(feature.requires_grad for feature in capture.features.values())
+        assert not any(t.requires_grad for feature in capture.features.values() for t in feature.streams)
         # outside of the mode of the full call: hosts enter it for every call anew
         for branch in branches(layout):
             with skipping(layout, branch, capture.features[branch], capture.shapes):
@@ -91,14 +91,14 @@ class TestCut:
                 feature = capture.features[branch]
                 with skipping(layout, branch, feature, capture.shapes, fresh):
                     assert torch.equal(network(sample, conditioning), expected)
-                assert (delivered.pop() is feature) == fresh
+                assert (delivered.pop() is feature.streams[0]) == fresh
             hook.remove()
 
     def test_every_feature_matters(self, network: Network) -> None:
         sample, conditioning = network.sample(), network.conditioning(2)
         expected, layout, capture = full(network, sample, conditioning)
         for branch in branches(layout):
-            with skipping(layout, branch, capture.features[branch] * 1.5, capture.shapes):
+            with skipping(layout, branch, capture.features[branch].map(lambda t: t * 1.5), capture.shapes):
                 assert not torch.equal(network(sample, conditioning), expected), branch
 
     def test_partial_call_sees_its_own_input_and_timestep(self, network: Network) -> None:
@@ -165,11 +165,12 @@ class TestCut:
         with capturing(layout, {1, 3}, parts=2) as capture:
             network(sample, conditioning)
         assert capture.slices.keys() == {1, 3}
-        assert capture.shapes.keys() == set(layout.deep(1))
+        assert capture.shapes.outputs.keys() == set(layout.deep(1))
         for slices in capture.slices.values():
             # each slice has memory of its own, so that it can be freed alone
-            assert len({part.untyped_storage().data_ptr() for part in slices}) == 2
-            assert all(part.untyped_storage().nbytes() == part.numel() * 4 for part in slices)
+            parts = [stream for part in slices for stream in part.streams]
+            assert len({part.untyped_storage().data_ptr() for part in parts}) == 2
+            assert all(part.untyped_storage().nbytes() == part.numel() * 4 for part in parts)
 
     def test_no_branches_touch_nothing(self, network: Network) -> None:
         before = dictionaries(network.unet)
@@ -197,7 +198,7 @@ class TestCut:
                     network(sample, conditioning)
                 hook.remove()
                 # whoever keeps the exception keeps its frames, but no features with them
-                assert left is None or (left.slices, left.shapes) == ({}, {})
+                assert left is None or (left.slices, left.shapes.outputs) == ({}, {})
                 assert dictionaries(network.unet) == before
         assert torch.equal(network(sample, conditioning), expected)
 
@@ -258,12 +259,12 @@ class TestCut:
         hooks = [unit.register_forward_hook(lambda m, a, output: _scale(first_tensor(output))) for unit in ends]
         try:
             expected, _, capture = full(network, sample, conditioning)
-            kept = {branch: feature.clone() for branch, feature in capture.features.items()}
+            kept = {branch: feature.map(torch.clone) for branch, feature in capture.features.items()}
             for branch in branches(layout):
                 for _ in range(2):
                     with skipping(layout, branch, capture.features[branch], capture.shapes):
                         assert torch.equal(network(sample, conditioning), expected), branch
-            assert all(torch.equal(kept[branch], capture.features[branch]) for branch in kept)
+            assert all(torch.equal(kept[b].streams[0], capture.features[b].streams[0]) for b in kept)
         finally:
             for hook in hooks:
                 hook.remove()

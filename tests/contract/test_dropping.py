@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from flexiffusion.cut import dropping
 from flexiffusion.errors import ModelMismatch
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 from flexiffusion.run import Run
 from flexiffusion.schedule import Action
 

@@ -66,7 +66,7 @@ class TestNetwork:
             return replace(MADE, plan=steps, levels=None)
 
         require_fit(made("middle_block.1"), sd1.unet)
-        with pytest.raises(ModelMismatch, match=r"schedule made: dropped layer middle_block\.3"):
+        with pytest.raises(ModelMismatch, match=r"schedule made: dropped unit middle_block\.3"):
             require_fit(made("middle_block.3"), sd1.unet)
 
     def test_no_unet(self) -> None:

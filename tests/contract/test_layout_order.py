@@ -9,7 +9,7 @@ from calls import branches, first_tensor, full, reader
 from networks import Network
 from torch import Tensor, nn
 
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 
 
 class TestLayout:
@@ -58,7 +58,7 @@ class TestLayout:
         for hook in hooks:
             hook.remove()
         for branch in branches(layout):
-            feature = capture.features[branch]
+            (feature,) = capture.features[branch].streams
             channels = feature.shape[1]
             assert torch.equal(read[branch][:, :channels], feature)
             if branch >= 0:

@@ -12,7 +12,7 @@ import torch
 from ldm_decoder import Decoder
 from networks import LDM_NETWORKS, build, original
 
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 
 pytestmark = pytest.mark.skipif(original() is None, reason="ldm is not installed (an extra, see pyproject.toml)")
 

@@ -13,7 +13,7 @@ from networks import Network, build
 from torch import Tensor, nn
 
 from flexiffusion.cut import capturing, skipping
-from flexiffusion.layout import Layout, find_layout
+from flexiffusion.layouts import Layout, find_layout
 
 
 class TestResiduals:
@@ -29,7 +29,7 @@ class TestResiduals:
         layout = find_layout(network.unet)
         with capturing(layout, {-1}) as capture:
             network(sample, conditioning)
-        shapes = [capture.shapes[block[-1]] for block in (*layout.inputs, layout.middle)]
+        shapes = [capture.shapes.outputs[block[-1]] for block in (*layout.inputs, layout.middle)]
         sizes = [(shape if hasattr(shape, "size") else shape.items[0][1]).size for shape in shapes]
         # distinct constants: an exchanged residual would be seen
         *down, middle = [torch.full(size, 0.05 * (i + 1)) for i, size in enumerate(sizes)]
@@ -106,7 +106,7 @@ def test_controlnet_that_runs_the_blocks_itself() -> None:
         network(sample, conditioning)
     sizes = []
     for block in (*layout.inputs, layout.middle):
-        sizes.append(capture.shapes[block[-1]].size)
+        sizes.append(capture.shapes.outputs[block[-1]].size)
     seen: list[tuple[str, float]] = []
 
     def forward(x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:

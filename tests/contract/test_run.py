@@ -15,7 +15,7 @@ from plans import F, P, features, plan, timestep
 from torch import Tensor, nn
 
 from flexiffusion.errors import FlexiffusionError, ModelMismatch
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 from flexiffusion.plan import Plan, uses_of
 from flexiffusion.predictor import weights
 from flexiffusion.run import Report, Run
@@ -219,7 +219,7 @@ class TestRefusals:
 
     def test_dropped_layers_that_the_network_has_not(self, sd1: Network) -> None:
         for name in ("mid_block", "input_blocks.0.0", "middle_block.9"):
-            with pytest.raises(ModelMismatch, match=f"dropped layer {name}"):
+            with pytest.raises(ModelMismatch, match=f"dropped unit {name}"):
                 Run(sd1.unet, plan(F, Action("partial", 0, "reuse", (name,))))
 
 

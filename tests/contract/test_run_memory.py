@@ -13,7 +13,7 @@ from plans import F, P, features, plan, timestep
 from torch import Tensor
 
 from flexiffusion.cut import capturing
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 from flexiffusion.run import Run
 
 
@@ -25,7 +25,7 @@ class TestMemory:
         made = plan(*[F, F, F, P(1, predictor), P(1, predictor)] * 3)
         with capturing(find_layout(network.unet), {1}) as capture:
             network(sample, conditioning)
-        size = capture.features[1].numel() * 4
+        size = sum(part.bytes for part in capture.slices[1])
         with Run(network.unet, made) as run:
             for i, sigma in enumerate(made.levels):
                 run.evaluate(sigma)

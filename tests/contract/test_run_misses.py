@@ -13,7 +13,7 @@ from networks import Network
 from plans import F, P, features, plan
 from torch import Tensor, nn
 
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 from flexiffusion.run import Run
 
 

@@ -477,7 +477,7 @@ class TestWords:
 
     def test_dropped_layers(self, host: WebUI) -> None:
         """What is dropped does not run, at the steps that drop it; the counts say so; nothing stays changed."""
-        from flexiffusion.layout import find_layout
+        from flexiffusion.layouts import find_layout
         from flexiffusion.schedule import Action, Schedule, Step, StepsPlan
 
         name = "middle_block.1"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 from flexiffusion.noise import spaced_places
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run

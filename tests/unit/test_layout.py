@@ -9,7 +9,7 @@ from torch import nn
 
 from flexiffusion.cut import capturing, skipping
 from flexiffusion.errors import ModelMismatch
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 
 
 def unconditional(**config):
@@ -55,12 +55,12 @@ def with_missing_attention():
 @pytest.mark.parametrize(
     ("make", "found"),
     [
-        (lambda: nn.Linear(1, 1), "Linear: .*neither `input_blocks`"),
+        (lambda: nn.Linear(1, 1), "Linear: .*neither the blocks of a U-Net nor those of a transformer"),
         (
             lambda: diffusers.DiTTransformer2DModel(
                 num_attention_heads=1, attention_head_dim=8, num_layers=1, sample_size=4, norm_num_groups=4
             ),
-            "DiTTransformer2DModel: .*neither",
+            "DiTTransformer2DModel: .*1 blocks in transformer_blocks, of which it takes 4",
         ),
         (
             lambda: diffusers.ControlNetModel(
@@ -111,7 +111,7 @@ def with_missing_attention():
 def test_unknown_network(make, found):
     with pytest.raises(ModelMismatch, match=found) as refused:
         find_layout(make())
-    assert str(refused.value).endswith("and diffusers' UNet2DModel and UNet2DConditionModel")
+    assert "Known are U-Nets in the LDM layout" in str(refused.value)
 
 
 def test_subclasses_are_welcome():
@@ -140,11 +140,11 @@ def test_shapes_that_do_not_fit():
     layout = find_layout(network)
     with torch.no_grad(), capturing(layout, {2}) as capture:
         network(torch.zeros(1, 3, 8, 8), 1)
-    feature = capture.features[2]
-    with pytest.raises(ModelMismatch, match="no remembered shapes"), skipping(layout, 1, feature, capture.shapes):
+    feature = capture.slices[2][0]
+    with pytest.raises(ModelMismatch, match="no remembered shape"), skipping(layout, 1, feature, capture.shapes):
         pass
     with pytest.raises(ModelMismatch, match="where the full call had"), skipping(
-        layout, 2, feature[..., :1], capture.shapes
+        layout, 2, feature.map(lambda t: t[..., :1]), capture.shapes
     ):  # fmt: skip
         pass
     assert not any("forward" in vars(module) for module in network.modules())
@@ -156,7 +156,7 @@ def test_a_context_serves_one_call():
     sample = torch.zeros(1, 3, 8, 8)
     with torch.no_grad(), capturing(layout, {2}) as capture:
         network(sample, 1)
-    context = skipping(layout, 2, capture.features[2], capture.shapes, fresh=True)
+    context = skipping(layout, 2, capture.slices[2][0], capture.shapes, fresh=True)
     with torch.no_grad(), pytest.raises(ModelMismatch, match="ran twice"), context:
         network(sample, 1)
         network(sample, 1)

@@ -12,7 +12,7 @@ from model_folders import write_unconditional
 from torch.utils.flop_counter import FlopCounterMode
 
 from flexiffusion.cut import dropping
-from flexiffusion.layout import find_layout
+from flexiffusion.layouts import find_layout
 from flexiffusion.noise import initial_scale, spaced_places
 from flexiffusion.schedule import FULL, Action
 from flexsearch.errors import ConfigError, ModelError
