@@ -23,7 +23,7 @@ from torch import Tensor
 from ..flexiffusion.families import pixels_per_latent
 from ..flexiffusion.fit import misfit, require_fit
 from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, why_not_cut
-from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for
+from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for, require_host_solver
 from ..flexiffusion.presets import Preset
 from ..flexiffusion.run import Run
 from ..flexiffusion.schedule import FULL, Schedule, SegmentsPlan, StepsPlan
@@ -50,7 +50,10 @@ def apply(
 
     Raises:
         ModelMismatch: the model is a U-Net that the schedule was not made for.
+        ScheduleError: the schedule brings its own solver.
     """
+    if schedule is not None:
+        require_host_solver(schedule)
     if schedule is not None and why_not_cut(unet := model.get_model_object("diffusion_model")) is None:
         require_fit(schedule, unet, presets)
     clone = model.clone()

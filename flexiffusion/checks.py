@@ -17,6 +17,9 @@ Key = TypeVar("Key", int, str)
 
 MAX_STEPS = 1000  # the training timesteps of every model served; also bounds what a tiny hostile file can unfold to
 MAX_BRANCHES = 64
+MAX_BLOCKS = 1000
+MAX_WEIGHTS = 16  # of one step: more outputs than any solver reads
+MAX_WEIGHT = 1000.0  # magnitude; those of usual solvers are below 10
 MAX_COUNT = 2**53 - 1  # the largest whole number that every JSON reader keeps exactly
 MAX_SEED = 2**63 - 1
 MAX_DEPTH = 8  # of a whole file; `extra` is the second level of it

@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 
 from .checks import MAX_DEPTH, shown
 from .errors import ScheduleError
-from .schedule import Schedule, SegmentsPlan
-from .validation import FORMAT, VERSION, schedule_from
+from .schedule import Schedule, SegmentsPlan, version_of
+from .validation import FORMAT, schedule_from
 
 MAX_BYTES = 64 * 1024
 PNG_KEY = "flexiffusion"  # of the text chunk in which our own pictures carry a whole schedule file
@@ -187,12 +187,17 @@ def _constant(literal: str) -> _Refused:
 def _file(s: Schedule) -> str:
     facts: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": version_of(s),
         "name": s.name,
         "description": s.description,
         "author": s.author,
         "license": s.license,
-        "model": {"family": s.model.family, "branches": s.model.branches, "sha256": s.model.sha256},
+        "model": {
+            "family": s.model.family,
+            "branches": s.model.branches,
+            **({} if s.model.blocks is None else {"blocks": s.model.blocks}),
+            "sha256": s.model.sha256,
+        },
         "sampling": {
             key: getattr(s.sampling, key) for key in ("sampler", "scheduler", "steps", "cfg", "size", "prediction")
         },
@@ -214,12 +219,14 @@ def _file(s: Schedule) -> str:
 
 
 def _plan(schedule: Schedule) -> str:
+    noise = "" if schedule.plan.noise == "vp" else f'"noise": {_line(schedule.plan.noise)}, '
     if isinstance(schedule.plan, SegmentsPlan):
         rows = [
             _line({"steps": seg.steps, "active": seg.active, "branch": seg.branch, "predictor": seg.predictor})
             for seg in schedule.plan.segments
         ]
-        return f'{{"kind": "segments", "layout": {_line(schedule.plan.layout)}, "segments": {_rows(rows)}}}'
+        layout = _line(schedule.plan.layout)
+        return f'{{"kind": "segments", "layout": {layout}, {noise}"segments": {_rows(rows)}}}'
     rows = []
     for step in schedule.plan.steps:
         entry: dict[str, Any] = {"sigma": step.sigma, "do": step.action.kind}
@@ -227,8 +234,10 @@ def _plan(schedule: Schedule) -> str:
             entry.update(branch=step.action.branch, predictor=step.action.predictor)
         if step.action.drop:
             entry["drop"] = step.action.drop
+        if step.weights:
+            entry["weights"] = step.weights
         rows.append(_line(entry))
-    return f'{{"kind": "steps", "steps": {_rows(rows)}}}'
+    return f'{{"kind": "steps", {noise}"steps": {_rows(rows)}}}'
 
 
 def _rows(rows: list[str]) -> str:

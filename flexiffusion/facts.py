@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from .checks import (
+    MAX_BLOCKS,
     MAX_BRANCHES,
     MAX_COUNT,
     MAX_SEED,
@@ -23,7 +24,7 @@ from .checks import (
 )
 from .errors import ScheduleError
 
-Prediction = Literal["epsilon", "v_prediction", "sample"]
+Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 Origin = Literal["searched", "heuristic"]
 
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
@@ -32,11 +33,15 @@ ORIGINS: tuple[Origin, ...] = get_args(Origin)
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The network that a schedule is for: its family (`sd15`), its number of branches, a checkpoint's hash or None."""
+    """The network that a schedule is for: its family (`sd15`), its number of branches, a checkpoint's hash or None.
+
+    blocks: of a transformer, how many blocks it runs one after the other; None: it is a U-Net, or not known
+    """
 
     family: str
     branches: int
     sha256: str | None = None
+    blocks: int | None = None
 
     def __post_init__(self) -> None:
         identifier("ModelInfo.family", self.family, 64)
@@ -49,6 +54,8 @@ class ModelInfo:
                 f"{shown(self.sha256)} is no SHA-256",
                 "Write 64 digits 0-9 a-f in lower case, or null",
             )
+        if self.blocks is not None:
+            store(self, "blocks", whole("ModelInfo.blocks", self.blocks, 1, MAX_BLOCKS))
 
 
 @dataclass(frozen=True, slots=True)

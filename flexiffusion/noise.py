@@ -16,9 +16,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from .schedule import NoiseKind as NoiseKind
+
 Spacing = Literal["uniform", "karras", "logsnr", "quadratic"]
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
-NoiseKind = Literal["vp", "flow"]
 
 
 @dataclass(frozen=True)

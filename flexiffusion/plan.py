@@ -114,8 +114,26 @@ def uses_of(actions: Sequence[Action]) -> tuple[list[dict[int, int]], list[int]]
     return uses, last_full
 
 
+def require_host_solver(schedule: Schedule) -> None:
+    """Refuses a schedule that brings its own solver, where the host's would run: its levels suit no other.
+
+    Raises ScheduleError.
+    """
+    if isinstance(schedule.plan, StepsPlan) and schedule.plan.weights is not None:
+        raise ScheduleError(
+            schedule.name,
+            "it brings its own solver (weights fitted to its steps), which cannot be run here yet",
+            "Choose a schedule without weights; `flexsearch evaluate` runs this one",
+        )
+
+
 def plan_for(
-    schedule: Schedule, sigmas: Sequence[float], mapping: LevelMapping = "position", end: float = 0.0, start: int = 0
+    schedule: Schedule,
+    sigmas: Sequence[float],
+    mapping: LevelMapping = "position",
+    end: float = 0.0,
+    start: int = 0,
+    own_solver: bool = False,
 ) -> Plan:
     """The plan of one sampling run over the host's own list of noise levels.
 
@@ -129,8 +147,12 @@ def plan_for(
     A steps plan replaces the host's levels by its own below the host's first level, which stays and is full, and above
     `end`, where the run stops (0: the picture itself; else it leaves noise for another run to take out).
     Levels that rise, repeat or are not finite and positive, and lists of < 5 or > 1000, run in full with a warning.
-    Raises ScheduleError when "level" is asked of a schedule that records no levels.
+    own_solver: the caller runs the solver that a schedule may bring (`StepsPlan.weights`).
+    Raises ScheduleError when "level" is asked of a schedule that records no levels, and without `own_solver` for one
+    that brings its own.
     """
+    if not own_solver:
+        require_host_solver(schedule)
     choice("mapping", mapping, ("position", "level"))
     levels = tuple(float(sigma) for sigma in sigmas)
     if levels and levels[-1] == 0:
@@ -174,7 +196,7 @@ def stretched(plan: SegmentsPlan, total: int) -> SegmentsPlan:
         each = plan.segments[0]
         count, rest = divmod(total, each.steps)
         last = [Segment(rest, min(each.active, rest), each.branch, each.predictor)] if rest else []
-        return SegmentsPlan((*[each] * count, *last), plan.layout)
+        return SegmentsPlan((*[each] * count, *last), plan.layout, plan.noise)
     segments = []
     begin = before = 0
     for segment in plan.segments:
@@ -184,7 +206,7 @@ def stretched(plan: SegmentsPlan, total: int) -> SegmentsPlan:
             active = round(segment.active * (end - before) / segment.steps)
             segments.append(Segment(end - before, min(max(active, 1), end - before), segment.branch, segment.predictor))
             before = end
-    return SegmentsPlan(tuple(segments), plan.layout)
+    return SegmentsPlan(tuple(segments), plan.layout, plan.noise)
 
 
 def _uniform(plan: SegmentsPlan) -> bool:

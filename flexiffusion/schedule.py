@@ -1,9 +1,10 @@
-"""The schedule: what a file of format 1 says, as frozen data that can be compared, hashed and keyed.
+"""The schedule: what a file says, as frozen data that can be compared, hashed and keyed.
 
 A schedule cuts the sampling of a diffusion model into *full* network calls, *partial* ones (only the branch above a
 skip runs; the deep feature is predicted from full calls) and *null* ones (the noise level is taken out of the list):
 Flexiffusion, arXiv 2409.17566v2; DeepCache, arXiv 2312.00858. Noise levels are sigmas as in
-k-diffusion, sqrt((1 - abar) / abar). Every constructor raises ScheduleError for a value that a file may not hold.
+k-diffusion, sqrt((1 - abar) / abar), or those of a flow model (see `NoiseKind`). Every constructor raises ScheduleError
+for a value that a file may not hold.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any, Literal, get_args
 from .checks import (
     MAX_BRANCHES,
     MAX_STEPS,
+    MAX_WEIGHT,
+    MAX_WEIGHTS,
     choice,
     descending,
     frozen,
@@ -40,6 +43,7 @@ __all__ = [
     "Cost",
     "Metric",
     "ModelInfo",
+    "NoiseKind",
     "Predictor",
     "Provenance",
     "Reached",
@@ -54,16 +58,21 @@ __all__ = [
     "canonical_actions",
     "canonical_key",
     "span",
+    "version_of",
 ]
 
 StepKind = Literal["full", "partial", "null"]
 Predictor = Literal["reuse", "linear", "quadratic", "spectrum"]
 SegmentLayout = Literal["front", "even"]
+NoiseKind = Literal["vp", "flow"]
+"""What noise levels are. vp: of variance-preserving models, sqrt((1 - abar) / abar) as in k-diffusion; flow: of
+rectified flows, s in (0, 1], where a sample is (1 - s) clean + s noise."""
 
 KINDS: tuple[StepKind, ...] = get_args(StepKind)
 PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
 NEEDS: dict[Predictor, int] = {"reuse": 1, "linear": 2, "quadratic": 3, "spectrum": 2}  # full steps before it
 SEGMENT_LAYOUTS: tuple[SegmentLayout, ...] = get_args(SegmentLayout)
+NOISE_KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
 
 Reached = Mapping[str, int | None]
 """The lowest branch at which a partial step runs each droppable unit, by its name; None: only full steps do."""
@@ -154,12 +163,14 @@ class SegmentsPlan:
 
     segments: tuple[Segment, ...]
     layout: SegmentLayout = "front"
+    noise: NoiseKind = "vp"
 
     def __post_init__(self) -> None:
         segments = listing("SegmentsPlan.segments", self.segments, low=1)
         instance("SegmentsPlan.segments", segments, Segment)
         store(self, "segments", segments)
         choice("SegmentsPlan.layout", self.layout, SEGMENT_LAYOUTS)
+        choice("SegmentsPlan.noise", self.noise, NOISE_KINDS)
         if self.total_steps > MAX_STEPS:
             raise ScheduleError(
                 "SegmentsPlan.segments",
@@ -179,23 +190,41 @@ class SegmentsPlan:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One evaluated step: its noise level (sigma) and what it does; null steps are simply not listed."""
+    """One evaluated step: its noise level (sigma) and what it does; null steps are simply not listed.
+
+    weights: of the predictions that the solver reads here, newest first (see `solver`); none: the host's own solver
+    """
 
     sigma: float
     action: Action
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         store(self, "sigma", real("Step.sigma", self.sigma, above=0.0))
         instance("Step.action", (self.action,), Action)
+        weights = listing("Step.weights", self.weights, high=MAX_WEIGHTS)
+        weights = tuple(real(f"Step.weights[{i}]", weights[i]) for i in range(len(weights)))
+        for i, weight in enumerate(weights):
+            if abs(weight) > MAX_WEIGHT:
+                raise ScheduleError(
+                    f"Step.weights[{i}]",
+                    f"{shown(weight)} is outside -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}",
+                    "Fit the weights again: no solver that is stable has such a one",
+                )
+        store(self, "weights", weights)
         if self.action.kind == "null":
             raise ScheduleError("Step.action", "a listed step is null", "Leave the step out of the list instead")
 
 
 @dataclass(frozen=True, slots=True)
 class StepsPlan:
-    """Explicit noise levels, one entry per evaluated step, strictly falling, the first one full."""
+    """Explicit noise levels, one entry per evaluated step, strictly falling, the first one full.
+
+    Either all steps have weights, and the file brings its own solver, or none has.
+    """
 
     steps: tuple[Step, ...]
+    noise: NoiseKind = "vp"
 
     def __post_init__(self) -> None:
         steps = listing("StepsPlan.steps", self.steps, low=1)
@@ -204,6 +233,28 @@ class StepsPlan:
         if steps[0].action.kind != "full":
             raise ScheduleError("StepsPlan.steps[0].do", f"the first step is {steps[0].action.kind}", 'Make it "full"')
         descending("StepsPlan.steps", [step.sigma for step in steps], ".sigma")
+        choice("StepsPlan.noise", self.noise, NOISE_KINDS)
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if not any(step.weights for step in self.steps):
+            return
+        for i, step in enumerate(self.steps):
+            if not step.weights:
+                raise ScheduleError(
+                    f"StepsPlan.steps[{i}].weights", "other steps have weights", "Give weights to all steps, or to none"
+                )
+            if len(step.weights) > i + 1:
+                raise ScheduleError(
+                    f"StepsPlan.steps[{i}].weights",
+                    f"{len(step.weights)} weights, but there are {i + 1} predictions so far",
+                    "Give at most one for each step up to this one",
+                )
+
+    @property
+    def weights(self) -> tuple[tuple[float, ...], ...] | None:
+        """The solver that the file brings, a row a step; None: it brings none."""
+        return tuple(step.weights for step in self.steps) if self.steps[0].weights else None
 
     def actions(self) -> tuple[Action, ...]:
         """One action per listed step."""
@@ -250,6 +301,7 @@ class Schedule:
             raise ScheduleError("Schedule.extra", f"{shown(self.extra)} is not an object", "Write an object, or {}")
         store(self, "extra", frozen("Schedule.extra", self.extra))
         self._check_levels()
+        self._check_noise()
         self._check_plan()
 
     def _check_levels(self) -> None:
@@ -266,6 +318,25 @@ class Schedule:
                 "Schedule.levels",
                 f"{len(levels)} levels for segments of {self.plan.total_steps} steps together",
                 "Give one level per step, without the final 0",
+            )
+
+    def _check_noise(self) -> None:
+        """Levels above 1, and another prediction than flow's, are not a flow model's."""
+        flow = self.plan.noise == "flow"
+        if self.sampling.prediction is not None and flow != (self.sampling.prediction == "flow"):
+            raise ScheduleError(
+                "Schedule.plan.noise",
+                f"{shown(self.plan.noise)} noise levels with prediction {shown(self.sampling.prediction)}",
+                'Write "flow" for both, or for neither',
+            )
+        place, levels = "Schedule.levels[{}]", self.levels or ()
+        if isinstance(self.plan, StepsPlan):
+            place, levels = "Schedule.plan.steps[{}].sigma", self.plan.levels
+        if flow and levels and levels[0] > 1:
+            raise ScheduleError(
+                place.format(0),
+                f"{levels[0]!r} is no noise level of a flow model",
+                'Write levels of at most 1, or "noise": "vp"',
             )
 
     def _check_plan(self) -> None:
@@ -288,6 +359,14 @@ class Schedule:
                     f"{branch} is outside the model's {self.model.branches} branches",
                     f"Use -1 to {self.model.branches - 1}",
                 )
+
+
+def version_of(schedule: Schedule) -> int:
+    """The lowest version of the format that can say this: older readers take every file that they can understand."""
+    plan = schedule.plan
+    weights = isinstance(plan, StepsPlan) and plan.weights is not None
+    # a flow prediction comes with flow levels
+    return 2 if weights or plan.noise == "flow" or schedule.model.blocks is not None else 1
 
 
 def canonical_actions(actions: Sequence[Action], reached: Reached | None = None) -> tuple[Action, ...]:

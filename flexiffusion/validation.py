@@ -3,6 +3,9 @@
 The rules of single values are the dataclasses' own (`schedule`, `facts`); this module knows which keys an object
 has and turns the places of their errors into JSON paths. The JSON Schema in `schedules/schema/` states the same for
 editors; tests/unit/test_schema.py keeps the two together.
+
+Format 2 adds weights of steps, noise levels of flow models and the number of a transformer's blocks; a file that needs
+none of them is still written as format 1.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from .checks import choice, listing, shown, whole
+from .checks import MAX_WEIGHTS, choice, listing, shown, whole
 from .errors import ScheduleError, VersionError
 from .schedule import (
     Action,
@@ -28,13 +31,19 @@ from .schedule import (
 )
 
 FORMAT = "flexiffusion/schedule"
-VERSION = 1
+VERSION = 2
 
 Document = dict[str, Any]
 Migrations = Mapping[int, Callable[[Document], Document]]
 
+
+def _to_2(document: Document) -> Document:
+    """All that format 1 says, format 2 says in the same way."""
+    return document
+
+
 # version -> function that makes a document of version + 1 from one of that version
-MIGRATIONS: Migrations = {}
+MIGRATIONS: Migrations = {1: _to_2}
 
 
 def migrated(document: Document, place: str, migrations: Migrations = MIGRATIONS, current: int = VERSION) -> Document:
@@ -74,11 +83,18 @@ def schedule_from(document: object, place: str = "$") -> Schedule:
         )
     required = ("format", "version", "name", "model", "sampling", "plan", "provenance")
     optional = ("description", "author", "license", "levels", "metrics", "cost", "extra")
-    document = migrated(document, place)
+    written, document = document.get("version"), migrated(document, place)
     fields = _fields(place, document, required, optional)
     for key in ("format", "version"):
         del fields[key]
-    fields["model"] = _built(f"{place}.model", ModelInfo, fields["model"], ("family", "branches"), ("sha256",))
+    new = written != 1  # keys that format 1 does not have are as unknown there as any other
+    fields["model"] = _built(
+        f"{place}.model",
+        ModelInfo,
+        fields["model"],
+        ("family", "branches"),
+        ("sha256", "blocks") if new else ("sha256",),
+    )
     fields["sampling"] = _built(
         f"{place}.sampling",
         Sampling,
@@ -86,7 +102,7 @@ def schedule_from(document: object, place: str = "$") -> Schedule:
         ("sampler", "scheduler", "steps", "cfg", "size", "prediction"),
         (),
     )
-    fields["plan"] = _plan(f"{place}.plan", fields["plan"])
+    fields["plan"] = _plan(f"{place}.plan", fields["plan"], new)
     if "metrics" in fields:
         entries = listing(f"{place}.metrics", fields["metrics"], high=100)
         fields["metrics"] = tuple(
@@ -100,48 +116,55 @@ def schedule_from(document: object, place: str = "$") -> Schedule:
     fields["provenance"] = _built(
         f"{place}.provenance", Provenance, fields["provenance"], ("kind",), ("tool", "seed", "evaluations")
     )
+    if fields["sampling"].prediction == "flow" and not new:
+        raise ScheduleError(
+            f"{place}.sampling.prediction",
+            "format 1 knows no flow models",
+            'Write "version": 2, and "noise" in the plan',
+        )
     with _placed("Schedule", place):
         return Schedule(**fields)
 
 
-def _plan(place: str, value: object) -> SegmentsPlan | StepsPlan:
+def _plan(place: str, value: object, new: bool) -> SegmentsPlan | StepsPlan:
     if not isinstance(value, dict):
         raise ScheduleError(place, f"{shown(value)} is not an object", "Write an object in braces")
     if "kind" not in value:
         raise ScheduleError(f"{place}.kind", "the kind is missing", "Write one of: segments, steps")
     if choice(f"{place}.kind", value["kind"], ("segments", "steps")) == "segments":
-        fields = _fields(place, value, ("kind", "segments"), ("layout",))
+        fields = _fields(place, value, ("kind", "segments"), ("layout", "noise") if new else ("layout",))
         segments = tuple(
             _built(f"{place}.segments[{i}]", Segment, entry, ("steps", "active", "branch"), ("predictor",))
             for i, entry in enumerate(listing(f"{place}.segments", fields["segments"], low=1))
         )
         with _placed("SegmentsPlan", place):
-            return SegmentsPlan(segments, fields.get("layout", "front"))
-    fields = _fields(place, value, ("kind", "steps"), ())
+            return SegmentsPlan(segments, fields.get("layout", "front"), fields.get("noise", "vp"))
+    fields = _fields(place, value, ("kind", "steps"), ("noise",) if new else ())
     entries = listing(f"{place}.steps", fields["steps"], low=1)
-    steps = tuple(_step(f"{place}.steps[{i}]", entry) for i, entry in enumerate(entries))
+    steps = tuple(_step(f"{place}.steps[{i}]", entry, ("weights",) if new else ()) for i, entry in enumerate(entries))
     with _placed("StepsPlan", place):
-        return StepsPlan(steps)
+        return StepsPlan(steps, fields.get("noise", "vp"))
 
 
-def _step(place: str, value: object) -> Step:
+def _step(place: str, value: object, new: tuple[str, ...]) -> Step:
     if (
         isinstance(value, dict)
         and "do" in value
         and choice(f"{place}.do", value["do"], ("full", "partial")) == "partial"
     ):
-        fields = _fields(place, value, ("sigma", "do", "branch"), ("predictor", "drop"))
+        fields = _fields(place, value, ("sigma", "do", "branch"), ("predictor", "drop", *new))
     else:
         for key in ("branch", "predictor"):
             if isinstance(value, dict) and key in value:
                 raise ScheduleError(
                     f"{place}.{key}", f"a full step has no {key}", 'Leave it out, or write "do": "partial"'
                 )
-        fields = _fields(place, value, ("sigma", "do"), ("drop",))
+        fields = _fields(place, value, ("sigma", "do"), ("drop", *new))
     sigma = fields.pop("sigma")
+    weights = listing(f"{place}.weights", fields.pop("weights"), 1, MAX_WEIGHTS) if "weights" in fields else ()
     fields["kind"] = fields.pop("do")
     with _placed("Action", place), _placed("Step", place):
-        return Step(sigma, Action(**fields))
+        return Step(sigma, Action(**fields), weights)
 
 
 def _fields(place: str, value: object, required: tuple[str, ...], optional: tuple[str, ...]) -> Document:

@@ -32,6 +32,11 @@ def steps(*rows: tuple[float, str], branch: int = 0, predictor: Predictor = "lin
     return StepsPlan(tuple(Step(level, actions[kind]) for level, kind in rows))
 
 
+def own_solver(plan: StepsPlan) -> StepsPlan:
+    """The steps with a solver of their own, which is Euler's."""
+    return StepsPlan(tuple(Step(step.sigma, step.action, (1.0,)) for step in plan.steps))
+
+
 def schedule(
     plan: SegmentsPlan | StepsPlan, name: str = "drawn", branches: int = 12, teacher: int = 20, **more: Any
 ) -> Schedule:

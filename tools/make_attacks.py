@@ -46,6 +46,21 @@ STEPS: dict[str, Any] = {
         ],
     },
 }
+FLOW: dict[str, Any] = {  # a flow model's, of format 2, with a solver of its own
+    **STEPS,
+    "version": 2,
+    "model": {"family": "flux", "branches": 57, "blocks": 57},
+    "sampling": {**SEGMENTS["sampling"], "prediction": "flow"},
+    "plan": {
+        "kind": "steps",
+        "noise": "flow",
+        "steps": [
+            {"sigma": 1, "do": "full", "weights": [1]},
+            {"sigma": 0.9, "do": "partial", "branch": 1, "predictor": "linear", "weights": [1.4, -0.4]},
+            {"sigma": 0.5, "do": "full", "weights": [1.6, -0.9, 0.3]},
+        ],
+    },
+}
 MISSING = object()
 
 
@@ -65,9 +80,14 @@ def changed(base: dict[str, Any], path: str, value: object) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
-def literal(path: str, text: str) -> str:
-    """The segments base with `text` standing at `path` as it is, JSON or not."""
-    return changed(SEGMENTS, path, "@@").replace('"@@"', text)
+def changed_base(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The base with other values of some of its keys."""
+    return {**copy.deepcopy(base), **changes}
+
+
+def literal(path: str, text: str, base: dict[str, Any] = SEGMENTS) -> str:
+    """The base with `text` standing at `path` as it is, JSON or not."""
+    return changed(base, path, "@@").replace('"@@"', text)
 
 
 def documents() -> dict[str, str | bytes]:
@@ -109,7 +129,7 @@ def documents() -> dict[str, str | bytes]:
         "not-an-object-text": '"flexiffusion/schedule"\n',
         "format-missing": changed(SEGMENTS, "format", MISSING),
         "format-other": changed(SEGMENTS, "format", "flexiffusion/workflow"),
-        "version-future": changed(SEGMENTS, "version", 2),
+        "version-future": changed(SEGMENTS, "version", 3),
         "version-missing": changed(SEGMENTS, "version", MISSING),
         "version-zero": changed(SEGMENTS, "version", 0),
         "version-text": changed(SEGMENTS, "version", "1"),
@@ -173,13 +193,37 @@ def documents() -> dict[str, str | bytes]:
         "drop-path": changed(STEPS, "plan.steps.1.drop", ["../a"]),
         "cfg-negative": changed(SEGMENTS, "sampling.cfg", -1),
         "size-one-side": changed(SEGMENTS, "sampling.size", [512]),
-        "prediction-unknown": changed(SEGMENTS, "sampling.prediction", "flow"),
+        "prediction-unknown": changed(SEGMENTS, "sampling.prediction", "velocity"),
         "metric-n-zero": changed(SEGMENTS, "metrics.0.n", 0),
         "metric-interval-reversed": changed(SEGMENTS, "metrics.0.interval", [3.4, 2.9]),
         "cost-negative": changed(SEGMENTS, "cost.ms.one CPU", -5),
         "provenance-unknown": changed(SEGMENTS, "provenance.kind", "official"),
         "provenance-heuristic-evaluated": changed(SEGMENTS, "provenance.kind", "heuristic"),
         "seed-negative": changed(SEGMENTS, "provenance.seed", -1),
+        # what format 2 has, in format 1
+        "format-1-weights": changed(STEPS, "plan.steps.0.weights", [1]),
+        "format-1-noise": changed(SEGMENTS, "plan.noise", "vp"),
+        "format-1-noise-step": changed(STEPS, "plan.noise", "vp"),
+        "format-1-blocks": changed(SEGMENTS, "model.blocks", 57),
+        "format-1-flow": changed(SEGMENTS, "sampling.prediction", "flow"),
+        # weights of steps
+        "weights-of-some-steps": changed(FLOW, "plan.steps.1.weights", MISSING),
+        "weights-empty": changed(FLOW, "plan.steps.1.weights", []),
+        "weights-null": changed(FLOW, "plan.steps.1.weights", None),
+        "weights-17": changed(FLOW, "plan.steps.2.weights", [0.1] * 17),
+        "weights-before-the-first-step": changed(FLOW, "plan.steps.0.weights", [1.2, -0.2]),
+        "weights-of-a-segment": changed({**SEGMENTS, "version": 2}, f"{first}.weights", [1]),
+        "weight-huge": changed(FLOW, "plan.steps.1.weights.1", -1000.5),
+        "weight-nan": literal("plan.steps.1.weights.0", "NaN", FLOW),
+        "weight-text": changed(FLOW, "plan.steps.1.weights.0", "1.4"),
+        # flow models
+        "noise-unknown": changed(FLOW, "plan.noise", "ve"),
+        "noise-of-another-prediction": changed(FLOW, "plan.noise", "vp"),
+        "flow-sigma-above-1": changed(FLOW, "plan.steps.0.sigma", 14.6),
+        "flow-level-above-1": changed(
+            changed_base(SEGMENTS, version=2, sampling=FLOW["sampling"]), "plan.noise", "flow"
+        ),
+        "blocks-zero": changed(FLOW, "model.blocks", 0),
     }
 
 

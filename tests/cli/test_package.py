@@ -42,6 +42,7 @@ def test_the_wheel_holds_code_assets_and_schedules(wheel: zipfile.ZipFile) -> No
     names = set(wheel.namelist())
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"flexiffusion", "flexsearch"}
     data = {"flexiffusion/py.typed", "flexsearch/py.typed", "flexiffusion/schedules/schema/schedule-1.schema.json"}
+    data |= {"flexiffusion/schedules/schema/schedule-2.schema.json"}
     data |= {f"flexiffusion/schedules/{path.name}" for path in (ROOT / "schedules").glob("*.json")}
     assets = [path for path in (ROOT / "flexsearch" / "assets").rglob("*") if path.is_file()]
     data |= {path.relative_to(ROOT).as_posix() for path in assets}

@@ -436,6 +436,13 @@ class TestWhatIsSaid:
         with pytest.raises(errors.ModelMismatch, match="dropped unit a"):
             engine.apply(host.model(), dropping)
 
+    def test_a_schedule_that_brings_its_solver_is_refused_before_sampling(self, host: Any) -> None:
+        own = schedule(S.StepsPlan((S.Step(9.0, S.FULL, (1.0,)), S.Step(1.0, S.FULL, (1.2, -0.2)))))
+        with pytest.raises(errors.ScheduleError, match="brings its own solver"):
+            engine.apply(host.model(), own)
+        with pytest.raises(errors.ScheduleError, match="brings its own solver"):
+            engine.thin(own, [9.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
+
     def test_late_conditioning_is_one_miss(self, host: Any) -> None:
         """A size that changes in mid-run stands for any conditioning that comes late: one miss, then partial again."""
         if host.name != "comfyui":

@@ -11,6 +11,7 @@ import pytest
 import torch
 import webui_stand_in as stand_in
 from contract.networks import dictionaries
+from drawn_schedules import own_solver
 from ldm_unet import timestep_embedding
 from torch import Tensor
 from webui_stand_in import (
@@ -107,6 +108,13 @@ class TestSamplers:
         assert torch.equal(plain, ours)
         assert host.outcomes == []
         assert len(host.warnings) == 1 and "plain way" in host.warnings[0]
+
+    def test_one_that_brings_its_solver_is_not_run_with_another(self, host: WebUI) -> None:
+        own = replace(TURNS, plan=own_solver(TURNS.plan))
+        plain, _ = host.run(None, stand_in.euler, steps=10)
+        ours, _ = host.run(own, stand_in.euler, steps=10)
+        assert torch.equal(plain, ours)
+        assert len(host.warnings) == 1 and "brings its own solver" in host.warnings[0]
 
     def test_the_count_of_steps_is_where_it_would_be(self, host: WebUI) -> None:
         """Prompt editing and refiners by steps read it."""

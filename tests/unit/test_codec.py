@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,23 @@ STEPS = Schedule(
         )
     ),
 )
+WEIGHTS = Schedule(
+    name="flux-own-solver",
+    model=ModelInfo("flux", 57, None, 57),
+    sampling=Sampling("euler", None, 20, 3.5, None, "flow"),
+    plan=StepsPlan(
+        (
+            Step(1, FULL, (0.98,)),
+            Step(0.9, Action("partial", -1, "linear"), (1.4, -0.4)),
+            Step(0.5, FULL, (1.6, -0.9, 0.3125)),
+        ),
+        "flow",
+    ),
+)
 
 
 class TestCanonical:
-    @pytest.mark.parametrize(("name", "schedule"), [("segments", SEGMENTS), ("steps", STEPS)])
+    @pytest.mark.parametrize(("name", "schedule"), [("segments", SEGMENTS), ("steps", STEPS), ("weights", WEIGHTS)])
     def test_the_bytes_never_change(self, name: str, schedule: Schedule) -> None:
         """Files are hashed and compared by their users: a change here needs a new format version."""
         frozen = (GOLDEN / f"{name}.json").read_bytes()
@@ -59,7 +73,7 @@ class TestCanonical:
         assert loads(frozen) == schedule
 
     def test_any_spelling_of_the_same_document_gives_the_same_bytes(self) -> None:
-        for schedule in (SEGMENTS, STEPS):
+        for schedule in (SEGMENTS, STEPS, WEIGHTS):
             document = json.loads(dumps(schedule))
             shuffled = {key: document[key] for key in reversed(document)}
             for spelled in (json.dumps(shuffled), json.dumps(document, indent=7, ensure_ascii=False) + "\r\n"):
@@ -132,9 +146,8 @@ class TestVersions:
         with pytest.raises(VersionError, match=r"\$.version: version 1 can no longer be read. Export"):
             validation.migrated(self.document(), "$", {2: dict}, 3)
 
-    def test_this_release_reads_its_own_version_only(self) -> None:
-        assert dict(validation.MIGRATIONS) == {} and validation.VERSION == 1
-        with pytest.raises(VersionError, match=r"made by a newer flexiffusion; this one reads up to 1. Update"):
+    def test_a_newer_version_is_refused(self) -> None:
+        with pytest.raises(VersionError, match=r"made by a newer flexiffusion; this one reads up to 2. Update"):
             loads(json.dumps(self.document(version=999, unknown="key")).encode())
 
     def test_a_migrated_file_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +157,27 @@ class TestVersions:
         monkeypatch.setattr(validation.migrated, "__defaults__", ({1: grown}, 2))
         assert loads(dumps(STEPS)).author == "migrated"
 
+    def test_what_format_1_can_say_is_written_as_format_1(self) -> None:
+        assert json.loads(dumps(STEPS))["version"] == json.loads(dumps(SEGMENTS))["version"] == 1
+
+    @pytest.mark.parametrize("key", ["weights", "noise", "blocks"])
+    def test_what_is_new_makes_format_2(self, key: str) -> None:
+        model, plan = STEPS.model, STEPS.plan
+        assert isinstance(plan, StepsPlan)
+        if key == "blocks":
+            model = replace(model, blocks=57)
+        elif key == "noise":
+            steps = tuple(replace(step, sigma=step.sigma / 1000) for step in plan.steps)
+            plan = StepsPlan(steps, "flow")
+        else:
+            plan = StepsPlan(tuple(replace(step, weights=(1.0,)) for step in plan.steps))
+        schedule = Schedule("new", model, STEPS.sampling, plan)
+        data = dumps(schedule)
+        assert json.loads(data)["version"] == 2 and loads(data) == schedule
+
+    def test_a_file_of_format_2_may_say_what_format_1_can(self) -> None:
+        assert loads(json.dumps(self.document(version=2)).encode()) == STEPS
+
 
 class TestHostileBytes:
     @given(st.binary(max_size=200))
@@ -151,7 +185,7 @@ class TestHostileBytes:
         with pytest.raises(ScheduleError):
             loads(data)
 
-    @given(st.sampled_from([dumps(SEGMENTS), dumps(STEPS)]), st.data())
+    @given(st.sampled_from([dumps(SEGMENTS), dumps(STEPS), dumps(WEIGHTS)]), st.data())
     def test_damaged_files_are_read_or_refused(self, good: bytes, data: st.DataObject) -> None:
         at = data.draw(st.integers(0, len(good) - 1))
         until = data.draw(st.integers(at, min(len(good), at + 30)))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
-from drawn_schedules import schedule, segments
+from drawn_schedules import own_solver, schedule, segments
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -119,13 +120,20 @@ class TestByLevel:
 
 
 class TestSteps:
-    SCHEDULE = schedule(StepsPlan((Step(14.6, FULL), Step(9.0, P0), Step(4.0, FULL), Step(1.5, P1), Step(0.4, FULL))))
+    PLAN = StepsPlan((Step(14.6, FULL), Step(9.0, P0), Step(4.0, FULL), Step(1.5, P1), Step(0.4, FULL)))
+    SCHEDULE = schedule(PLAN)
 
     def test_own_levels_replace_the_hosts(self) -> None:
         plan = plan_for(self.SCHEDULE, (14.61, 8.0, 6.0, 4.0, 2.0, 1.0, 0.5, 0.0))
         assert plan.levels == (14.61, 9.0, 4.0, 1.5, 0.4)  # the start level is the host's own number
         assert plan.actions == (FULL, P0, FULL, P1, FULL)
         assert plan.nulls == 2
+
+    def test_one_that_brings_its_solver_is_refused_where_the_hosts_runs(self) -> None:
+        own = replace(self.SCHEDULE, plan=own_solver(self.PLAN))
+        with pytest.raises(ScheduleError, match=r"^drawn: it brings its own solver .* Choose a schedule without"):
+            plan_for(own, (14.61, 8.0, 6.0, 4.0, 2.0))
+        assert plan_for(own, TEN, own_solver=True) == plan_for(self.SCHEDULE, TEN)
 
     def test_a_start_above_adds_one_full_step(self) -> None:
         plan = plan_for(self.SCHEDULE, (20.0, 8.0, 6.0, 4.0, 2.0))

@@ -22,16 +22,21 @@ from flexiffusion.schedule import (
     PREDICTORS,
     SEGMENT_LAYOUTS,
     Action,
+    NoiseKind,
     Schedule,
     Segment,
     SegmentsPlan,
     Step,
     StepsPlan,
+    version_of,
 )
 
 ROOT = Path(__file__).parent.parent.parent
-SCHEMA = json.loads((ROOT / "schedules" / "schema" / "schedule-1.schema.json").read_text(encoding="utf-8"))
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+SCHEMAS = {
+    version: json.loads((ROOT / "schedules" / "schema" / f"schedule-{version}.schema.json").read_text(encoding="utf-8"))
+    for version in (1, 2)
+}
+VALIDATORS = {version: jsonschema.Draft202012Validator(schema) for version, schema in SCHEMAS.items()}
 
 # The rules that JSON Schema cannot state, by how the hand-written validation words them. Each has its own bad file in
 # tests/attacks (named here), and the schema's description lists them.
@@ -46,8 +51,19 @@ BEYOND_SCHEMA = {
     "metric-interval-reversed": r"is above",
     "depth-9": r"nested more than 8 levels deep",
     "duplicate-key": r"is there twice",
+    "weights-of-some-steps": r"other steps have weights",
+    "weights-before-the-first-step": r"weights, but there are \d+ predictions so far",
+    "noise-of-another-prediction": r"noise levels with prediction",
+    "flow-sigma-above-1": r"is no noise level of a flow model",
     "number-5000-digits": r"characters",
 }
+
+
+def validator(document: object) -> jsonschema.Draft202012Validator:
+    """Of the document's own version; the newest where it has none that is known."""
+    version = document.get("version") if isinstance(document, dict) else None
+    return VALIDATORS[1 if version == 1 else 2]
+
 
 characters = st.characters(codec="utf-8").filter(lambda c: not re.search(checks._UNPRINTABLE, c))
 texts = st.text(characters, min_size=1, max_size=20)
@@ -64,8 +80,9 @@ extras = st.recursive(
 )
 
 
-def falling(low: int, high: int) -> st.SearchStrategy[list[float]]:
-    return st.lists(positive, min_size=low, max_size=high, unique=True).map(lambda values: sorted(values, reverse=True))
+def falling(low: int, high: int, noise: NoiseKind) -> st.SearchStrategy[list[float]]:
+    level = positive if noise == "vp" else st.floats(min_value=0, max_value=1, exclude_min=True)
+    return st.lists(level, min_size=low, max_size=high, unique=True).map(lambda values: sorted(values, reverse=True))
 
 
 @st.composite
@@ -75,25 +92,39 @@ def segments(draw: st.DrawFn, branches: int) -> Segment:
 
 
 @st.composite
+def weighted(draw: st.DrawFn, steps: list[Step]) -> list[Step]:
+    """The steps with a solver of their own."""
+    weight = st.floats(-1000, 1000)
+    return [
+        Step(step.sigma, step.action, tuple(draw(st.lists(weight, min_size=1, max_size=min(i + 1, 16)))))
+        for i, step in enumerate(steps)
+    ]
+
+
+@st.composite
 def schedules(draw: st.DrawFn) -> Schedule:
     """Any schedule that the format allows (small ones)."""
     branches = draw(st.integers(1, 64))
+    noise: NoiseKind = draw(st.sampled_from(["vp", "vp", "flow"]))
     plan: SegmentsPlan | StepsPlan
     levels = None
     if draw(st.booleans()):
         plan = SegmentsPlan(
-            tuple(draw(st.lists(segments(branches), min_size=1, max_size=5))), draw(st.sampled_from(SEGMENT_LAYOUTS))
+            tuple(draw(st.lists(segments(branches), min_size=1, max_size=5))),
+            draw(st.sampled_from(SEGMENT_LAYOUTS)),
+            noise,
         )
         total = plan.total_steps
         if draw(st.booleans()):
-            levels = tuple(draw(falling(total, total)))
+            levels = tuple(draw(falling(total, total, noise)))
     else:
         total = draw(st.integers(1, 1000))
         partial = st.builds(Action, st.just("partial"), st.integers(-1, branches - 1), predictors, drops)
         action = st.just(FULL) | st.builds(Action, st.just("full"), drop=drops) | partial
-        sigmas = draw(falling(1, 6))
+        sigmas = draw(falling(1, 6, noise))
         first = Action("full", drop=draw(drops))
-        plan = StepsPlan(tuple(Step(sigma, draw(action) if i else first) for i, sigma in enumerate(sigmas)))
+        steps = [Step(sigma, draw(action) if i else first) for i, sigma in enumerate(sigmas)]
+        plan = StepsPlan(tuple(draw(weighted(steps)) if draw(st.booleans()) else steps), noise)
     intervals = st.tuples(finite, finite).map(lambda ends: (min(ends), max(ends)))
     metric = st.builds(
         Metric, names, finite, st.integers(1, 10**6), st.none() | texts, st.none() | texts, st.none() | intervals
@@ -101,14 +132,19 @@ def schedules(draw: st.DrawFn) -> Schedule:
     origin = draw(st.sampled_from(ORIGINS))
     return Schedule(
         name=draw(texts),
-        model=ModelInfo(draw(names), branches, draw(st.none() | st.text("0123456789abcdef", min_size=64, max_size=64))),
+        model=ModelInfo(
+            draw(names),
+            branches,
+            draw(st.none() | st.text("0123456789abcdef", min_size=64, max_size=64)),
+            draw(st.none() | st.integers(1, 1000)),
+        ),
         sampling=Sampling(
             draw(st.none() | texts),
             draw(st.none() | texts),
             total,
             draw(st.none() | st.floats(0, 100)),
             draw(st.none() | st.tuples(st.integers(1, 4096), st.integers(1, 4096))),
-            draw(st.none() | st.sampled_from(PREDICTIONS)),
+            draw(st.none() | st.sampled_from([kind for kind in PREDICTIONS if (kind == "flow") == (noise == "flow")])),
         ),
         plan=plan,
         description=draw(lines),
@@ -136,8 +172,9 @@ def depth(value: object) -> int:
     return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
 
 
-def test_the_schema_is_one() -> None:
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+@pytest.mark.parametrize("version", SCHEMAS)
+def test_the_schema_is_one(version: int) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMAS[version])
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -147,13 +184,16 @@ def test_generated_schedules_round_trip_and_fit_the_schema(schedule: Schedule) -
     again = loads(data)
     assert again == schedule and hash(again) == hash(schedule)
     assert dumps(again) == data
-    VALIDATOR.validate(json.loads(data))
+    document = json.loads(data)
+    validator(document).validate(document)
+    assert document["version"] == version_of(schedule)
 
 
 # What a mutation puts in place of a value: of every type, at and beyond the limits.
 STRANGE: list[Any] = [
     None, True, False, 0, 1, 2, -1, -2, 1.0, 2.5, -0.0, 1e-300, 1e300, 64, 65, 1000, 1001, 2**53, 2**63, 10**30,
-    "", "full", "partial", "null", "segments", "steps", "even", "linear", "searched", "heuristic", "sample", "a\n",
+    "", "full", "partial", "null", "segments", "steps", "even", "linear", "searched", "heuristic", "sample",
+    "flow", "vp", "a\n",
     "a\tb", "\u202e", "\x7f", "ü", "x" * 64, "x" * 65, "f" * 64, "F" * 64, "f" * 64 + "\n", "x" * 201, "x" * 2001,
     [], [1], [2, 1], [1, 2], [1.5, "a"], ["a", "a"], ["a", "b"], [None], {}, {"a": 1},
     {"": 2}, {"x" * 201: 1}, {"a\n": 1},
@@ -161,6 +201,9 @@ STRANGE: list[Any] = [
     {"kind": "steps", "steps": [{"sigma": 2, "do": "full"}]},
     {"kind": "segments", "segments": [{"steps": 3, "active": 1, "branch": 0}]},
 ]  # fmt: skip
+
+
+ADDED = ["branch", "predictor", "drop", "levels", "layout", "steps", "note", "weights", "noise", "blocks"]
 
 
 @st.composite
@@ -188,7 +231,7 @@ def damaged(draw: st.DrawFn) -> dict[str, Any]:
         elif how in ("add", "repeat") and isinstance(node, list):
             node.insert(last, copy.deepcopy(inner) if how == "repeat" else value)
         elif how == "add":
-            node[draw(st.sampled_from(["branch", "predictor", "drop", "levels", "layout", "steps", "note"]))] = value
+            node[draw(st.sampled_from(ADDED))] = value
         else:
             node[last] = value
     return document
@@ -201,9 +244,11 @@ def test_damaged_documents_are_accepted_by_both_or_refused_by_both(document: dic
         schedule = loads(json.dumps(document).encode())
     except ScheduleError as error:
         beyond = any(re.search(rule, error.problem) for rule in BEYOND_SCHEMA.values())
-        assert beyond or not VALIDATOR.is_valid(document), f"only the hand-written validation refuses: {error}"
+        assert beyond or not validator(document).is_valid(document), (
+            f"only the hand-written validation refuses: {error}"
+        )
     else:
-        VALIDATOR.validate(document)
+        validator(document).validate(document)
         assert loads(dumps(schedule)) == schedule
 
 
@@ -220,9 +265,10 @@ def test_the_schema_refuses_every_attack_that_it_can_see(path: Path) -> None:
     invisible = {"size-over-64-kb", "bom-utf-8", "branch-out-of-range-step", "sigma-repeated", *BEYOND_SCHEMA}
     invisible |= {name for name in ("duplicate-key-nested", "duplicate-key-escaped", "duplicate-key-extra")}
     invisible |= {"number-nan", "number-infinity", "number-minus-infinity", "number-1e999", "number-1e999-extra"}
+    invisible |= {"weight-nan", "flow-level-above-1"}
     invisible |= {"number-5000-digits-real"}  # what Python makes of these numbers is not what the file says
     if document is not ... and path.stem not in invisible:
-        assert not VALIDATOR.is_valid(document)
+        assert not validator(document).is_valid(document)
 
 
 @pytest.mark.parametrize("name", sorted(BEYOND_SCHEMA))
@@ -232,4 +278,5 @@ def test_every_exception_is_a_rule_with_a_file_of_its_own(name: str) -> None:
         loads(data)
     assert re.search(BEYOND_SCHEMA[name], caught.value.problem)
     if not name.startswith("number"):
-        VALIDATOR.validate(json.loads(data))
+        document = json.loads(data)
+        validator(document).validate(document)
