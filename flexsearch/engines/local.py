@@ -24,7 +24,7 @@ from flexsearch.metrics.features import extract
 from flexsearch.metrics.perceptual import load_lpips, lpips_errors
 from flexsearch.metrics.real_fid import RealFid
 from flexsearch.metrics.relative_fid import RelativeFid
-from flexsearch.models.denoiser import ModelDenoiser
+from flexsearch.models.checkpoint import CheckpointDenoiser
 from flexsearch.sampling.references import Reference
 from flexsearch.sampling.solvers import draw
 
@@ -96,7 +96,7 @@ class LocalEngine(OneByOne):
     def __init__(
         self,
         *,
-        denoiser: ModelDenoiser,
+        denoiser: CheckpointDenoiser,
         solver: str,
         noise: Tensor,
         references: dict[ReferenceName, Reference],
@@ -152,9 +152,13 @@ class LocalEngine(OneByOne):
     def seconds(self, candidate: Candidate, images: int) -> float:
         """Wall time of sampling the candidate once more, per image; over the engine's images, going round."""
         rows = [i % len(self.noise) for i in range(images)]
-        denoiser = replace(self.denoiser, conditioning=self.denoiser.conditioning.taken(rows))
         trajectory = draw(
-            denoiser, self.solver, self.noise[rows], candidate.places, candidate.actions, batch=self.batch
+            self.denoiser.taken(rows),
+            self.solver,
+            self.noise[rows],
+            candidate.places,
+            candidate.actions,
+            batch=self.batch,
         )
         return trajectory.seconds / images
 

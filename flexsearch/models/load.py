@@ -11,8 +11,9 @@ import torch
 from flexsearch.devices import total_memory
 from flexsearch.errors import ConfigError, ModelError
 from flexsearch.models.assets import ASSETS
+from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.models.folder import load_folder
-from flexsearch.models.model import DiffusionModel, no_room
+from flexsearch.models.model import no_room
 from flexsearch.models.prediction import PREDICTIONS, PredictionName
 from flexsearch.models.single_file import load_single_file
 
@@ -30,7 +31,7 @@ def load_model(
     size: tuple[int, int] | None = None,
     prediction: str = "auto",
     compiled: bool = False,
-) -> DiffusionModel:
+) -> Checkpoint:
     """`tiny` or `pixel` (the bundled models), a .safetensors checkpoint, or a diffusers folder.
 
     `device` is any torch device or `auto` (the GPU where there is one); `dtype` is float32, float16, bfloat16 or
@@ -55,7 +56,7 @@ def load_model(
         import torch._dynamo.config as dynamo
 
         dynamo.cache_size_limit = max(dynamo.cache_size_limit, KINDS_OF_STEPS)
-        model.unet.compile()
+        model.network.compile()
     if size is not None:
         model = model.sized(size)
         if model.bytes_per_image(1.0) > total_memory(where):
@@ -76,7 +77,7 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _load(name: str, device: torch.device, dtype: torch.dtype, prediction: PredictionName | None) -> DiffusionModel:
+def _load(name: str, device: torch.device, dtype: torch.dtype, prediction: PredictionName | None) -> Checkpoint:
     if name in BUNDLED:
         model = load_folder(ASSETS / name, device, dtype, prediction)
         file = ASSETS / name / "prompts.txt"

@@ -23,10 +23,9 @@ from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import load_features
 from flexsearch.metrics.real_fid import RealFid, real_statistics
+from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
 from flexsearch.models.costs import count_macs, count_units, known_or_measured_ms
-from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
-from flexsearch.models.model import DiffusionModel
 from flexsearch.runs.methods import BUILDERS
 from flexsearch.runs.planner_tables import known_or_measured
 from flexsearch.runs.settings import Settings
@@ -43,7 +42,7 @@ class Experiment:
         self.folder = references
 
     @cached_property
-    def model(self) -> DiffusionModel:
+    def model(self) -> Checkpoint:
         settings = self.settings
         return load_model(
             settings.model, settings.device, settings.dtype, settings.size, settings.prediction, settings.compiled
@@ -67,13 +66,11 @@ class Experiment:
 
     def _prompt_notes(self) -> list[str]:
         """What a person should know of the prompts that they gave."""
-        settings, text = self.settings, self.model.text
+        settings = self.settings
         given = [*settings.prompts, *settings.held_out_prompts]
         if given and not self.model.conditional:
             return [f"note: {self.model.source} draws without prompts; those that were given are not used"]
-        if not given or text is None:
-            return []
-        cut, read = text.encoders[0].cut(given), text.encoders[0].tokenizer.model_max_length
+        cut, read = (self.model.cut_prompts(given) if given else None) or (0, 0)
         return [
             f"note: {cut} of {len(given)} prompts have more than {read} tokens; the rest of each is not read"
         ] * bool(cut)
@@ -168,9 +165,9 @@ class Experiment:
             if name in needed
         }
 
-    def denoiser(self, images: ImageSet) -> ModelDenoiser:
+    def denoiser(self, images: ImageSet) -> CheckpointDenoiser:
         """The model, told what these images are to show."""
-        return ModelDenoiser(self.model, images.conditioning(self.model), self.sampling.guidance)
+        return images.denoiser(self.model, self.sampling.guidance)
 
     def _engine(
         self, images: ImageSet, references: dict[ReferenceName, Reference], prefixes: Prefixes | None = None

@@ -11,14 +11,14 @@ from flexiffusion.plan import plan_for
 from flexiffusion.schedule import Schedule, SegmentsPlan
 from flexiffusion.search.candidate import Candidate, make_candidate
 from flexsearch.errors import ConfigError
-from flexsearch.models.model import DiffusionModel
+from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
 
 
-def to_candidate(schedule: Schedule, model: DiffusionModel, teacher: Sequence[int]) -> tuple[Candidate, str | None]:
+def to_candidate(schedule: Schedule, model: Checkpoint, teacher: Sequence[int]) -> tuple[Candidate, str | None]:
     """What a host would run of the file over the teacher's steps, on this model's levels; and the host's warning.
 
     The file is planned as every host plans it (`flexiffusion.plan.plan_for`), over its recorded levels where it is made
@@ -33,7 +33,7 @@ def to_candidate(schedule: Schedule, model: DiffusionModel, teacher: Sequence[in
             f"{schedule.name}: made for {schedule.model.family} with {schedule.model.branches} branches, but "
             f"{model.source} is {model.family} with {model.branches}. Choose a schedule of the model's own family"
         )
-    layout = find_layout(model.unet)
+    layout = find_layout(model.network)
     layout.named({name for action in schedule.plan.actions() for name in action.drop})
     grid = tuple(teacher)
     if isinstance(schedule.plan, SegmentsPlan) and schedule.levels is not None:
@@ -50,7 +50,7 @@ def candidate_of(schedule: Schedule, experiment: Experiment, progress: Progress)
     return candidate
 
 
-def _places(sigmas: Sequence[float], model: DiffusionModel) -> tuple[int, ...]:
+def _places(sigmas: Sequence[float], model: Checkpoint) -> tuple[int, ...]:
     """The model's nearest places, made to fall strictly."""
     return distinct([model.levels.place(sigma) for sigma in sigmas], len(model.levels) - 1)
 

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from flexiffusion.noise import spaced_places
 from flexsearch.errors import ModelError
 from flexsearch.metrics.features import extract
-from flexsearch.models.denoiser import ModelDenoiser
-from flexsearch.models.model import Conditioning, DiffusionModel
+from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
 from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.solvers import SamplerSettings, draw
 from flexsearch.whole_file import whole_file
@@ -38,13 +37,13 @@ class ImageSet:
     count: int
     prompts: tuple[str, ...]
 
-    def noise(self, model: DiffusionModel) -> Tensor:
+    def noise(self, model: Checkpoint) -> Tensor:
         return initial_noise(self.seed, range(self.first, self.first + self.count), model.latent_shape)
 
-    def conditioning(self, model: DiffusionModel) -> Conditioning:
-        if not model.conditional:
-            return Conditioning()
-        return model.encode([self.prompts[i % len(self.prompts)] for i in range(self.count)])
+    def denoiser(self, model: Checkpoint, guidance: float) -> CheckpointDenoiser:
+        """The model, told what these images are to show."""
+        prompts = self.prompts or ("",)
+        return model.denoiser([prompts[i % len(prompts)] for i in range(self.count)], guidance)
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Reference:
 
 
 def reference(
-    model: DiffusionModel,
+    model: Checkpoint,
     sampling: SamplerSettings,
     images: ImageSet,
     places: Sequence[int],
@@ -92,7 +91,7 @@ def reference(
                 return Reference(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (SafetensorError, TypeError):
             path.unlink()  # half written by a machine that went down: it is made again
-    denoiser = ModelDenoiser(model, images.conditioning(model), sampling.guidance)
+    denoiser = images.denoiser(model, sampling.guidance)
     made = draw(denoiser, sampling.solver, images.noise(model), places, batch=batch)
     if not made.latents.isfinite().all():
         raise ModelError(
@@ -116,6 +115,6 @@ def reference(
     return result
 
 
-def converged_places(model: DiffusionModel) -> tuple[int, ...]:
+def converged_places(model: Checkpoint) -> tuple[int, ...]:
     """The levels of the converged solution: what every solver with enough steps arrives at (docs/method.md 7)."""
     return spaced_places(model.levels, min(CONVERGED_STEPS, len(model.levels)), "logsnr")

@@ -15,7 +15,8 @@ from flexiffusion.noise import NoiseLevels
 from flexiffusion.search.trajectory import Trajectory, sample
 from flexiffusion.solver import Plms, SolverMaker, check_falling, dpmpp_2m, euler
 from flexsearch.choices import SOLVERS as SOLVERS
-from flexsearch.models.denoiser import ModelDenoiser
+from flexsearch.errors import ConfigError
+from flexsearch.models.checkpoint import CheckpointDenoiser
 from flexsearch.models.model import no_room
 
 
@@ -78,15 +79,23 @@ MAKERS: dict[str, Callable[[NoiseLevels], SolverMaker]] = {
 }
 
 
+VP_ONLY = ("plms", "uni_pc")  # written for samples of a variance-preserving model
+
+
 def solver_maker(name: str, levels: NoiseLevels) -> SolverMaker:
-    """What makes the solver of one trajectory. Raises ValueError for an unknown name."""
+    """What makes the solver of one trajectory.
+
+    Raises ValueError for an unknown name, and ConfigError for a solver that the model's kind of noise does not have.
+    """
     if name not in MAKERS:
         raise ValueError(f"unknown solver {name!r}: choose from {', '.join(SOLVERS)}")
+    if levels.kind == "flow" and name in VP_ONLY:
+        raise ConfigError("--solver", f"{name} is not there for flow models", "Choose dpmpp_2m or euler")
     return MAKERS[name](levels)
 
 
 def draw(
-    denoiser: ModelDenoiser, solver: str, noise: Tensor, places: Sequence[int], *rest: Any, **more: Any
+    denoiser: CheckpointDenoiser, solver: str, noise: Tensor, places: Sequence[int], *rest: Any, **more: Any
 ) -> Trajectory:
     """`flexiffusion.search.trajectory.sample` by a solver's name. Raises ModelError where not even one image fits."""
     try:
