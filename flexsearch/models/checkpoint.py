@@ -58,6 +58,11 @@ class Checkpoint(ABC):
         """The network that is cut, a module."""
 
     @property
+    def blocks(self) -> int | None:
+        """Of a transformer, how many blocks it runs one after the other."""
+        return None
+
+    @property
     @abstractmethod
     def prediction(self) -> str:
         """What the network predicts, as schedule files write it: epsilon, v_prediction, sample or flow."""

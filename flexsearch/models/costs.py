@@ -20,6 +20,7 @@ from flexiffusion.layouts import Layout, find_layout, shortcut
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
+from flexiffusion.search.denoiser import Calls
 from flexiffusion.search.devices import clock, out_of_memory, release
 from flexiffusion.search.trajectory import halved
 from flexsearch.models.checkpoint import Checkpoint
@@ -139,7 +140,7 @@ def _measure_ms(model: Checkpoint, guidance: float, batch: int, repeats: int) ->
     kinds = [FULL, *(Action("partial", branch) for branch in range(-1, model.branches))]
     taken: dict[Action, list[float]] = {kind: [] for kind in kinds}
 
-    def evaluate(run: Run | None = None) -> Tensor:
+    def evaluate(run: Calls | None = None) -> Tensor:
         return denoiser(noise, place, images, run)
 
     for turn in range(repeats + 1):

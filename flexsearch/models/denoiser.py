@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flexiffusion.noise import NoiseLevels
-from flexiffusion.run import Run
+from flexiffusion.search.denoiser import Calls
 
 if TYPE_CHECKING:
     from flexsearch.models.model import Conditioning, DiffusionModel
@@ -45,7 +45,7 @@ class ModelDenoiser:
     def taken(self, images: Sequence[int]) -> ModelDenoiser:
         return replace(self, conditioning=self.conditioning.taken(images))
 
-    def __call__(self, sample: Tensor, place: int, images: slice, run: Run | None) -> Tensor:
+    def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
         model, sigma = self.model, self.model.levels.sigma(place)
         seen = (sample / math.sqrt(1 + sigma**2)).to(model.dtype)
         rows, inputs = model.network_input(seen, self.conditioning.rows(images.start, images.stop), self.guidance)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from flexiffusion.noise import NoiseLevels
-from flexiffusion.run import Run
+from flexiffusion.search.denoiser import Calls
 from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.models.denoiser import clean
 from flexsearch.models.model import PIXELS_AT_ONCE
@@ -50,6 +50,10 @@ class PipelineModel(Checkpoint):
     @property
     def network(self) -> Any:
         return getattr(self.pipe, self.part)
+
+    @property
+    def blocks(self) -> int | None:
+        return self.branches + 1
 
     @property
     def prediction(self) -> str:
@@ -189,7 +193,7 @@ class PipelineDenoiser:
     def taken(self, images: Sequence[int]) -> PipelineDenoiser:
         return replace(self, prompts=tuple(self.prompts[i] for i in images))
 
-    def __call__(self, sample: Tensor, place: int, images: slice, run: Run | None) -> Tensor:
+    def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
         model, sigma = self.model, self.model.levels.sigma(place)
         loop = model.loop(self.prompts[images], self.guidance)
         flow = self.levels.kind == "flow"

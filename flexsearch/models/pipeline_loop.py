@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexiffusion.run import Run
+from flexiffusion.search.denoiser import Calls
 
 EVALUATIONS = 4096  # of one call of a pipeline; then it is called anew
 
@@ -55,7 +55,7 @@ class NetworkProxy:
 
     def __init__(self, network: nn.Module, asked: Asked, dry: nn.Module | None) -> None:
         self._network, self._asked, self._dry = network, asked, dry
-        self.run: Run | None = None
+        self.run: Calls | None = None
         self.began = False
 
     def __getattr__(self, name: str) -> Any:
@@ -104,7 +104,7 @@ class PipelineLoop:
         self._reply()
         self._network.began = True
 
-    def evaluate(self, sample: Tensor, timestep: float, run: Run | None) -> Tensor:
+    def evaluate(self, sample: Tensor, timestep: float, run: Calls | None) -> Tensor:
         """What the pipeline would step by at this timestep: the guided output of its network.
 
         sample: (n, *latent shape), scaled as the network sees it

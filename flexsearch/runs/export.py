@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flexiffusion import __version__
 from flexiffusion.schedule import (
@@ -77,7 +78,7 @@ def schedule_file(
     return Schedule(
         name=name,
         description=description,
-        model=ModelInfo(model.family, model.branches, model.sha256),
+        model=ModelInfo(model.family, model.branches, model.sha256, model.blocks),
         sampling=Sampling(
             sampler=settings.solver,
             scheduler=settings.spacing,
@@ -86,7 +87,7 @@ def schedule_file(
             size=model.image_size,
             prediction=model.prediction,  # type: ignore[arg-type]
         ),
-        plan=plan,
+        plan=replace(plan, noise=model.levels.kind),
         levels=model.levels.sigmas(experiment.teacher) if isinstance(plan, SegmentsPlan) else None,
         metrics=tuple(metrics),
         cost=Cost(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flexiffusion.errors import ModelMismatch
+from flexiffusion.fit import require_noise
 from flexiffusion.layouts import find_layout
 from flexiffusion.noise import SPACINGS, distinct
 from flexiffusion.plan import plan_for
@@ -33,6 +34,7 @@ def to_candidate(schedule: Schedule, model: Checkpoint, teacher: Sequence[int]) 
             f"{schedule.name}: made for {schedule.model.family} with {schedule.model.branches} branches, but "
             f"{model.source} is {model.family} with {model.branches}. Choose a schedule of the model's own family"
         )
+    require_noise(schedule, model.levels.kind, model.source)
     layout = find_layout(model.network)
     layout.named({name for action in schedule.plan.actions() for name in action.drop})
     grid = tuple(teacher)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flexiffusion.noise import spaced_places
+from flexiffusion.noise import Spacing, spaced_places
 from flexsearch.errors import ModelError
 from flexsearch.metrics.features import extract
 from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
@@ -117,4 +117,5 @@ def reference(
 
 def converged_places(model: Checkpoint) -> tuple[int, ...]:
     """The levels of the converged solution: what every solver with enough steps arrives at (docs/method.md 7)."""
-    return spaced_places(model.levels, min(CONVERGED_STEPS, len(model.levels)), "logsnr")
+    spacing: Spacing = "uniform" if model.levels.kind == "flow" else "logsnr"
+    return spaced_places(model.levels, min(CONVERGED_STEPS, len(model.levels)), spacing)
