@@ -27,7 +27,7 @@ TIMES = ("timestep", "timesteps", "t")  # how classes call it
 class Entry:
     """One class: `lists` are the numbers of blocks in each of its lists, in execution order.
 
-    `extra` keeps text of another length from being drawn where the class takes one length only.
+    `fixed_text`: the class takes text of one length only, or none.
     """
 
     config: Mapping[str, Any]
@@ -36,78 +36,78 @@ class Entry:
     fixed_text: bool = False
 
 
-def _t(*size: int) -> Tensor:
+def drawn(*size: int) -> Tensor:
     return torch.randn(*size)
 
 
-def _time(rows: int, name: str = "timestep", value: float = 0.5) -> Inputs:
+def time(rows: int, name: str = "timestep", value: float = 0.5) -> Inputs:
     return {name: torch.full((rows,), value)}
 
 
-def _image(rows: int, channels: int = 4) -> Inputs:
-    return {"hidden_states": _t(rows, channels, SIDE, SIDE)}
+def image(rows: int, channels: int = 4) -> Inputs:
+    return {"hidden_states": drawn(rows, channels, SIDE, SIDE)}
 
 
-def _video(rows: int, channels: int = 4, frames: int = 3) -> Inputs:
-    return {"hidden_states": _t(rows, channels, frames, SIDE, SIDE)}
+def video(rows: int, channels: int = 4, frames: int = 3) -> Inputs:
+    return {"hidden_states": drawn(rows, channels, frames, SIDE, SIDE)}
 
 
-def _packed(rows: int, channels: int = 4) -> Inputs:
+def packed(rows: int, channels: int = 4) -> Inputs:
     """Latents as tokens."""
-    return {"hidden_states": _t(rows, SIDE * SIDE // 4, channels)}
+    return {"hidden_states": drawn(rows, SIDE * SIDE // 4, channels)}
 
 
-def _text(rows: int, tokens: int, width: int = TEXT) -> Inputs:
-    return {"encoder_hidden_states": _t(rows, tokens, width)}
+def text(rows: int, tokens: int, width: int = TEXT) -> Inputs:
+    return {"encoder_hidden_states": drawn(rows, tokens, width)}
 
 
-def _mask(rows: int, tokens: int, name: str = "encoder_attention_mask") -> Inputs:
+def mask(rows: int, tokens: int, name: str = "encoder_attention_mask") -> Inputs:
     """Of a text whose last token is padding in the last row."""
     mask = torch.ones(rows, tokens, dtype=torch.long)
     mask[-1, -1] = 0
     return {name: mask}
 
 
-def _grid(tokens: int, axes: int = 3) -> Inputs:
+def grid(tokens: int, axes: int = 3) -> Inputs:
     """Positions of text and image tokens, the latter on a square."""
     side = SIDE // 2
-    image, text = torch.zeros(side * side, axes), torch.zeros(tokens, axes)
-    image[:, 1], image[:, 2] = torch.arange(side * side) // side, torch.arange(side * side) % side
+    of_image, of_text = torch.zeros(side * side, axes), torch.zeros(tokens, axes)
+    of_image[:, 1], of_image[:, 2] = torch.arange(side * side) // side, torch.arange(side * side) % side
     if axes == 4:
-        text[:, 3] = torch.arange(tokens)
-    return {"img_ids": image, "txt_ids": text}
+        of_text[:, 3] = torch.arange(tokens)
+    return {"img_ids": of_image, "txt_ids": of_text}
 
 
-def _pooled(rows: int) -> Inputs:
-    return {"pooled_projections": _t(rows, 6)}
+def pooled(rows: int) -> Inputs:
+    return {"pooled_projections": drawn(rows, 6)}
 
 
 def _z_image(rows: int, tokens: int) -> Inputs:
     """Lists of one latent and one text for each row."""
     return {
-        "x": [_t(4, 1, SIDE, SIDE) for _ in range(rows)],
-        "cap_feats": [_t(tokens, TEXT) for _ in range(rows)],
-        **_time(rows, "t"),
+        "x": [drawn(4, 1, SIDE, SIDE) for _ in range(rows)],
+        "cap_feats": [drawn(tokens, TEXT) for _ in range(rows)],
+        **time(rows, "t"),
     }
 
 
 def _hidream(rows: int, tokens: int) -> Inputs:
     return {
-        **_image(rows),
-        **_time(rows, "timesteps", 500),
-        "encoder_hidden_states_t5": _t(rows, tokens, TEXT),
-        "encoder_hidden_states_llama3": _t(8, rows, 1, tokens, TEXT),
-        "pooled_embeds": _t(rows, 6),
+        **image(rows),
+        **time(rows, "timesteps", 500),
+        "encoder_hidden_states_t5": drawn(rows, tokens, TEXT),
+        "encoder_hidden_states_llama3": drawn(8, rows, 1, tokens, TEXT),
+        "pooled_embeds": drawn(rows, 6),
     }
 
 
 def _ltx2(rows: int, tokens: int) -> Inputs:
     return {
-        "hidden_states": _t(rows, 3 * 4 * 4, 4),
-        "audio_hidden_states": _t(rows, 7, 4),
-        **_text(rows, tokens),
-        "audio_encoder_hidden_states": _t(rows, tokens, TEXT),
-        **_time(rows, value=500),
+        "hidden_states": drawn(rows, 3 * 4 * 4, 4),
+        "audio_hidden_states": drawn(rows, 7, 4),
+        **text(rows, tokens),
+        "audio_encoder_hidden_states": drawn(rows, tokens, TEXT),
+        **time(rows, value=500),
         "num_frames": 3,
         "height": 4,
         "width": 4,
@@ -117,24 +117,24 @@ def _ltx2(rows: int, tokens: int) -> Inputs:
 
 def _hunyuan_dit(rows: int, tokens: int) -> Inputs:
     return {
-        **_image(rows),
-        **_time(rows, value=500.0),
-        **_text(rows, 7),
-        **_mask(rows, 7, "text_embedding_mask"),
-        "encoder_hidden_states_t5": _t(rows, tokens, TEXT),
-        **_mask(rows, tokens, "text_embedding_mask_t5"),
+        **image(rows),
+        **time(rows, value=500.0),
+        **text(rows, 7),
+        **mask(rows, 7, "text_embedding_mask"),
+        "encoder_hidden_states_t5": drawn(rows, tokens, TEXT),
+        **mask(rows, tokens, "text_embedding_mask_t5"),
         "image_meta_size": torch.full((rows, 6), 64.0),
         "style": torch.zeros(rows, dtype=torch.long),
-        "image_rotary_emb": (_t(SIDE * SIDE // 4, 8), _t(SIDE * SIDE // 4, 8)),
+        "image_rotary_emb": (drawn(SIDE * SIDE // 4, 8), drawn(SIDE * SIDE // 4, 8)),
     }
 
 
 def _cogview(rows: int, tokens: int) -> Inputs:
     size = torch.full((rows, 2), 64.0)
     return {
-        **_image(rows),
-        **_text(rows, tokens),
-        **_time(rows, value=500),
+        **image(rows),
+        **text(rows, tokens),
+        **time(rows, value=500),
         "original_size": size,
         "target_size": size,
         "crop_coords": torch.zeros(rows, 2),
@@ -144,10 +144,10 @@ def _cogview(rows: int, tokens: int) -> Inputs:
 def _kandinsky(rows: int, tokens: int) -> Inputs:
     side = SIDE // 2
     return {
-        "hidden_states": _t(rows, 1, SIDE, SIDE, 4),  # channels last
-        **_text(rows, tokens),
-        **_pooled(rows),
-        **_time(rows, value=500.0),
+        "hidden_states": drawn(rows, 1, SIDE, SIDE, 4),  # channels last
+        **text(rows, tokens),
+        **pooled(rows),
+        **time(rows, value=500.0),
         "visual_rope_pos": [torch.arange(1), torch.arange(side), torch.arange(side)],
         "text_rope_pos": torch.arange(tokens),
     }
@@ -155,62 +155,63 @@ def _kandinsky(rows: int, tokens: int) -> Inputs:
 
 def _hunyuan_15(rows: int, tokens: int) -> Inputs:
     return {
-        **_video(rows, 9),
-        **_time(rows, value=500.0),
-        **_text(rows, tokens),
-        **_mask(rows, tokens),
-        "encoder_hidden_states_2": _t(rows, 7, TEXT),
-        **_mask(rows, 7, "encoder_attention_mask_2"),
-        "image_embeds": _t(rows, 3, 6),
+        **video(rows, 9),
+        **time(rows, value=500.0),
+        **text(rows, tokens),
+        **mask(rows, tokens),
+        "encoder_hidden_states_2": drawn(rows, 7, TEXT),
+        **mask(rows, 7, "encoder_attention_mask_2"),
+        "image_embeds": drawn(rows, 3, 6),
     }
 
 
-def _wan_config(**more: Any) -> dict[str, Any]:
+def wan_config(**more: Any) -> dict[str, Any]:
     common = {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "out_channels": 4}
     return common | {"text_dim": TEXT, "freq_dim": 16, "ffn_dim": 24, "num_layers": 6} | more
 
 
-def _flux_config(**more: Any) -> dict[str, Any]:
+def flux_config(**more: Any) -> dict[str, Any]:
     common = {"in_channels": 4, "num_layers": 3, "num_single_layers": 4, "attention_head_dim": 16}
     return common | {"num_attention_heads": 2, "joint_attention_dim": TEXT, "axes_dims_rope": (4, 4, 8)} | more
 
 
-def _hunyuan_config(**more: Any) -> dict[str, Any]:
+def hunyuan_config(**more: Any) -> dict[str, Any]:
     common = {"in_channels": 4, "out_channels": 4, "num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 3}
     return common | {"num_refiner_layers": 1, "text_embed_dim": TEXT, "rope_axes_dim": (4, 4, 8)} | more
 
 
-def _plain_config(**more: Any) -> dict[str, Any]:
+def plain_config(**more: Any) -> dict[str, Any]:
     return {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4, "num_layers": 6} | more
 
 
 ENTRIES: dict[str, Entry] = {
     "FluxTransformer2DModel": Entry(
-        _flux_config(pooled_projection_dim=6),
-        lambda n, k: _packed(n) | _text(n, k) | _pooled(n) | _time(n) | _grid(k),
+        flux_config(pooled_projection_dim=6),
+        lambda n, k: packed(n) | text(n, k) | pooled(n) | time(n) | grid(k),
         (3, 4),
     ),
     "Flux2Transformer2DModel": Entry(
-        _flux_config(axes_dims_rope=(4, 4, 4, 4), timestep_guidance_channels=16, guidance_embeds=False),
-        lambda n, k: _packed(n) | _text(n, k) | _time(n) | _grid(k, 4),
+        flux_config(axes_dims_rope=(4, 4, 4, 4), timestep_guidance_channels=16, guidance_embeds=False),
+        lambda n, k: packed(n) | text(n, k) | time(n) | grid(k, 4),
         (3, 4),
     ),
     "ChromaTransformer2DModel": Entry(
-        _flux_config(approximator_num_channels=16, approximator_hidden_dim=16, approximator_layers=1),
-        lambda n, k: _packed(n) | _text(n, k) | _time(n) | _grid(k) | {"attention_mask": torch.ones(n, k + 16, dtype=torch.bool)},
+        flux_config(approximator_num_channels=16, approximator_hidden_dim=16, approximator_layers=1),
+        lambda n, k: packed(n) | text(n, k) | time(n) | grid(k)
+        | {"attention_mask": torch.ones(n, k + 16, dtype=torch.bool)},
         (3, 4),
     ),
     "SD3Transformer2DModel": Entry(
-        _plain_config(
+        plain_config(
             sample_size=SIDE, joint_attention_dim=TEXT, caption_projection_dim=32, pooled_projection_dim=6,
             out_channels=4, pos_embed_max_size=8, dual_attention_layers=(0, 1), qk_norm="rms_norm",
         ),
-        lambda n, k: _image(n) | _text(n, k) | _pooled(n) | _time(n, value=500),
+        lambda n, k: image(n) | text(n, k) | pooled(n) | time(n, value=500),
         (6,),
     ),
     "QwenImageTransformer2DModel": Entry(
-        _plain_config(out_channels=1, joint_attention_dim=TEXT, axes_dims_rope=(4, 4, 8)),
-        lambda n, k: _packed(n) | _text(n, k) | _mask(n, k, "encoder_hidden_states_mask") | _time(n)
+        plain_config(out_channels=1, joint_attention_dim=TEXT, axes_dims_rope=(4, 4, 8)),
+        lambda n, k: packed(n) | text(n, k) | mask(n, k, "encoder_hidden_states_mask") | time(n)
         | {"img_shapes": [[(1, 4, 4)]] * n},
         (6,),
     ),
@@ -224,18 +225,18 @@ ENTRIES: dict[str, Entry] = {
         {"sample_size": SIDE, "in_channels": 4, "hidden_size": 32, "num_layers": 6, "num_refiner_layers": 1,
          "num_attention_heads": 2, "num_kv_heads": 1, "multiple_of": 16, "axes_dim_rope": (4, 4, 8),
          "axes_lens": (64, 32, 32), "cap_feat_dim": TEXT},
-        lambda n, k: _image(n) | _time(n) | _text(n, k) | _mask(n, k),
+        lambda n, k: image(n) | time(n) | text(n, k) | mask(n, k),
         (6,),
     ),
     "AuraFlowTransformer2DModel": Entry(
         {"sample_size": SIDE, "in_channels": 4, "num_mmdit_layers": 3, "num_single_dit_layers": 4,
          "attention_head_dim": 16, "num_attention_heads": 2, "joint_attention_dim": TEXT,
          "caption_projection_dim": 32, "pos_embed_max_size": 64},
-        lambda n, k: _image(n) | _text(n, k) | _time(n),
+        lambda n, k: image(n) | text(n, k) | time(n),
         (3, 4),
     ),
     "HiDreamImageTransformer2DModel": Entry(
-        _plain_config(
+        plain_config(
             patch_size=2, num_layers=3, num_single_layers=4, caption_channels=[TEXT, TEXT], text_emb_dim=6,
             axes_dims_rope=(4, 4, 8), max_resolution=(8, 8), llama_layers=[0, 1, 2, 3, 4, 5, 6],
             force_inference_output=True,
@@ -244,41 +245,41 @@ ENTRIES: dict[str, Entry] = {
         (3, 4),
     ),
     "WanTransformer3DModel": Entry(
-        _wan_config(), lambda n, k: _video(n) | _time(n, value=500) | _text(n, k), (6,)
+        wan_config(), lambda n, k: video(n) | time(n, value=500) | text(n, k), (6,)
     ),
     "WanVACETransformer3DModel": Entry(
-        _wan_config(vace_layers=[0, 2, 5], vace_in_channels=6),
-        lambda n, k: _video(n) | _time(n, value=500) | _text(n, k)
-        | {"control_hidden_states": _t(n, 6, 3, SIDE, SIDE)},
+        wan_config(vace_layers=[0, 2, 5], vace_in_channels=6),
+        lambda n, k: video(n) | time(n, value=500) | text(n, k)
+        | {"control_hidden_states": drawn(n, 6, 3, SIDE, SIDE)},
         (6,),
     ),
     "HunyuanVideoTransformer3DModel": Entry(
-        _hunyuan_config(num_single_layers=4, pooled_projection_dim=6),
-        lambda n, k: _video(n) | _time(n, value=500) | _text(n, k) | _mask(n, k) | _pooled(n)
+        hunyuan_config(num_single_layers=4, pooled_projection_dim=6),
+        lambda n, k: video(n) | time(n, value=500) | text(n, k) | mask(n, k) | pooled(n)
         | {"guidance": torch.full((n,), 6000.0)},
         (3, 4),
     ),
     "HunyuanVideo15Transformer3DModel": Entry(
-        _hunyuan_config(in_channels=9, num_layers=6, text_embed_2_dim=TEXT, image_embed_dim=6, target_size=16),
+        hunyuan_config(in_channels=9, num_layers=6, text_embed_2_dim=TEXT, image_embed_dim=6, target_size=16),
         _hunyuan_15,
         (6,),
     ),
     "MochiTransformer3DModel": Entry(
-        _plain_config(pooled_projection_dim=8, text_embed_dim=TEXT, time_embed_dim=16, max_sequence_length=16),
-        lambda n, k: _video(n) | _text(n, k) | _time(n, value=500) | _mask(n, k),
+        plain_config(pooled_projection_dim=8, text_embed_dim=TEXT, time_embed_dim=16, max_sequence_length=16),
+        lambda n, k: video(n) | text(n, k) | time(n, value=500) | mask(n, k),
         (6,),
     ),
     "CogVideoXTransformer3DModel": Entry(
-        _plain_config(
+        plain_config(
             out_channels=4, time_embed_dim=8, text_embed_dim=TEXT, sample_width=SIDE, sample_height=SIDE,
             sample_frames=9, max_text_seq_length=TOKENS,
         ),
-        lambda n, k: {"hidden_states": _t(n, 3, 4, SIDE, SIDE)} | _text(n, k) | _time(n, value=500),
+        lambda n, k: {"hidden_states": drawn(n, 3, 4, SIDE, SIDE)} | text(n, k) | time(n, value=500),
         (6,),
         fixed_text=True,
     ),
     "CogView4Transformer2DModel": Entry(
-        _plain_config(
+        plain_config(
             out_channels=4, text_embed_dim=TEXT, time_embed_dim=8, condition_dim=4, pos_embed_max_size=8,
             sample_size=SIDE, rope_axes_dim=(8, 8),
         ),
@@ -286,13 +287,13 @@ ENTRIES: dict[str, Entry] = {
         (6,),
     ),
     "LTXVideoTransformer3DModel": Entry(
-        _plain_config(out_channels=4, cross_attention_dim=32, caption_channels=TEXT),
-        lambda n, k: {"hidden_states": _t(n, 3 * 4 * 4, 4), "num_frames": 3, "height": 4, "width": 4}
-        | _text(n, k) | _time(n, value=500) | _mask(n, k),
+        plain_config(out_channels=4, cross_attention_dim=32, caption_channels=TEXT),
+        lambda n, k: {"hidden_states": drawn(n, 3 * 4 * 4, 4), "num_frames": 3, "height": 4, "width": 4}
+        | text(n, k) | time(n, value=500) | mask(n, k),
         (6,),
     ),
     "LTX2VideoTransformer3DModel": Entry(
-        _plain_config(
+        plain_config(
             out_channels=4, cross_attention_dim=32, caption_channels=TEXT, audio_in_channels=4,
             audio_out_channels=4, audio_num_attention_heads=2, audio_attention_head_dim=8,
             audio_cross_attention_dim=16,
@@ -301,36 +302,36 @@ ENTRIES: dict[str, Entry] = {
         (6,),
     ),
     "PixArtTransformer2DModel": Entry(
-        _plain_config(
+        plain_config(
             out_channels=8, cross_attention_dim=32, sample_size=SIDE, caption_channels=TEXT,
             use_additional_conditions=False,
         ),
-        lambda n, k: _image(n) | _text(n, k) | _time(n, value=500) | _mask(n, k)
+        lambda n, k: image(n) | text(n, k) | time(n, value=500) | mask(n, k)
         | {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
         (6,),
     ),
     "DiTTransformer2DModel": Entry(
-        _plain_config(sample_size=SIDE, num_embeds_ada_norm=10),
-        lambda n, k: _image(n) | _time(n, value=500) | {"class_labels": torch.arange(n)},
+        plain_config(sample_size=SIDE, num_embeds_ada_norm=10),
+        lambda n, k: image(n) | time(n, value=500) | {"class_labels": torch.arange(n)},
         (6,),
         fixed_text=True,
     ),
     "SanaTransformer2DModel": Entry(
-        _plain_config(
+        plain_config(
             out_channels=4, num_cross_attention_heads=2, cross_attention_head_dim=16, cross_attention_dim=32,
             caption_channels=TEXT, sample_size=SIDE,
         ),
-        lambda n, k: _image(n) | _text(n, k) | _time(n, value=500) | _mask(n, k),
+        lambda n, k: image(n) | text(n, k) | time(n, value=500) | mask(n, k),
         (6,),
     ),
     "Krea2Transformer2DModel": Entry(
-        _plain_config(
+        plain_config(
             num_key_value_heads=1, intermediate_size=24, timestep_embed_dim=16, text_hidden_dim=TEXT,
             num_text_layers=2, text_num_attention_heads=2, text_num_key_value_heads=2, text_intermediate_size=16,
             num_layerwise_text_blocks=1, num_refiner_text_blocks=1, axes_dims_rope=(4, 4, 8),
         ),
-        lambda n, k: _packed(n) | {"encoder_hidden_states": _t(n, k, 2, TEXT)} | _time(n)
-        | {"position_ids": torch.cat([_grid(k)["txt_ids"], _grid(k)["img_ids"]])},
+        lambda n, k: packed(n) | {"encoder_hidden_states": drawn(n, k, 2, TEXT)} | time(n)
+        | {"position_ids": torch.cat([grid(k)["txt_ids"], grid(k)["img_ids"]])},
         (6,),
     ),
     "Kandinsky5Transformer3DModel": Entry(
@@ -342,11 +343,12 @@ ENTRIES: dict[str, Entry] = {
     "ErnieImageTransformer2DModel": Entry(
         {"hidden_size": 32, "num_attention_heads": 2, "num_layers": 6, "ffn_hidden_size": 24, "in_channels": 4,
          "out_channels": 4, "text_in_dim": TEXT, "rope_axes_dim": (4, 4, 8)},
-        lambda n, k: _image(n) | _time(n, value=500) | {"text_bth": _t(n, k, TEXT), "text_lens": torch.tensor([k] * n)},
+        lambda n, k: image(n) | time(n, value=500)
+        | {"text_bth": drawn(n, k, TEXT), "text_lens": torch.tensor([k] * n)},
         (6,),
     ),
     "HunyuanDiT2DModel": Entry(
-        _plain_config(
+        plain_config(
             attention_head_dim=8, patch_size=2, sample_size=SIDE, hidden_size=16, cross_attention_dim=TEXT,
             cross_attention_dim_t5=TEXT, pooled_projection_dim=8, text_len=7, text_len_t5=TOKENS,
         ),
@@ -410,7 +412,9 @@ def rows_of(inputs: Any, chosen: slice, rows: int) -> Any:
             if inputs.shape[dimension] == rows:
                 return inputs[(slice(None),) * dimension + (chosen,)]
         return inputs
-    return inputs[chosen] if isinstance(inputs, list) and len(inputs) == rows else inputs
+    if isinstance(inputs, list) and inputs:
+        return inputs[chosen] if len(inputs) == rows else [rows_of(item, chosen, rows) for item in inputs]
+    return inputs
 
 
 @functools.cache
