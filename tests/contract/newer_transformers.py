@@ -111,7 +111,7 @@ NEWER: dict[str, Entry] = {
         (6,),
     ),
     "QwenImage21Transformer2DModel": Entry(
-        plain_config(out_channels=4, context_in_dim=TEXT, axes_dims_rope=(4, 4, 8)), _qwen21, (6,)
+        plain_config(out_channels=4, context_in_dim=TEXT, axes_dims_rope=(4, 4, 8)), _qwen21, (6,), ragged=True
     ),
     "LongCatImageTransformer2DModel": Entry(
         flux_config(pooled_projection_dim=6), lambda n, k: packed(n) | text(n, k) | time(n) | grid(k), (3, 4)
@@ -199,6 +199,7 @@ NEWER: dict[str, Entry] = {
          "num_layers": 6, "rope_dim_list": [4, 4, 8]},
         lambda n, k: video(n) | time(n, value=500.0) | text(n, k),
         (6,),
+        timeless_head=True,
     ),
     "EasyAnimateTransformer3DModel": Entry(
         plain_config(out_channels=4, patch_size=2, mmdit_layers=6, time_embed_dim=8, text_embed_dim=TEXT),
@@ -216,5 +217,6 @@ NEWER: dict[str, Entry] = {
                      out_channels=4, rope_axes_dim=(4, 4, 8)),
         lambda n, k: video(n) | time(n, value=500) | text(n, k) | mask(n, k),
         (3, 4),
+        unlike=(0, 1, 2, 3, 4),  # the last two blocks are a decoder, which takes the embedded latent anew
     ),
 }  # fmt: skip

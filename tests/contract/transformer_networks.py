@@ -7,11 +7,13 @@ has. Every trunk has at least six blocks. Nothing here is known to the code unde
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import diffusers
+import networks
 import torch
 from torch import Tensor, nn
 
@@ -27,13 +29,19 @@ TIMES = ("timestep", "timesteps", "t")  # how classes call it
 class Entry:
     """One class: `lists` are the numbers of blocks in each of its lists, in execution order.
 
-    `fixed_text`: the class takes text of one length only, or none.
+    `fixed_text`: the class takes text of one length only, or none. `ragged`: a joint call and a split one have other
+    sizes inside (padding down to the longest text of the batch, a row more for the time of the text). `timeless_head`:
+    what runs behind the blocks does not depend on the time. `unlike`: branches whose block returns other streams than
+    the last block does.
     """
 
     config: Mapping[str, Any]
     draw: Draw
     lists: tuple[int, ...]
     fixed_text: bool = False
+    ragged: bool = False
+    timeless_head: bool = False
+    unlike: tuple[int, ...] = ()
 
 
 def drawn(*size: int) -> Tensor:
@@ -227,6 +235,7 @@ ENTRIES: dict[str, Entry] = {
          "axes_lens": (64, 32, 32), "cap_feat_dim": TEXT},
         lambda n, k: image(n) | time(n) | text(n, k) | mask(n, k),
         (6,),
+        ragged=True,
     ),
     "AuraFlowTransformer2DModel": Entry(
         {"sample_size": SIDE, "in_channels": 4, "num_mmdit_layers": 3, "num_single_dit_layers": 4,
@@ -365,9 +374,15 @@ class Transformer:
 
     name: str
     network: nn.Module
-    draw: Draw
-    lists: tuple[int, ...]
-    fixed_text: bool
+    entry: Entry
+
+    @property
+    def lists(self) -> tuple[int, ...]:
+        return self.entry.lists
+
+    @property
+    def unlike(self) -> tuple[int, ...]:
+        return self.entry.unlike
 
     @property
     def blocks(self) -> int:
@@ -376,12 +391,16 @@ class Transformer:
     def inputs(self, rows: int = 2, tokens: int = TOKENS, seed: int = 0) -> Inputs:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
-            return self.draw(rows, tokens)
+            return self.entry.draw(rows, tokens)
 
     def sample(self, inputs: Inputs) -> Tensor:
         """What a host gives as the network's input."""
         sample = inputs.get("hidden_states", inputs.get("x"))
         return torch.stack(sample) if isinstance(sample, list) else sample
+
+    def noise(self, inputs: Inputs) -> Inputs:
+        """The network's input alone."""
+        return {name: inputs[name] for name in ("hidden_states", "x") if name in inputs}
 
     def at(self, inputs: Inputs, factor: float) -> Inputs:
         """The same inputs at another time."""
@@ -403,6 +422,18 @@ def _batched(output: Any) -> list[Tensor]:
     return [tensor for item in output for tensor in _batched(item)]
 
 
+OWN_CACHES = {"freqs", "pos_freqs", "neg_freqs", "_freqs_cache"}
+"""Attributes that rotary embeddings of some classes set anew in a call."""
+
+
+def dictionaries(network: nn.Module) -> list[Any]:
+    """Every module's attributes, hooks and forward, without those that the classes themselves set in a call."""
+    return [
+        (module, [item for item in attributes if item[0] not in OWN_CACHES], forward)
+        for module, attributes, forward in networks.dictionaries(network)
+    ]
+
+
 def rows_of(inputs: Any, chosen: slice, rows: int) -> Any:
     """Some of the rows of a batch: tensors and lists are cut where they have one item for each row."""
     if isinstance(inputs, dict):
@@ -417,10 +448,26 @@ def rows_of(inputs: Any, chosen: slice, rows: int) -> Any:
     return inputs
 
 
+def converted(inputs: Any, dtype: torch.dtype) -> Any:
+    """The same inputs in another floating dtype."""
+    if isinstance(inputs, dict):
+        return {name: converted(value, dtype) for name, value in inputs.items()}
+    if isinstance(inputs, Tensor) and inputs.is_floating_point():
+        return inputs.to(dtype)
+    return [converted(item, dtype) for item in inputs] if isinstance(inputs, list) else inputs
+
+
+def spread(transformer: Transformer) -> list[int]:
+    """Branches to test: none, the first, the middle, both sides of the border between the lists, the last."""
+    border, blocks = transformer.lists[0], transformer.blocks
+    chosen = {-1, 0, 1, blocks // 2, border - 2, border - 1, border, blocks - 2}
+    return sorted(b for b in chosen if b <= blocks - 2 and b not in transformer.unlike)
+
+
 @functools.cache
 def build(name: str) -> Transformer:
     """One network of the table, every weight of it random: classes start some at zero, or leave them as memory was."""
-    entry = ENTRIES[name]
+    entry = (ENTRIES | importlib.import_module("newer_transformers").NEWER)[name]
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         network = getattr(diffusers, name)(**entry.config).eval().requires_grad_(False)
@@ -428,4 +475,4 @@ def build(name: str) -> Transformer:
             norm = weight.dim() == 1 and weight_name.endswith("weight")
             weight.normal_(std=0.1 if weight.dim() < 2 else (weight.numel() / weight.shape[0]) ** -0.5)
             weight.add_(float(norm))
-    return Transformer(name, network, entry.draw, entry.lists, entry.fixed_text)
+    return Transformer(name, network, entry)
