@@ -109,9 +109,12 @@ NEWER: dict[str, Entry] = {
          "axes_dims_rope": (4, 4, 4, 4)},
         _flux3,
         (6,),
+        note="early blocks of each stream alone always run",
     ),
     "QwenImage21Transformer2DModel": Entry(
-        plain_config(out_channels=4, context_in_dim=TEXT, axes_dims_rope=(4, 4, 8)), _qwen21, (6,), ragged=True
+        plain_config(out_channels=4, context_in_dim=TEXT, axes_dims_rope=(4, 4, 8)), _qwen21, (6,),
+        ragged=True,
+        note="a call of another batch runs in full",
     ),
     "LongCatImageTransformer2DModel": Entry(
         flux_config(pooled_projection_dim=6), lambda n, k: packed(n) | text(n, k) | time(n) | grid(k), (3, 4)
@@ -135,6 +138,7 @@ NEWER: dict[str, Entry] = {
         lambda n, k: packed(n) | text(n, k) | time(n) | grid(k)
         | {"text_encoder_layers": [drawn(n, k, TEXT) for _ in range(7)]},
         (3, 4),
+        note="each block gets text of its own",
     ),
     "OvisImageTransformer2DModel": Entry(
         flux_config(out_channels=4), lambda n, k: packed(n) | text(n, k) | time(n) | grid(k), (3, 4)
@@ -157,6 +161,7 @@ NEWER: dict[str, Entry] = {
          "freq_dim": 16, "time_embed_hidden_dim": 32, "time_embed_dim": 16, "rope_freq_dim": 2},
         _minimax,
         (6,),
+        note="video and sound in one stream",
     ),
     "PRXTransformer2DModel": Entry(
         {"in_channels": 4, "context_in_dim": TEXT, "hidden_size": 32, "mlp_ratio": 1.0, "num_heads": 2, "depth": 6,
@@ -175,6 +180,7 @@ NEWER: dict[str, Entry] = {
                      norm_type="ada_norm_single", video_length=3, activation_fn="gelu-approximate"),
         lambda n, k: video(n) | time(n, value=500) | text(n, k),
         (6,),
+        note="temporal blocks always run",
     ),
     "LuminaNextDiT2DModel": Entry(
         {"sample_size": SIDE, "in_channels": 4, "hidden_size": 32, "num_layers": 6, "num_attention_heads": 2,
@@ -200,6 +206,7 @@ NEWER: dict[str, Entry] = {
         lambda n, k: video(n) | time(n, value=500.0) | text(n, k),
         (6,),
         timeless_head=True,
+        note="the head does not see the time",
     ),
     "EasyAnimateTransformer3DModel": Entry(
         plain_config(out_channels=4, patch_size=2, mmdit_layers=6, time_embed_dim=8, text_embed_dim=TEXT),
@@ -217,6 +224,7 @@ NEWER: dict[str, Entry] = {
                      out_channels=4, rope_axes_dim=(4, 4, 8)),
         lambda n, k: video(n) | time(n, value=500) | text(n, k) | mask(n, k),
         (3, 4),
-        unlike=(0, 1, 2, 3, 4),  # the last two blocks are a decoder, which takes the embedded latent anew
+        unlike=(0, 1, 2, 3, 4),  # the last blocks are a decoder, which takes the embedded latent anew
+        note="with decoder blocks: branches of the others in full",
     ),
 }  # fmt: skip

@@ -9,21 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from newer_transformers import NEWER
 from plans import F, P
 from test_transformers import BOUND, SOME, captured, difference
 from torch import Tensor, nn
 from transformer_networks import ENTRIES, Inputs, Transformer, build, dictionaries, rows_of, spread
 
 from flexiffusion.cut import skipping
+from flexiffusion.outputs import tensors
 from flexiffusion.plan import Plan
 from flexiffusion.run import Report, Run
 
 Call = tuple[Inputs, Sequence[Hashable]]
+Control = Callable[[Transformer, Inputs], Inputs]
 
 
 def plan(*actions: Any) -> Plan:
-    return Plan(tuple(1.0 - i / len(actions) for i in range(len(actions))), actions)
+    return Plan(tuple(1.0 - i / len(actions) for i in range(len(actions))), actions, nulls=0)
 
 
 def ran(transformer: Transformer, made: Plan, *evaluations: Sequence[Call]) -> tuple[list[Tensor], Report]:
@@ -165,34 +166,33 @@ class TestSkipLayerGuidance:
 def _like(transformer: Transformer, inputs: Inputs, block: int, stream: int) -> Tensor:
     """Noise of the size of what a block returns."""
     _, layout, capture = captured(transformer, inputs)
-    from flexiffusion.outputs import tensors
-
     shape = list(tensors(capture.shapes.outputs[layout.units[block]]))[stream]
     return 0.3 * torch.randn(shape.size)
 
 
-def _flux_control(t: Transformer, inputs: Inputs, blocks: int) -> Inputs:
-    image = [_like(t, inputs, 0, 1) for _ in range(3)]
+def _flux_control(transformer: Transformer, inputs: Inputs) -> Inputs:
+    image = [_like(transformer, inputs, 0, 1) for _ in range(3)]
     return {"controlnet_block_samples": image, "controlnet_single_block_samples": [x.clone() for x in image]}
 
 
-def _list_of(name: str, count: int, stream: int, kind: Callable[[Any], Any] = list) -> Any:
-    return lambda t, inputs, blocks: {name: kind([_like(t, inputs, 0, stream) for _ in range(count)])}
+def _several(name: str, count: int, stream: int, kind: Callable[[Any], Any] = list) -> Control:
+    """Residuals for one of the streams that the first block returns."""
+    return lambda transformer, inputs: {name: kind([_like(transformer, inputs, 0, stream) for _ in range(count)])}
 
 
-CONTROLS: dict[str, Callable[[Transformer, Inputs, int], Inputs]] = {
+CONTROLS: dict[str, Control] = {
     "FluxTransformer2DModel": _flux_control,
     "ChromaTransformer2DModel": _flux_control,
-    "BriaTransformer2DModel": _flux_control,
-    "SD3Transformer2DModel": _list_of("block_controlnet_hidden_states", 3, 1),
-    "QwenImageTransformer2DModel": _list_of("controlnet_block_samples", 3, 1),
-    "SanaTransformer2DModel": _list_of("controlnet_block_samples", 4, 0, tuple),
-    "SanaVideoTransformer3DModel": _list_of("controlnet_block_samples", 4, 0, tuple),
-    "ZImageTransformer2DModel": lambda t, inputs, blocks: {
-        "controlnet_block_samples": {i: _like(t, inputs, 0, 0) for i in (0, 2, 5)}
+    "BriaTransformer2DModel": _several("controlnet_block_samples", 3, 1),
+    "SD3Transformer2DModel": _several("block_controlnet_hidden_states", 3, 1),
+    "QwenImageTransformer2DModel": _several("controlnet_block_samples", 3, 1),
+    "SanaTransformer2DModel": _several("controlnet_block_samples", 4, 0, tuple),
+    "SanaVideoTransformer3DModel": _several("controlnet_block_samples", 4, 0, tuple),
+    "ZImageTransformer2DModel": lambda transformer, inputs: {
+        "controlnet_block_samples": {i: _like(transformer, inputs, 0, 0) for i in (0, 2, 5)}
     },
-    "WanVACETransformer3DModel": lambda t, inputs, blocks: {"control_hidden_states": torch.randn(2, 6, 3, 8, 8)},
-    "HunyuanDiT2DModel": _list_of("controlnet_block_samples", 2, 0),
+    "WanVACETransformer3DModel": lambda *_: {"control_hidden_states": torch.randn(2, 6, 3, 8, 8)},
+    "HunyuanDiT2DModel": _several("controlnet_block_samples", 2, 0),
 }
 
 
@@ -206,7 +206,7 @@ class TestControl:
     def test_residuals_are_added_once(self, name: str) -> None:
         transformer = build(name)
         inputs = transformer.inputs()
-        control = CONTROLS[name](transformer, inputs, transformer.blocks)
+        control = CONTROLS[name](transformer, inputs)
         before = dictionaries(transformer.network)
         expected, layout, capture = captured(transformer, _fresh(inputs | control))
         assert difference(expected, transformer(inputs)) > 1e-3
@@ -225,7 +225,7 @@ class TestControl:
         """Of the blocks that it runs, and of the last one, behind which it is added anew."""
         transformer = build(name)
         inputs = transformer.inputs()
-        first, second = (CONTROLS[name](transformer, inputs, transformer.blocks) for _ in range(2))
+        first, second = (CONTROLS[name](transformer, inputs) for _ in range(2))
         expected, layout, capture = captured(transformer, inputs | first)
         for branch in (-1, 1, transformer.blocks - 2):
             with skipping(layout, branch, capture.features[branch], capture.shapes):
@@ -354,7 +354,3 @@ class InPlace(nn.Module):
             joint = block(joint)
             joint[:, -5:] += 0.5
         return (joint[:, -5:],)
-
-
-def test_table_and_slow_names_are_apart() -> None:
-    assert not set(ENTRIES) & set(NEWER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from flexiffusion.cut import Capture, capturing, skipping
 from flexiffusion.errors import ModelMismatch
 from flexiffusion.feature import joined
 from flexiffusion.layouts import Layout, find_layout
+from flexiffusion.layouts.transformer import names_of
 from flexiffusion.outputs import tensors
 
 BOUND = 1e-5
@@ -246,6 +248,24 @@ class TestTransformers:
         transformer = build("SD3Transformer2DModel")
         _, layout, capture = captured(transformer, transformer.inputs())
         assert [len(list(tensors(capture.shapes.outputs[unit]))) for unit in layout.units] == [2, 2, 2, 2, 2, 1]
+
+
+def table() -> str:
+    """The table of docs/transformers.md."""
+    rows = ["| Class | Lists of blocks | The last block returns | |", "| --- | --- | --- | --- |"]
+    for name, entry in (ENTRIES | NEWER).items():
+        transformer = build(name)
+        _, layout, capture = captured(transformer, transformer.inputs())
+        streams = len(list(tensors(capture.shapes.outputs[layout.units[-1]])))
+        lists = ", ".join(f"`{part}`" for part in names_of(transformer.network))
+        returned = "one tensor" if streams == 1 else f"{streams} tensors"
+        rows.append(f"| `{name}` | {lists} | {returned} | {entry.note} |")
+    return "\n".join(rows) + "\n"
+
+
+def test_the_page_of_classes_is_current() -> None:
+    page = Path(__file__).parents[2] / "docs" / "transformers.md"
+    assert table() in page.read_text(), "docs/transformers.md: put the text of table() in the place of its table"
 
 
 class Stop(BaseException):

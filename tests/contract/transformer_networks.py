@@ -32,7 +32,7 @@ class Entry:
     `fixed_text`: the class takes text of one length only, or none. `ragged`: a joint call and a split one have other
     sizes inside (padding down to the longest text of the batch, a row more for the time of the text). `timeless_head`:
     what runs behind the blocks does not depend on the time. `unlike`: branches whose block returns other streams than
-    the last block does.
+    the last block does. `note`: what the class does otherwise than the others, for docs/transformers.md.
     """
 
     config: Mapping[str, Any]
@@ -42,6 +42,7 @@ class Entry:
     ragged: bool = False
     timeless_head: bool = False
     unlike: tuple[int, ...] = ()
+    note: str = ""
 
 
 def drawn(*size: int) -> Tensor:
@@ -216,6 +217,7 @@ ENTRIES: dict[str, Entry] = {
         ),
         lambda n, k: image(n) | text(n, k) | pooled(n) | time(n, value=500),
         (6,),
+        note="the last block returns the image alone",
     ),
     "QwenImageTransformer2DModel": Entry(
         plain_config(out_channels=1, joint_attention_dim=TEXT, axes_dims_rope=(4, 4, 8)),
@@ -228,6 +230,7 @@ ENTRIES: dict[str, Entry] = {
          "cap_feat_dim": TEXT, "axes_dims": [4, 4, 8], "axes_lens": [256, 64, 64]},
         _z_image,
         (6,),
+        note="refiners always run",
     ),
     "Lumina2Transformer2DModel": Entry(
         {"sample_size": SIDE, "in_channels": 4, "hidden_size": 32, "num_layers": 6, "num_refiner_layers": 1,
@@ -236,6 +239,7 @@ ENTRIES: dict[str, Entry] = {
         lambda n, k: image(n) | time(n) | text(n, k) | mask(n, k),
         (6,),
         ragged=True,
+        note="refiners always run; text is cut to the longest of the batch",
     ),
     "AuraFlowTransformer2DModel": Entry(
         {"sample_size": SIDE, "in_channels": 4, "num_mmdit_layers": 3, "num_single_dit_layers": 4,
@@ -252,6 +256,7 @@ ENTRIES: dict[str, Entry] = {
         ),
         _hidream,
         (3, 4),
+        note="image tokens first in the joint stream",
     ),
     "WanTransformer3DModel": Entry(
         wan_config(), lambda n, k: video(n) | time(n, value=500) | text(n, k), (6,)
@@ -261,6 +266,7 @@ ENTRIES: dict[str, Entry] = {
         lambda n, k: video(n) | time(n, value=500) | text(n, k)
         | {"control_hidden_states": drawn(n, 6, 3, SIDE, SIDE)},
         (6,),
+        note="VACE blocks always run",
     ),
     "HunyuanVideoTransformer3DModel": Entry(
         hunyuan_config(num_single_layers=4, pooled_projection_dim=6),
@@ -309,6 +315,7 @@ ENTRIES: dict[str, Entry] = {
         ),
         _ltx2,
         (6,),
+        note="video and sound",
     ),
     "PixArtTransformer2DModel": Entry(
         plain_config(
@@ -324,6 +331,7 @@ ENTRIES: dict[str, Entry] = {
         lambda n, k: image(n) | time(n, value=500) | {"class_labels": torch.arange(n)},
         (6,),
         fixed_text=True,
+        note="the head reads the time embedding of block 0",
     ),
     "SanaTransformer2DModel": Entry(
         plain_config(
@@ -348,6 +356,7 @@ ENTRIES: dict[str, Entry] = {
          "model_dim": 32, "ff_dim": 24, "num_text_blocks": 1, "num_visual_blocks": 6, "axes_dims": (4, 4, 8)},
         _kandinsky,
         (6,),
+        note="text blocks always run",
     ),
     "ErnieImageTransformer2DModel": Entry(
         {"hidden_size": 32, "num_attention_heads": 2, "num_layers": 6, "ffn_hidden_size": 24, "in_channels": 4,
@@ -355,6 +364,7 @@ ENTRIES: dict[str, Entry] = {
         lambda n, k: image(n) | time(n, value=500)
         | {"text_bth": drawn(n, k, TEXT), "text_lens": torch.tensor([k] * n)},
         (6,),
+        note="tokens first: (tokens, B, width)",
     ),
     "HunyuanDiT2DModel": Entry(
         plain_config(
@@ -364,6 +374,7 @@ ENTRIES: dict[str, Entry] = {
         _hunyuan_dit,
         (6,),
         fixed_text=True,
+        note="late blocks read early ones; right since nothing runs behind the skipped ones",
     ),
 }  # fmt: skip
 
