@@ -39,6 +39,13 @@ class TensorShape:
 
 
 @dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument of a unit's call, by position or name, that stands in a recipe for the tensor which continues it."""
+
+    key: int | str
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A tuple, list or mapping that a unit returned: its type and its items."""
 
@@ -87,9 +94,9 @@ def describe(output: Any, rows: int | None) -> Any:
     return output
 
 
-def build(recipe: Any, make: Callable[[TensorShape], Tensor]) -> Any:
-    """An output with what `make` gives for each of its tensors, in order."""
-    if isinstance(recipe, TensorShape):
+def build(recipe: Any, make: Callable[[Any], Tensor]) -> Any:
+    """An output with what `make` gives for each `TensorShape` or `Argument` of its recipe, in order."""
+    if isinstance(recipe, TensorShape | Argument):
         return make(recipe)
     if isinstance(recipe, Record):
         items = [(name, build(item, make)) for name, item in recipe.items]
@@ -199,3 +206,35 @@ def aligned(output: tuple[Any, Sequence[Tensor]], other: Any, order: tuple[int, 
         if tuple(both.shape[1:]) == wanted[0].row:
             return [both]
     return None
+
+
+def continued(output: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The recipe of an output with, for each tensor, the argument that it continues: what a unit that is left out would
+    hand on.
+
+    It is the argument of the same size that is nearest to the tensor: a block adds what it computes to what enters it.
+    None: a tensor has no argument of its size.
+    """
+    called: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+    given = {key: value for key, value in called.items() if isinstance(value, Tensor)}
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            alike = {key: one for key, one in given.items() if one.shape == value.shape and one.dtype == value.dtype}
+            if not alike:
+                raise LookupError
+            if len(alike) == 1:
+                return Argument(*alike)
+            distances = {key: float((one - value).float().square().sum()) for key, one in alike.items()}
+            return Argument(min(distances, key=lambda key: distances[key]))
+        if isinstance(value, Mapping):
+            return Record(type(value), tuple((name, of(item)) for name, item in value.items()))
+        if isinstance(value, tuple | list):
+            names = getattr(value, "_fields", (None,) * len(value))
+            return Record(type(value), tuple((name, of(item)) for name, item in zip(names, value, strict=True)))
+        return value
+
+    try:
+        return of(output)
+    except LookupError:
+        return None
