@@ -31,7 +31,7 @@ class NetworkClock:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.original = trajectory._sample_batch
+        self.original = trajectory._sample_group
 
     def __enter__(self) -> NetworkClock:
         def watched(*args: Any) -> Any:
@@ -39,11 +39,11 @@ class NetworkClock:
             self.seconds += made.denoiser_seconds
             return made
 
-        trajectory._sample_batch = watched  # type: ignore[assignment]
+        trajectory._sample_group = watched  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_: object) -> None:
-        trajectory._sample_batch = self.original
+        trajectory._sample_group = self.original
 
 
 def whole_search(settings: Settings, folder: Path) -> None:

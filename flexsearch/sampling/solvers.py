@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flexiffusion.noise import NoiseLevels
 from flexiffusion.search.trajectory import Trajectory, sample
-from flexiffusion.solver import Plms, SolverMaker, check_falling, dpmpp_2m, euler
+from flexiffusion.solver import Plms, SolverMaker, check_falling, dpmpp_2m, dpmpp_3m, euler
 from flexsearch.choices import SOLVERS as SOLVERS
 from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.model import no_room
@@ -73,6 +73,7 @@ MAKERS: dict[str, Callable[[NoiseLevels], SolverMaker]] = {
     "ddim": _same(euler),
     "plms": _plms,
     "dpmpp_2m": _same(dpmpp_2m),
+    "dpmpp_3m": _same(dpmpp_3m),
     "euler": _same(euler),
     "uni_pc": _same(UniPc),
 }
