@@ -82,10 +82,10 @@ def whole_search(settings: Settings, folder: Path) -> None:
 
 def candidate_seconds(settings: Settings, folder: Path) -> tuple[float, int]:
     """Seconds of one full-length candidate, and the batch that was used; the network has been warmed up."""
-    experiment = Experiment(settings, folder)
+    experiment = Experiment(dataclasses.replace(settings, solver=settings.usual_solver), folder)
     candidate = final_table.teacher(experiment).candidate
     engine = experiment.engine_for_search({})
-    engine.seconds(candidate, 1)
+    engine.seconds(candidate, 1, engine.solver)
     began = time.perf_counter()
     engine.evaluate(candidate)
     return time.perf_counter() - began, engine.batch

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -99,15 +99,25 @@ def sample(
             continue
         first += group
         parts.append(part)
+    return replace(joined(parts), seconds=time.perf_counter() - started, batch=batch)
+
+
+def joined(parts: Sequence[Trajectory]) -> Trajectory:
+    """One after the other; the batch is the last one's."""
+
+    def all_of(tensors: list[Tensor | None]) -> Tensor | None:
+        there = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(there, dim=1) if there else None
+
     return Trajectory(
         latents=torch.cat([part.latents for part in parts]),
-        seconds=time.perf_counter() - started,
+        seconds=sum(part.seconds for part in parts),
         denoiser_seconds=sum(part.denoiser_seconds for part in parts),
         misses=sum(part.misses for part in parts),
         calls=sum(part.calls for part in parts),
-        states=torch.cat([part.states for part in parts if part.states is not None], dim=1) if keep_states else None,
-        denoised=torch.cat([p.denoised for p in parts if p.denoised is not None], dim=1) if keep_states else None,
-        batch=batch,
+        states=all_of([part.states for part in parts]),
+        denoised=all_of([part.denoised for part in parts]),
+        batch=parts[-1].batch,
     )
 
 
