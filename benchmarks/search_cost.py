@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def whole_search(settings: Settings, folder: Path) -> None:
 
 def candidate_seconds(settings: Settings, folder: Path) -> tuple[float, int]:
     """Seconds of one full-length candidate, and the batch that was used; the network has been warmed up."""
-    experiment = Experiment(dataclasses.replace(settings, solver=settings.usual_solver), folder)
+    experiment = Experiment(replace(settings, solver=settings.usual_solver), folder)
     candidate = final_table.teacher(experiment).candidate
     engine = experiment.engine_for_search({})
     engine.seconds(candidate, 1, engine.solver)

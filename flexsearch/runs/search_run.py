@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optuna.trial import TrialState
@@ -57,6 +57,7 @@ def start(path: Path, settings: Settings, progress: Progress) -> Result:
     The folder is made when everything that the settings name is known to be usable, the model above all. Raises
     ConfigError, what loading a model raises, and RunFolderError where the folder or the trial store cannot be used.
     """
+    settings = replace(settings, solver=settings.solver_name, teacher_solver=settings.usual_solver)  # for good
     experiment = Experiment(settings, RunFolder(path).references)
     _require(experiment)
     return _conduct(RunFolder.create(path, settings), experiment, progress)
