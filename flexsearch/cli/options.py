@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from flexsearch.choices import DTYPES, ENGINES, SOLVERS
+from flexsearch.choices import DTYPES, ENGINES, FITTED, SOLVERS
 from flexsearch.cli.kinds import PictureSize, Place
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -27,8 +27,11 @@ MODEL = (
     click.option("--compile", "compiled", is_flag=True, help="Hand the network to torch.compile."),
 )  # fmt: skip
 SOLVER = (
-    click.option("--solver", type=click.Choice(SOLVERS), default="dpmpp_2m", show_default=True,
-                 help="What the teacher and every schedule are sampled with."),
+    click.option("--solver", type=click.Choice((FITTED, *SOLVERS)),
+                 help="What every schedule is sampled with; fitted: a solver of its own, which its file brings. "
+                 "[default: fitted; of the papers' methods: dpmpp_2m]"),
+    click.option("--teacher-solver", type=click.Choice(SOLVERS),
+                 help="What the teacher is sampled with. [default: as --solver; where that is fitted: dpmpp_2m]"),
     click.option("--steps", type=int, default=30, show_default=True, help="Steps of the teacher."),
 )  # fmt: skip
 SPEEDUP = (

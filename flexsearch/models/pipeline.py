@@ -29,7 +29,7 @@ from flexsearch.models.pipeline_loop import Asked, NetworkProxy, PipelineLoop, a
 
 T = TypeVar("T")
 
-LOOPS = 8  # calls of the pipeline that are kept open at a time, each with the text states of its prompts
+LOOPS = 64  # calls of the pipeline that are kept open at a time, each with the text states of its prompts
 LONGEST = "max_sequence_length"  # the tokens that prompts are padded to, where a pipeline asks
 FLOATS_PER_TOKEN = 40  # activations of one token, in units of its width; only a start: too large a batch is halved
 

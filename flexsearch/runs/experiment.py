@@ -12,11 +12,13 @@ from torch import nn
 from flexiffusion.cost import CostTable
 from flexiffusion.noise import spaced_places
 from flexiffusion.search import macro_steps
+from flexiffusion.search.fitting import TeacherPath
 from flexiffusion.search.macro_steps import Tables
 from flexiffusion.search.method import Method
 from flexiffusion.search.objective import ReferenceName
 from flexiffusion.search.planner import plans
 from flexiffusion.search.prefixes import Prefixes
+from flexiffusion.search.racing import stages
 from flexiffusion.search.seeds import Seed, all_seeds
 from flexsearch.devices import automatic_batch
 from flexsearch.engines.local import LocalEngine
@@ -31,7 +33,7 @@ from flexsearch.runs.planner_tables import known_or_measured
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_places, reference
-from flexsearch.sampling.solvers import SamplerSettings
+from flexsearch.sampling.solvers import SamplerSettings, solver_maker
 
 
 class Experiment:
@@ -82,7 +84,8 @@ class Experiment:
     @cached_property
     def sampling(self) -> SamplerSettings:
         guidance = self.settings.guidance
-        return SamplerSettings(self.settings.solver, self.model.default_guidance if guidance is None else guidance)
+        default = self.model.default_guidance
+        return SamplerSettings(self.settings.usual_solver, default if guidance is None else guidance)
 
     @cached_property
     def table(self) -> CostTable:
@@ -136,12 +139,24 @@ class Experiment:
 
     @cached_property
     def search_engine(self) -> LocalEngine:
-        return self.engine_for_search(self._references(self._search_images, {"teacher", self.settings.judged_by}))
+        judged_by = self.settings.judged_by
+        return self.engine_for_search(self._references(self._search_images, {"teacher", judged_by}, self._fitted_on))
 
     def engine_for_search(self, references: dict[ReferenceName, Reference]) -> LocalEngine:
         """An engine on the search images, with references that are known."""
         prefixes = Prefixes(self.settings.memory << 20) if self.settings.memory else None
-        return self._engine(self._search_images, references, prefixes)
+        path = None
+        if self._fitted_on:
+            judged_by = self.settings.judged_by
+            sampling, places = self._ways[judged_by]
+            maker = solver_maker(sampling.solver, self.model.levels)
+            path = references[judged_by].path(maker, self.model.levels.sigmas(places))
+        return self._engine(self._search_images, references, prefixes, path)
+
+    @property
+    def _fitted_on(self) -> int:
+        """How many of the search images candidates' solvers are fitted on: those that each of them meets first."""
+        return stages(self.settings.images)[0] if self.settings.fits else 0
 
     @property
     def _search_images(self) -> ImageSet:
@@ -152,16 +167,31 @@ class Experiment:
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
         return self._engine(images, self._references(images, {"teacher", "converged"}))
 
-    def _references(self, images: ImageSet, needed: Collection[ReferenceName]) -> dict[ReferenceName, Reference]:
-        """Those that are needed of: the teacher; the converged solution, by DPM-Solver++ 2M at the same guidance."""
-        ways: dict[ReferenceName, tuple[SamplerSettings, Sequence[int]]] = {
+    @property
+    def _ways(self) -> dict[ReferenceName, tuple[SamplerSettings, Sequence[int]]]:
+        """Of the teacher; of the converged solution, by DPM-Solver++ 2M at the same guidance."""
+        return {
             "teacher": (self.sampling, self.teacher),
             "converged": (SamplerSettings("dpmpp_2m", self.sampling.guidance), converged_places(self.model)),
         }
+
+    def _references(
+        self, images: ImageSet, needed: Collection[ReferenceName], followed: int = 0
+    ) -> dict[ReferenceName, Reference]:
+        """Those that are needed; that which candidates are judged by with the way of the `followed` first images."""
         features = (self.settings.features, self.features)
         return {
-            name: reference(self.model, sampling, images, places, features, self.folder, self.batch)
-            for name, (sampling, places) in ways.items()
+            name: reference(
+                self.model,
+                sampling,
+                images,
+                places,
+                features,
+                self.folder,
+                self.batch,
+                followed if name == self.settings.judged_by else 0,
+            )
+            for name, (sampling, places) in self._ways.items()
             if name in needed
         }
 
@@ -170,11 +200,15 @@ class Experiment:
         return images.denoiser(self.model, self.sampling.guidance)
 
     def _engine(
-        self, images: ImageSet, references: dict[ReferenceName, Reference], prefixes: Prefixes | None = None
+        self,
+        images: ImageSet,
+        references: dict[ReferenceName, Reference],
+        prefixes: Prefixes | None = None,
+        path: TeacherPath | None = None,
     ) -> LocalEngine:
         return LocalEngine(
             denoiser=self.denoiser(images),
-            solver=self.sampling.solver,
+            solver=self.settings.usual_solver if self.settings.fits else self.settings.solver_name,
             noise=images.noise(self.model),
             references=references,
             features=self.features,
@@ -183,6 +217,7 @@ class Experiment:
             batch=self.batch,
             prefixes=prefixes,
             real=self.real,
+            path=path,
         )
 
     @cached_property

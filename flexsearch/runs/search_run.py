@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optuna.trial import TrialState
@@ -57,6 +57,7 @@ def start(path: Path, settings: Settings, progress: Progress) -> Result:
     The folder is made when everything that the settings name is known to be usable, the model above all. Raises
     ConfigError, what loading a model raises, and RunFolderError where the folder or the trial store cannot be used.
     """
+    settings = replace(settings, solver=settings.solver_name, teacher_solver=settings.usual_solver)  # for good
     experiment = Experiment(settings, RunFolder(path).references)
     _require(experiment)
     return _conduct(RunFolder.create(path, settings), experiment, progress)
@@ -140,13 +141,13 @@ def _measure(
     with progress.stage("final table", len(choices), "schedules") as at:
         measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
     seconds = final_table.time_all(engine, measured, progress)
-    files = {}
+    files: dict[final_table.Key, str] = {}
     for choice, outcome in measured:
         if choice.kind == "found":
             schedule = to_schedule(experiment, engine, choice, outcome, len(evaluated))
             path = folder.schedules / f"{schedule_name(experiment, choice)}.json"
             codec.write(path, schedule)
-            files[choice.candidate.key] = str(path)
+            files[choice.key] = str(path)
     rows = final_table.rows(engine, measured, seconds, files)
     folder.write_json(
         "result.json",
@@ -175,7 +176,7 @@ def _measure(
         evaluated=[(item.cost, item.error) for item in evaluated]
         if key.startswith(objective.error) and settings.cost == "macs"
         else (),
-        title=f"{experiment.model.family}, {settings.solver}, {settings.held_out} held-out images",
+        title=f"{experiment.model.family}, {settings.solver_name}, {settings.held_out} held-out images",
         error_name=f"paired {key.replace('/', ' error to the ')}",
         teacher_cost=float(settings.steps),
     )

@@ -20,20 +20,24 @@ from flexiffusion.search.objective import (
     paired_reference,
 )
 from flexiffusion.search.racing import SLACK
-from flexsearch.choices import COSTS, ENGINES, METHODS, SOLVERS, CostName, EngineName, MethodName
+from flexsearch.choices import COSTS, ENGINES, FITTED, METHODS, SOLVERS, CostName, EngineName, MethodName
 from flexsearch.errors import ConfigError
+
+USUAL_SOLVER = "dpmpp_2m"
 
 
 @dataclass(frozen=True)
 class Settings:
     """See `flexsearch run --help` for each. `guidance`, `size` and `batch` None: as the model or the device has it;
-    `error` None: as the method has it; `profile`: another device's cost table in milliseconds, as JSON has it;
+    `error` and `solver` None: as the method has it; `teacher_solver` None: as `solver`, where that is not fitted;
+    `profile`: another device's cost table in milliseconds, as JSON has it;
     `timesteps` None: as many as the asked cost pays for; `reference`: or a path to real pictures; `workers` None: one
     for each device."""
 
     model: str = "tiny"
     method: MethodName = "placement"
-    solver: str = "dpmpp_2m"
+    solver: str | None = None
+    teacher_solver: str | None = None
     steps: int = 30
     spacing: Spacing = "uniform"
     guidance: float | None = None
@@ -71,7 +75,8 @@ class Settings:
         """Raises ConfigError, naming the flag, its value and the remedy."""
         for flag, value, choices in (
             ("--method", self.method, METHODS),
-            ("--solver", self.solver, SOLVERS),
+            ("--solver", self.solver, (None, FITTED, *SOLVERS)),
+            ("--teacher-solver", self.teacher_solver, (None, *SOLVERS)),
             ("--spacing", self.spacing, SPACINGS),
             ("--engine", self.engine, ENGINES),
             ("--error", self.error, (None, *ERRORS)),
@@ -80,6 +85,8 @@ class Settings:
         ):
             if value not in choices:
                 raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(filter(None, choices))}")
+        if self.solver == FITTED and not self.own_method:
+            raise ConfigError("--solver", f"--method {self.method} has none that is fitted", "Choose another solver")
         if self.statistic != "mean" and not self.objective.paired:
             name = "FID" if self.real else "relative FID"
             raise ConfigError("--statistic", f"{name} is one number for all images", "Leave it out")
@@ -119,6 +126,21 @@ class Settings:
     def own_method(self) -> bool:
         """Whether it is a search of ours, not one of the papers'."""
         return self.method in ("placement", "joint")
+
+    @property
+    def fits(self) -> bool:
+        """Whether every schedule has a solver of its own."""
+        return self.solver_name == FITTED
+
+    @property
+    def solver_name(self) -> str:
+        """What schedules are sampled with."""
+        return self.solver or (FITTED if self.own_method else USUAL_SOLVER)
+
+    @property
+    def usual_solver(self) -> str:
+        """What the teacher is sampled with, and what a user would have typed."""
+        return self.teacher_solver or (USUAL_SOLVER if self.fits else self.solver_name)
 
     @property
     def plans(self) -> bool:

@@ -17,6 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flexiffusion.noise import Spacing, spaced_places
+from flexiffusion.search.fitting import TeacherPath
+from flexiffusion.solver import SolverMaker
 from flexsearch.errors import ModelError
 from flexsearch.metrics.features import extract
 from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
@@ -48,11 +50,23 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Reference:
-    """What one full-length schedule makes of an image set."""
+    """What one full-length schedule makes of an image set; of its first images also the way there, where asked for."""
 
     latents: Tensor  # (n, C, H, W) float32
     images: Tensor  # (n, 3, height, width) uint8
     features: Tensor  # (n, d) float32
+    states: Tensor | None = None  # (steps, m, C, H, W) float32, see `Trajectory`
+    denoised: Tensor | None = None
+
+    def path(self, solver: SolverMaker, sigmas: Sequence[float]) -> TeacherPath:
+        """The way of those images, of which it tells. Raises ValueError where it was not asked for."""
+        if self.states is None or self.denoised is None:
+            raise ValueError("this reference was made without its states")
+        return TeacherPath(solver, sigmas, self.states, self.denoised, self.latents[: self.states.shape[1]])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, those that it has."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
 
 
 def reference(
@@ -63,10 +77,11 @@ def reference(
     features: tuple[str, nn.Module],
     folder: Path,
     batch: int,
+    followed: int = 0,
 ) -> Reference:
     """The reference of an image set, from `folder` if it is there, else sampled in full and kept.
 
-    `features` is the feature module with the name that it was asked for by.
+    `features` is the feature module with the name that it was asked for by; `followed` images have their states kept.
     """
     determines = {
         "model": model.sha256,
@@ -82,6 +97,7 @@ def reference(
         "images": asdict(images),
         "places": list(places),
         "features": features[0],
+        **({"followed": followed} if followed else {}),
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"reference-{key}.safetensors"
@@ -92,7 +108,7 @@ def reference(
         except (SafetensorError, TypeError):
             path.unlink()  # half written by a machine that went down: it is made again
     denoiser = images.denoiser(model, sampling.guidance)
-    made = draw(denoiser, sampling.solver, images.noise(model), places, batch=batch)
+    made = draw(denoiser, sampling.solver, images.noise(model), places, batch=batch, keep_states=followed > 0)
     if not made.latents.isfinite().all():
         raise ModelError(
             model.source,
@@ -106,11 +122,14 @@ def reference(
             "its latents are finite, but the pictures that its VAE makes of them are not",
             "Give a checkpoint with another VAE: the weights of this one hold numbers that are not finite",
         )
-    result = Reference(made.latents, (pictures * 255).round().to(torch.uint8), extract(features[1], pictures))
+    way = [kept[:, :followed] for kept in (made.states, made.denoised) if kept is not None]
+    result = Reference(made.latents, (pictures * 255).round().to(torch.uint8), extract(features[1], pictures), *way)
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as draft:
         save_file(
-            {name: tensor.contiguous() for name, tensor in vars(result).items()}, draft, {"key": json.dumps(determines)}
+            {name: tensor.contiguous() for name, tensor in result.tensors().items()},
+            draft,
+            {"key": json.dumps(determines)},
         )
     return result
 

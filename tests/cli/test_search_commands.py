@@ -123,7 +123,8 @@ class TestRun:
 
     def test_the_effective_settings_are_kept(self, finished: Path) -> None:
         settings = json.loads((finished / "settings.json").read_text())
-        assert settings["steps"] == 8 and settings["solver"] == "dpmpp_2m" and settings["speedups"] == [2.0]
+        assert settings["steps"] == 8 and settings["solver"] == "fitted" and settings["speedups"] == [2.0]
+        assert settings["teacher_solver"] == "dpmpp_2m"
 
     def test_an_existing_run_is_not_overwritten(self, finished: Path) -> None:
         before = (finished / "result.json").read_bytes()
@@ -164,7 +165,7 @@ class TestRun:
     @pytest.mark.parametrize(
         ("arguments", "code", "message"),
         [
-            (["--solver", "dpm_fast"], exit_codes.USAGE, "'dpm_fast' is not one of 'ddim', 'plms'"),
+            (["--solver", "dpm_fast"], exit_codes.USAGE, "'dpm_fast' is not one of 'fitted', 'ddim', 'plms'"),
             (["--speedup", "0.5"], exit_codes.USAGE, "--speedup: 0.5 is out of range"),
             (["--steps", "2"], exit_codes.USAGE, "--steps: 2 is out of range"),
             (["--model", "/no/such"], exit_codes.MODEL, "/no/such: there is no such file or folder"),

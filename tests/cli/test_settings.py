@@ -172,7 +172,7 @@ def test_the_words_of_choices_are_the_cores() -> None:
         (["resume"], "dir", [""]),
         (["show"], "file", [""]),
         (["presets", "add"], "file", [""]),
-        (["run", "--solver"], "plain", ["ddim", "plms", "dpmpp_2m", "euler", "uni_pc"]),
+        (["run", "--solver"], "plain", ["fitted", "ddim", "plms", "dpmpp_2m", "euler", "uni_pc"]),
         (["run", "--cost"], "plain", ["macs", "latency", "units"]),
         (["run", "--dtype"], "plain", ["auto", "float32", "float16", "bfloat16"]),
     ],
