@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from optuna.trial import TrialState
@@ -14,7 +14,8 @@ from flexiffusion.search.method import Evaluated
 from flexsearch.devices import peak_memory
 from flexsearch.metrics.real_fid import require_pictures
 from flexsearch.report import figures, pictures
-from flexsearch.report.rows import Comparison, Row, comparisons
+from flexsearch.report.rows import KINDS, Comparison, Row, comparisons
+from flexsearch.report.table import searched_words
 from flexsearch.runs import final_table, trial_store
 from flexsearch.runs.driver import search
 from flexsearch.runs.evaluators import opened
@@ -152,6 +153,7 @@ def _measure(
         "result.json",
         {
             "settings": settings.to_dict() | {"storage": settings.storage and trial_store.shown(settings.storage)},
+            "objective": asdict(settings.objective),
             "evaluations": len(evaluated),
             "network_calls": sum(item.calls for item in evaluated),
             "peak_memory": peak_memory(experiment.model.device),
@@ -171,27 +173,26 @@ def _measure(
             figures.FrontPoint(row.cost_full_steps, error.mean, row.kind, low=error.low, high=error.high)
             for row, error in ((row, row.errors[key]) for row in rows)
         ],
-        # where both are of the rows' kinds
-        evaluated=[(item.cost, item.error) for item in evaluated]
-        if key.startswith(objective.error) and settings.cost == "macs"
-        else (),
+        # where both costs are of one kind
+        evaluated=[(item.cost, item.error) for item in evaluated] if settings.cost == "macs" else (),
+        evaluated_name=f"{searched_words(objective)},\n{settings.images} search images",
         title=f"{experiment.model.family}, {settings.solver}, {settings.held_out} held-out images",
         error_name=f"paired {key.replace('/', ' error to the ')}",
         teacher_cost=float(settings.steps),
     )
-    shown = [(choice, outcome) for choice, outcome in measured if choice.kind in ("teacher", "found")]
-    shown.sort(key=lambda item: item[0].speedup or 0.0)
+    # of the same cost, plain steps stand below what was found
+    shown = [(choice, outcome) for choice, outcome in measured if choice.kind in ("teacher", "found", "plain")]
+    shown.sort(key=lambda item: (item[0].speedup or 0.0, KINDS.index(item[0].kind)))
     figures.samples(
         folder.samples,
         [
-            (
-                "teacher" if choice.speedup is None else f"{choice.speedup:g}x\n{choice.label}",
-                outcome.pictures,
-            )
-            for choice, outcome in shown
+            ("teacher" if choice.speedup is None else f"{choice.speedup:g}x {choice.kind}\n{choice.label}", o.pictures)
+            for choice, o in shown
         ],
     )
     for choice, outcome in shown:
+        if choice.kind == "plain":
+            continue
         name = pictures.TEACHER if choice.speedup is None else schedule_name(experiment, choice)
         pictures.write(folder.pictures / name, outcome.pictures)
     return rows
