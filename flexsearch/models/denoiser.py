@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +16,15 @@ from flexsearch.models.model import Conditioning, DiffusionModel
 
 @dataclass(frozen=True, eq=False)
 class ModelDenoiser:
-    """See `flexiffusion.search.denoiser.Denoiser`. A place on the model's levels is a training timestep."""
+    """See `flexiffusion.search.denoiser.Denoiser`. A place on the model's levels is a training timestep.
+
+    `on_call` is told after each call of how many images it was.
+    """
 
     model: DiffusionModel
     conditioning: Conditioning
     guidance: float
+    on_call: Callable[[int], None] | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -47,6 +52,8 @@ class ModelDenoiser:
             return model.call(rows, place, inputs)
 
         output = forward() if run is None else run(forward, rows, model.chunks(self.guidance))
+        if self.on_call is not None:
+            self.on_call(images.stop - images.start)
         return clean(model.guided(output.float(), self.guidance), sample, sigma, model.prediction)
 
 

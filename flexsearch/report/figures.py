@@ -95,9 +95,7 @@ def _plot_cloud(axes: Axes, cloud: Sequence[tuple[float, float]], name: str) -> 
     """The candidates that a search saw, and the least error up to each cost as a line."""
     costs, errors = zip(*sorted(cloud), strict=True)
     axes.scatter(costs, errors, s=8, color=palette.GREY, alpha=0.6, linewidths=0, label="evaluated")
-    axes.step(
-        costs, np.minimum.accumulate(errors), where="post", color=palette.VERMILION, linewidth=1.2, label="front"
-    )
+    axes.step(costs, np.minimum.accumulate(errors), where="post", color=palette.VERMILION, linewidth=1.2, label="front")
     axes.set_ylabel(name)
     axes.legend(frameon=False, fontsize=9)
 

@@ -38,6 +38,8 @@ from flexsearch.sampling.solvers import SamplerSettings
 class Experiment:
     """What a run works with. Parts are made when they are first asked for."""
 
+    _progress: Callable[[int], None] = staticmethod(lambda calls: None)
+
     def __init__(self, settings: Settings, references: Path) -> None:
         self.settings = settings
         self.folder = references
@@ -137,6 +139,22 @@ class Experiment:
             return split_prompts(settings.prompts or self.model.prompts)
         return read_prompts(BUNDLED, str(BUNDLED))
 
+    def draw_references(self, progress: Callable[[int], None]) -> None:
+        """Both engines, with their references. `progress` is told of `reference_calls` in all, as they are done."""
+        self._progress = progress
+        try:
+            _ = self.search_engine, self.held_out_engine
+        finally:
+            del self._progress
+
+    @property
+    def reference_calls(self) -> int:
+        """Network calls, of one image each, that the references of both image sets take."""
+        settings = self.settings
+        steps = {"teacher": len(self.teacher), "converged": len(converged_places(self.model))}
+        searched = sum(steps[name] for name in {"teacher", settings.judged_by})
+        return settings.images * searched + settings.held_out * sum(steps.values())
+
     @cached_property
     def search_engine(self) -> LocalEngine:
         return self.engine_for_search(self._references(self._search_images, {"teacher", self.settings.judged_by}))
@@ -163,7 +181,7 @@ class Experiment:
         }
         features = (self.settings.features, self.features)
         return {
-            name: reference(self.model, sampling, images, places, features, self.folder, self.batch)
+            name: reference(self.model, sampling, images, places, features, self.folder, self.batch, self._progress)
             for name, (sampling, places) in ways.items()
             if name in needed
         }

@@ -21,6 +21,7 @@ UNSTEADY = 1.25  # median turn / fastest: a machine with nothing else to do stay
 
 OnStep = Callable[[str], None]
 
+TIMING = "timing"  # the stage's label
 TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be compared
 SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: as slow devices are used
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
@@ -129,7 +130,7 @@ def time_all(
     engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], progress: Progress
 ) -> dict[str, list[float]]:
     """`timed` with its progress; says so where the times cannot be relied on."""
-    with progress.stage("timing", MOST_TURNS, "turns at most") as at:
+    with progress.stage(TIMING, MOST_TURNS, "turns at most") as at:
         seconds = timed(engine, measured, lambda note: at.advance(note=note))
     spread = max(statistics.median(turns) / min(turns) for turns in seconds.values())
     if spread > UNSTEADY:

@@ -19,6 +19,7 @@ from flexsearch.report.table import searched_words
 from flexsearch.runs import final_table, trial_store
 from flexsearch.runs.driver import search
 from flexsearch.runs.evaluators import opened
+from flexsearch.runs.expected_work import FINAL_TABLE, REFERENCES, SEARCH, TABLES, expected_work
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.export import schedule_name, to_schedule
 from flexsearch.runs.optuna_sampler import MethodSampler
@@ -102,19 +103,17 @@ def _search(folder: RunFolder, experiment: Experiment, progress: Progress) -> li
     progress.say(f"run folder: {folder.path}")
     progress.say(f"model: {experiment.described()}")
     folder.keep_model(experiment.model.family, experiment.model.sha256)
-    with progress.stage("teacher and converged reference", 2, "image sets") as at:
-        _ = experiment.search_engine
-        at.advance()
-        _ = experiment.held_out_engine
-        at.advance()
+    progress.expect(expected_work(experiment))
+    with progress.stage(REFERENCES, experiment.reference_calls, "network calls") as at:
+        experiment.draw_references(at.advance)
     if settings.plans:
-        with progress.stage("planner's tables", experiment.table_levels, "levels") as at:
+        with progress.stage(TABLES, experiment.table_levels, "levels") as at:
             experiment.tables(at.advance)
     folder.write_json("costs.json", experiment.costs.to_dict())
     sampler = MethodSampler(experiment.method, settings.seed)
     study = folder.study(settings, sampler)
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    with progress.stage("search", settings.evaluations, "evaluations", done) as at:
+    with progress.stage(SEARCH, settings.evaluations, "evaluations", done) as at:
         if done < settings.evaluations:
             with opened(experiment, at.say) as evaluator:
                 search(
@@ -138,7 +137,7 @@ def _measure(
 ) -> tuple[Row, ...]:
     settings, engine = experiment.settings, experiment.held_out_engine
     choices = final_table.choose(experiment, evaluated)
-    with progress.stage("final table", len(choices), "schedules") as at:
+    with progress.stage(FINAL_TABLE, len(choices), "schedules") as at:
         measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
     seconds = final_table.time_all(engine, measured, progress)
     files = {}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,11 +64,21 @@ def reference(
     features: tuple[str, nn.Module],
     folder: Path,
     batch: int,
+    progress: Callable[[int], None] = lambda calls: None,
 ) -> Reference:
     """The reference of an image set, from `folder` if it is there, else sampled in full and kept.
 
-    `features` is the feature module with the name that it was asked for by.
+    `features` is the feature module with the name that it was asked for by. `progress` is told how many network calls,
+    of one image each, are done: in all one for each image and place.
     """
+    told, calls = 0, images.count * len(places)
+
+    def called(count: int) -> None:
+        nonlocal told
+        new = min(count, calls - told)  # a batch that is halved for lack of memory is sampled again
+        told += new
+        progress(new)
+
     determines = {
         "model": model.sha256,
         "prediction": model.noise_config,
@@ -89,10 +99,13 @@ def reference(
     if path.exists():
         try:
             with safe_open(path, "pt") as file:
-                return Reference(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                known = Reference(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (SafetensorError, TypeError):
             path.unlink()  # half written by a machine that went down: it is made again
-    denoiser = ModelDenoiser(model, images.conditioning(model), sampling.guidance)
+        else:
+            called(calls)
+            return known
+    denoiser = ModelDenoiser(model, images.conditioning(model), sampling.guidance, called)
     made = draw(denoiser, sampling.solver, images.noise(model), places, batch=batch)
     if not made.latents.isfinite().all():
         raise ModelError(
