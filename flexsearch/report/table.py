@@ -60,7 +60,7 @@ _SEARCHED: dict[ErrorName, str] = {
 
 def searched_words(objective: Objective) -> str:
     """What a search minimised, for the axis of a plot."""
-    words = _SEARCHED[objective.error]
+    words = _SEARCHED.get(objective.error, objective.error)  # or a package.module:name
     if not objective.paired:
         return words
     return f"mean root {words}" if objective.statistic == "mean" else f"mean root {words} of the worst tenth"

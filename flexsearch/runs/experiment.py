@@ -27,7 +27,7 @@ from flexsearch.models.costs import count_macs, count_units, known_or_measured_m
 from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
-from flexsearch.runs.methods import BUILDERS
+from flexsearch.runs.methods import build
 from flexsearch.runs.planner_tables import known_or_measured
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
@@ -246,4 +246,4 @@ class Experiment:
     @cached_property
     def method(self) -> Method:
         """The search method, as the settings ask for it."""
-        return BUILDERS[self.settings.method](self)
+        return build(self)

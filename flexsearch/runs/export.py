@@ -26,7 +26,7 @@ from flexsearch.runs.final_table import Choice
 def schedule_name(experiment: Experiment, choice: Choice) -> str:
     """Such as `tiny-fashion-dpmpp_2m-30-2x`: family, sampler, teacher steps, asked speed-up."""
     settings = experiment.settings
-    return f"{experiment.model.family}-{settings.solver}-{settings.steps}-{choice.speedup:g}x"
+    return f"{experiment.model.family}-{settings.solver_name}-{settings.steps}-{choice.speedup:g}x"
 
 
 def to_schedule(
@@ -79,7 +79,7 @@ def schedule_file(
         description=description,
         model=ModelInfo(model.family, model.branches, model.sha256),
         sampling=Sampling(
-            sampler=settings.solver,
+            sampler=settings.solver_name,
             scheduler=settings.spacing,
             steps=settings.steps,
             cfg=experiment.sampling.guidance,

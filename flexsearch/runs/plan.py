@@ -65,10 +65,9 @@ def _too_fast(experiment: Experiment, speedup: float) -> ConfigError:
 def write(plans: Plans, folder: Path) -> list[str]:
     """A schedule file for each plan. Raises ConfigError where the folder cannot be written."""
     experiment, files = plans.experiment, []
+    settings = experiment.settings
     for speedup, planned in plans.schedules:
-        name = (
-            f"{experiment.model.family}-{experiment.settings.solver}-{experiment.settings.steps}-{speedup:g}x-planned"
-        )
+        name = f"{experiment.model.family}-{settings.solver_name}-{settings.steps}-{speedup:g}x-planned"
         text = f"{described(planned.candidate)}; planned for {speedup:g}x, not measured"
         steps = planned.candidate.steps_plan(experiment.model.levels)
         path = folder / f"{name}.json"

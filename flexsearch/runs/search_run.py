@@ -13,6 +13,7 @@ from flexiffusion.search.front import front
 from flexiffusion.search.method import Evaluated
 from flexsearch.devices import peak_memory
 from flexsearch.metrics.real_fid import require_pictures
+from flexsearch.named import callable_of, is_named
 from flexsearch.report import figures, pictures
 from flexsearch.report.rows import KINDS, Comparison, Row, comparisons
 from flexsearch.report.table import searched_words
@@ -74,6 +75,9 @@ def resume(folder: RunFolder, settings: Settings, progress: Progress) -> Result:
 def _require(experiment: Experiment) -> None:
     """Raises what a setting, the model or the trial store is refused with; nothing is sampled for it."""
     settings = experiment.settings
+    for flag, value in (("--method", settings.method), ("--solver", settings.solver), ("--error", settings.error)):
+        if value is not None and is_named(value):
+            callable_of(flag, value)
     _ = experiment.model, experiment.batch, experiment.prompts, experiment.features, experiment.teacher
     if settings.real is not None:
         require_pictures(Path(settings.real))
@@ -175,7 +179,7 @@ def _measure(
         # where both costs are of one kind
         evaluated=[(item.cost, item.error) for item in evaluated] if settings.cost == "macs" else (),
         evaluated_name=f"{searched_words(objective)},\n{settings.images} search images",
-        title=f"{experiment.model.family}, {settings.solver}, {settings.held_out} held-out images",
+        title=f"{experiment.model.family}, {settings.solver_name}, {settings.held_out} held-out images",
         error_name=f"paired {key.replace('/', ' error to the ')}",
         teacher_cost=float(settings.steps),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import types
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from flexiffusion.cost import CostTable
 from flexiffusion.noise import SPACINGS, Spacing
@@ -20,8 +20,11 @@ from flexiffusion.search.objective import (
     paired_reference,
 )
 from flexiffusion.search.racing import SLACK
-from flexsearch.choices import COSTS, ENGINES, METHODS, SOLVERS, CostName, EngineName, MethodName
+from flexsearch.choices import COSTS, ENGINES, METHODS, SOLVERS, CostName, EngineName
 from flexsearch.errors import ConfigError
+from flexsearch.named import is_named
+
+NAMED = ("--method", "--solver", "--error")  # which take a `package.module:name` beside their words
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Settings:
     for each device."""
 
     model: str = "tiny"
-    method: MethodName = "placement"
+    method: str = "placement"
     solver: str = "dpmpp_2m"
     steps: int = 30
     spacing: Spacing = "uniform"
@@ -40,7 +43,7 @@ class Settings:
     speedups: tuple[float, ...] = (2.0, 3.0, 5.0)
     timesteps: int | None = None
     reference: str = "teacher"
-    error: ErrorName | None = None
+    error: str | None = None
     statistic: StatisticName = "mean"
     cost: CostName = "macs"
     profile: dict[str, Any] | None = None
@@ -78,8 +81,10 @@ class Settings:
             ("--statistic", self.statistic, STATISTICS),
             ("--cost", self.cost, COSTS),
         ):
-            if value not in choices:
-                raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(filter(None, choices))}")
+            own = flag in NAMED and value is not None and is_named(value)
+            if value not in choices and not own:
+                words = [*filter(None, choices), *["package.module:name"] * (flag in NAMED)]
+                raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(words)}")
         if self.statistic != "mean" and not self.objective.paired:
             name = "FID" if self.real else "relative FID"
             raise ConfigError("--statistic", f"{name} is one number for all images", "Leave it out")
@@ -148,7 +153,12 @@ class Settings:
     def objective(self) -> Objective:
         """What the search minimises."""
         own: ErrorName = "fid" if self.real else "rfid" if self.method == "flexiffusion" else "latent"
-        return Objective(self.error or own, self.statistic)
+        return Objective(cast(ErrorName, self.error or own), self.statistic)
+
+    @property
+    def solver_name(self) -> str:
+        """The solver as files and tables call it: of a `package.module:name` the name."""
+        return self.solver.rpartition(":")[2]
 
     @property
     def other_device(self) -> CostTable | None:

@@ -17,6 +17,7 @@ from flexiffusion.solver import Plms, SolverMaker, check_falling, dpmpp_2m, eule
 from flexsearch.choices import SOLVERS as SOLVERS
 from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.model import no_room
+from flexsearch.named import callable_of, is_named
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,11 @@ MAKERS: dict[str, Callable[[NoiseLevels], SolverMaker]] = {
 
 
 def solver_maker(name: str, levels: NoiseLevels) -> SolverMaker:
-    """What makes the solver of one trajectory. Raises ValueError for an unknown name."""
+    """What makes the solver of one trajectory. Raises ValueError for an unknown name, and ConfigError for a
+    `package.module:name`, itself such a maker, that cannot be imported."""
+    if is_named(name):
+        own: SolverMaker = callable_of("--solver", name)
+        return own
     if name not in MAKERS:
         raise ValueError(f"unknown solver {name!r}: choose from {', '.join(SOLVERS)}")
     return MAKERS[name](levels)

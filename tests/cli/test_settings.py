@@ -163,24 +163,25 @@ def test_the_words_of_choices_are_the_cores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "kind", "offered"),
+    ("words", "kinds", "offered"),
     [
-        (["run", "--model"], "file", [""]),
-        (["run", "--prompts"], "file", [""]),
-        (["run", "--config"], "file", [""]),
-        (["run", "--out"], "dir", [""]),
-        (["resume"], "dir", [""]),
-        (["show"], "file", [""]),
-        (["presets", "add"], "file", [""]),
-        (["run", "--solver"], "plain", ["ddim", "plms", "dpmpp_2m", "euler", "uni_pc"]),
-        (["run", "--cost"], "plain", ["macs", "latency", "units"]),
-        (["run", "--dtype"], "plain", ["auto", "float32", "float16", "bfloat16"]),
+        (["run", "--model"], {"file", "plain"}, ["", "tiny", "pixel"]),
+        (["run", "--prediction"], {"plain"}, ["auto", "epsilon", "v_prediction"]),
+        (["run", "--prompts"], {"file"}, [""]),
+        (["run", "--config"], {"file"}, [""]),
+        (["run", "--out"], {"dir"}, [""]),
+        (["resume"], {"dir"}, [""]),
+        (["show"], {"file"}, [""]),
+        (["presets", "add"], {"file"}, [""]),
+        (["run", "--solver"], {"plain"}, ["ddim", "plms", "dpmpp_2m", "euler", "uni_pc"]),
+        (["run", "--cost"], {"plain"}, ["macs", "latency", "units"]),
+        (["run", "--dtype"], {"plain"}, ["auto", "float32", "float16", "bfloat16"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_the_shell_completes_files_and_words(words: list[str], kind: str, offered: list[str]) -> None:
+def test_the_shell_completes_files_and_words(words: list[str], kinds: set[str], offered: list[str]) -> None:
     from click.shell_completion import BashComplete
 
     found = BashComplete(main, {}, "flexsearch", "_FLEXSEARCH_COMPLETE").get_completions(words, "")
-    assert {item.type for item in found} == {kind}
+    assert {item.type for item in found} == kinds
     assert [item.value for item in found] == offered
