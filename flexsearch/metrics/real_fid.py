@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from flexiffusion.whole_file import whole_file
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import extract
 from flexsearch.metrics.relative_fid import RelativeFid
-from flexsearch.whole_file import whole_file
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 AT_ONCE = 256

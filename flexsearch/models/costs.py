@@ -21,9 +21,9 @@ from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
 from flexiffusion.search.devices import clock, out_of_memory, release
 from flexiffusion.search.trajectory import halved
+from flexiffusion.whole_file import whole_file
 from flexsearch.models.model import DiffusionModel, NetworkInputs, call_unet, no_room
 from flexsearch.models.noise import initial_noise
-from flexsearch.whole_file import whole_file
 
 
 def count_macs(model: DiffusionModel, guidance: float) -> CostTable:

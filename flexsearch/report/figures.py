@@ -21,9 +21,9 @@ from flexiffusion import codec
 from flexiffusion.schedule import Action, Schedule
 from flexiffusion.search.paired import DIVERGED
 from flexiffusion.summary import counts_text
+from flexiffusion.whole_file import whole_file
 from flexsearch.report import palette
 from flexsearch.report.rows import KIND_WORDS, KINDS, RowKind
-from flexsearch.whole_file import whole_file
 
 _DPI = 150
 _STRIP_ROW = 50  # steps

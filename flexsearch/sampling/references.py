@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flexiffusion.noise import spaced_places
+from flexiffusion.whole_file import whole_file
 from flexsearch.errors import ModelError
 from flexsearch.metrics.features import extract
 from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.solvers import SamplerSettings, draw
-from flexsearch.whole_file import whole_file
 
 HELD_OUT = 1 << 30  # image indices of held-out noise begin here, out of reach of any search
 CONVERGED_STEPS = 60

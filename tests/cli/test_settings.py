@@ -7,11 +7,19 @@ from pathlib import Path
 
 import click
 import pytest
+from click.core import ParameterSource
 from click.testing import CliRunner, Result
 
-from flexsearch.cli import output, settings
+from flexsearch.cli import output
 from flexsearch.cli.app import COMMANDS, Entry, main
 from flexsearch.cli.command import Command
+
+SOURCES = {
+    ParameterSource.COMMANDLINE: "flag",
+    ParameterSource.ENVIRONMENT: "environment",
+    ParameterSource.DEFAULT_MAP: "file",
+    ParameterSource.DEFAULT: "default",
+}
 
 
 @click.command("demo", cls=Command)
@@ -23,8 +31,11 @@ from flexsearch.cli.command import Command
 @output.json_option
 @click.pass_context
 def demo(ctx: click.Context, /, **_: object) -> None:
-    """Says what it got."""
-    output.emit(settings.effective(ctx))
+    """Says what it got, and from where."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    words = {name: SOURCES[source] for name, source in sources.items() if source is not None}
+    found = {name: {"value": value, "source": words[name]} for name, value in ctx.params.items()}
+    output.emit(json.loads(json.dumps(found, default=str)))
 
 
 @pytest.fixture(autouse=True)
