@@ -153,6 +153,30 @@ def test_out_and_open(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert call(run, "--out", tmp_path / "none" / "x.html").exit_code == exit_codes.USAGE
 
 
+def test_strips_lie_beside_the_page_and_the_run_is_left_alone(run: Path, tmp_path: Path) -> None:
+    """Its folder may be somebody else's, which cannot be written."""
+    before = sorted(run.rglob("*"))
+    (tmp_path / "elsewhere").mkdir()
+    assert call(run, "--out", tmp_path / "elsewhere" / "page.html").exit_code == 0
+    assert [path.name for path in sorted((tmp_path / "elsewhere" / "strips").iterdir())] == [
+        "tiny-2x.png",
+        "tiny-4x.png",
+    ]
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [('{"rows": [{}]}', "it lacks 'errors'"), ('{"rows": []}', "it lacks 'settings'"), ("{}", "it lacks 'rows'"),
+     ("[]", "it lacks what a result has"), ('{"rows"', "it cannot be read")],
+)  # fmt: skip
+def test_what_a_result_lacks_is_named(run: Path, text: str, words: str) -> None:
+    (run / "result.json").write_text(text)
+    done = call(run)
+    assert done.exit_code == exit_codes.RUN_FOLDER
+    assert f"{run / 'result.json'}: {words}" in done.stderr and "flexsearch resume" in done.stderr
+
+
 def test_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
     assert "there is no run" in call(tmp_path).stderr
     (run / "result.json").unlink()

@@ -11,6 +11,7 @@ import pytest
 from flexiffusion import codec
 from flexiffusion.search import macro_steps
 from flexsearch.report import figures
+from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.measure_files import measure_files
 from flexsearch.runs.progress import Silent, Stage
@@ -50,6 +51,8 @@ def test_a_search_that_begins_with_plans_and_its_files_from_python(
 ) -> None:
     monkeypatch.setattr(macro_steps, "LEVELS", 6)
     monkeypatch.setattr(references, "CONVERGED_STEPS", 12)
+    monkeypatch.setattr(final_table, "MOST_TURNS", 1)
+    monkeypatch.setattr(final_table, "TIMED_IMAGES", 2)
     settings = Settings(steps=8, speedups=(2.0,), evaluations=6, images=2, held_out=2)
     told, drawn = Kept(), list[str]()
     samples = figures.samples
