@@ -28,6 +28,7 @@ from benchmarks.searches import searched
 from flexiffusion.noise import Spacing, spaced_places
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.objective import ErrorName
+from flexiffusion.whole_file import whole_file
 from flexsearch.choices import MethodName
 from flexsearch.metrics.features import BundledFeatures, extract
 from flexsearch.metrics.real_fid import RealFid, statistics_of, write_statistics
@@ -36,7 +37,6 @@ from flexsearch.runs.final_table import choose, described
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.references import ImageSet
 from flexsearch.sampling.solvers import SamplerSettings, draw
-from flexsearch.whole_file import whole_file
 
 STEPS = (4, 6, 10, 15)
 SPEEDUPS = (2.0, 3.0, 5.0)

@@ -27,6 +27,7 @@ from flexsearch.metrics.perceptual import load_lpips, lpips_errors
 from flexsearch.metrics.real_fid import RealFid
 from flexsearch.metrics.relative_fid import RelativeFid
 from flexsearch.models.checkpoint import CheckpointDenoiser
+from flexsearch.named import callable_of, is_named
 from flexsearch.sampling.references import Reference
 from flexsearch.sampling.solvers import draw
 
@@ -68,8 +69,8 @@ class Outcome:
         return lpips_errors(self.engine.lpips, self.images, shown)
 
     def paired_errors(self, error: str, reference: ReferenceName) -> Errors:
-        """The errors of one of `MEASURES`, per image."""
-        return MEASURES[error](self, reference)
+        """The errors of one of `MEASURES`, or of a `package.module:name`, per image."""
+        return measure(error)(self, reference)
 
     def relative_fid(self) -> float:
         """Relative FID to the teacher."""
@@ -80,12 +81,21 @@ class Outcome:
         return None if self.engine.real is None else self.engine.real(self.features)
 
 
+Measure = Callable[[Outcome, ReferenceName], Errors]
+
 # The registry of paired errors: what tells, per image, how far an outcome is from a reference.
-MEASURES: dict[str, Callable[[Outcome, ReferenceName], Errors]] = {
+MEASURES: dict[str, Measure] = {
     "latent": Outcome.latent_errors,
     "features": Outcome.feature_errors,
     "lpips": Outcome.perceptual_errors,
 }
+
+
+def measure(error: str) -> Measure:
+    """The paired error of this name, or that which a `package.module:name` names. Raises ConfigError."""
+    return callable_of("--error", error) if is_named(error) else MEASURES[error]
+
+
 # Those that the final table shows: (error, reference).
 SHOWN: tuple[tuple[str, ReferenceName], ...] = (("latent", "teacher"), ("latent", "converged"), ("features", "teacher"))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flexiffusion.noise import NoiseLevels
-from flexiffusion.search.denoiser import Denoiser
+from flexiffusion.search.denoiser import Calls, Denoiser
 from flexsearch.errors import ConfigError
 
 
@@ -23,6 +23,42 @@ class CheckpointDenoiser(Denoiser, Protocol):
 
     def taken(self, images: Sequence[int]) -> CheckpointDenoiser:
         """The same for these images of the set, in this order; one may be taken more than once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """A denoiser that tells after each call of how many images it was."""
+
+    denoiser: CheckpointDenoiser
+    on_call: Callable[[int], None]
+
+    @property
+    def model(self) -> Checkpoint:
+        return self.denoiser.model
+
+    @property
+    def network(self) -> nn.Module:
+        return self.denoiser.network
+
+    @property
+    def levels(self) -> NoiseLevels:
+        return self.denoiser.levels
+
+    @property
+    def branches(self) -> int:
+        return self.denoiser.branches
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.device
+
+    def taken(self, images: Sequence[int]) -> Counted:
+        return Counted(self.denoiser.taken(images), self.on_call)
+
+    def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
+        denoised = self.denoiser(sample, place, images, run)
+        self.on_call(images.stop - images.start)
+        return denoised
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,10 +23,10 @@ from flexiffusion.schedule import FULL, Action
 from flexiffusion.search.denoiser import Calls
 from flexiffusion.search.devices import clock, out_of_memory, release
 from flexiffusion.search.trajectory import halved
+from flexiffusion.whole_file import whole_file
 from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.models.model import NetworkInputs, no_room, unet_skeleton
 from flexsearch.models.noise import initial_noise
-from flexsearch.whole_file import whole_file
 
 
 def count_macs(model: Checkpoint, guidance: float) -> CostTable:

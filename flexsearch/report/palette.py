@@ -35,6 +35,8 @@ KIND_LOOKS: dict[RowKind, tuple[str, str]] = {
     "spectrum": (ORANGE, "v"),
     "easycache": (SKY, "P"),
 }
+# Drawn as an outline, and larger: a searched placement often is the plain one, whose mark must show through.
+HOLLOW_KINDS: frozenset[RowKind] = frozenset({"plain_searched"})
 
 
 class Look(NamedTuple):

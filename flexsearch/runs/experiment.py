@@ -28,7 +28,7 @@ from flexsearch.metrics.real_fid import RealFid, real_statistics
 from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
 from flexsearch.models.costs import count_macs, count_units, known_or_measured_ms
 from flexsearch.models.load import load_model
-from flexsearch.runs.methods import BUILDERS
+from flexsearch.runs.methods import build
 from flexsearch.runs.planner_tables import known_or_measured
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
@@ -38,6 +38,8 @@ from flexsearch.sampling.solvers import SamplerSettings, solver_maker
 
 class Experiment:
     """What a run works with. Parts are made when they are first asked for."""
+
+    _progress: Callable[[int], None] = staticmethod(lambda calls: None)
 
     def __init__(self, settings: Settings, references: Path) -> None:
         self.settings = settings
@@ -137,6 +139,22 @@ class Experiment:
             return split_prompts(settings.prompts or self.model.prompts)
         return read_prompts(BUNDLED, str(BUNDLED))
 
+    def draw_references(self, progress: Callable[[int], None]) -> None:
+        """Both engines, with their references. `progress` is told of `reference_calls` in all, as they are done."""
+        self._progress = progress
+        try:
+            _ = self.search_engine, self.held_out_engine
+        finally:
+            del self._progress
+
+    @property
+    def reference_calls(self) -> int:
+        """Network calls, of one image each, that the references of both image sets take."""
+        settings = self.settings
+        steps = {"teacher": len(self.teacher), "converged": len(converged_places(self.model))}
+        searched = sum(steps[name] for name in {"teacher", settings.judged_by})
+        return settings.images * searched + settings.held_out * sum(steps.values())
+
     @cached_property
     def search_engine(self) -> LocalEngine:
         judged_by = self.settings.judged_by
@@ -190,6 +208,7 @@ class Experiment:
                 self.folder,
                 self.batch,
                 followed if name == self.settings.judged_by else 0,
+                self._progress,
             )
             for name, (sampling, places) in self._ways.items()
             if name in needed
@@ -208,7 +227,7 @@ class Experiment:
     ) -> LocalEngine:
         return LocalEngine(
             denoiser=self.denoiser(images),
-            solver=self.settings.usual_solver if self.settings.fits else self.settings.solver_name,
+            solver=self.settings.usual_solver if self.settings.fits else self.settings.chosen_solver,
             noise=images.noise(self.model),
             references=references,
             features=self.features,
@@ -260,4 +279,4 @@ class Experiment:
     @cached_property
     def method(self) -> Method:
         """The search method, as the settings ask for it."""
-        return BUILDERS[self.settings.method](self)
+        return build(self)

@@ -23,6 +23,7 @@ from flexiffusion.solver import Weights
 from flexsearch.engines.local import LocalEngine, Outcome
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.final_table import Choice
+from flexsearch.runs.settings import short
 
 
 def schedule_name(experiment: Experiment, choice: Choice) -> str:
@@ -89,7 +90,7 @@ def schedule_file(
         description=description,
         model=ModelInfo(model.family, model.branches, model.sha256, model.blocks),
         sampling=Sampling(
-            sampler=settings.usual_solver if settings.fits else settings.solver_name,
+            sampler=short(settings.usual_solver if settings.fits else settings.chosen_solver),
             scheduler=settings.spacing,
             steps=settings.steps,
             cfg=experiment.sampling.guidance,

@@ -24,6 +24,7 @@ UNSTEADY = 1.25  # median turn / fastest: a machine with nothing else to do stay
 
 OnStep = Callable[[str], None]
 
+TIMING = "timing"  # the stage's label
 TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be compared
 SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: as slow devices are used
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
@@ -83,7 +84,7 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Choic
 def solver_of(experiment: Experiment, candidate: Candidate) -> str | Weights:
     """What the search samples a candidate with: the solver's name, or the weights that are fitted to it."""
     fits = experiment.settings.fits
-    return experiment.search_engine.fit(candidate) if fits else experiment.settings.solver_name
+    return experiment.search_engine.fit(candidate) if fits else experiment.settings.chosen_solver
 
 
 class Known:
@@ -91,7 +92,7 @@ class Known:
 
     def __init__(self, experiment: Experiment, evaluated: Sequence[Evaluated] = ()) -> None:
         self._experiment = experiment
-        own = experiment.settings.solver_name
+        own = experiment.settings.chosen_solver
         self._found = {(item.candidate.key, own): Judgement(item.error, item.errors) for item in evaluated}
 
     def best(self, seeds: Sequence[Seed], solver: str) -> Seed:
@@ -103,7 +104,7 @@ class Known:
             if key not in self._found:
                 whole = best is not None and settings.objective.races and len(best[1].errors) == engine.count
                 rival = best[1].errors if best is not None and whole else None
-                other = None if solver == settings.solver_name else solver
+                other = None if solver == settings.chosen_solver else solver
                 self._found[key] = engine.judge(seed.candidate, settings.objective, rival, other)
             if best is None or self._found[key].error < best[1].error:
                 best = seed, self._found[key]
@@ -181,7 +182,7 @@ def time_all(
     engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], progress: Progress
 ) -> dict[Key, list[float]]:
     """`timed` with its progress; says so where the times cannot be relied on."""
-    with progress.stage("timing", MOST_TURNS, "turns at most") as at:
+    with progress.stage(TIMING, MOST_TURNS, "turns at most") as at:
         seconds = timed(engine, measured, lambda note: at.advance(note=note))
     spread = max(statistics.median(turns) / min(turns) for turns in seconds.values())
     if spread > UNSTEADY:

@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from flexiffusion.search import macro_steps
 from flexiffusion.search.macro_steps import Tables
+from flexiffusion.whole_file import whole_file
 from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.sampling.references import ImageSet
 from flexsearch.sampling.solvers import SamplerSettings, solver_maker
-from flexsearch.whole_file import whole_file
 
 
 def known_or_measured(

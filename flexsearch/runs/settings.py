@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import types
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from flexiffusion.cost import CostTable
 from flexiffusion.noise import SPACINGS, Spacing
@@ -20,8 +20,11 @@ from flexiffusion.search.objective import (
     paired_reference,
 )
 from flexiffusion.search.racing import SLACK
-from flexsearch.choices import COSTS, ENGINES, FITTED, METHODS, SOLVERS, CostName, EngineName, MethodName
+from flexsearch.choices import COSTS, ENGINES, FITTED, METHODS, SOLVERS, CostName, EngineName
 from flexsearch.errors import ConfigError
+from flexsearch.named import is_named
+
+NAMED = ("--method", "--solver", "--error")  # which take a `package.module:name` beside their words
 
 USUAL_SOLVER = "dpmpp_2m"
 
@@ -35,7 +38,7 @@ class Settings:
     for each device."""
 
     model: str = "tiny"
-    method: MethodName = "placement"
+    method: str = "placement"
     solver: str | None = None
     teacher_solver: str | None = None
     steps: int = 30
@@ -44,7 +47,7 @@ class Settings:
     speedups: tuple[float, ...] = (2.0, 3.0, 5.0)
     timesteps: int | None = None
     reference: str = "teacher"
-    error: ErrorName | None = None
+    error: str | None = None
     statistic: StatisticName = "mean"
     cost: CostName = "macs"
     profile: dict[str, Any] | None = None
@@ -83,8 +86,10 @@ class Settings:
             ("--statistic", self.statistic, STATISTICS),
             ("--cost", self.cost, COSTS),
         ):
-            if value not in choices:
-                raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(filter(None, choices))}")
+            own = flag in NAMED and value is not None and is_named(value)
+            if value not in choices and not own:
+                words = [*filter(None, choices), *["package.module:name"] * (flag in NAMED)]
+                raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(words)}")
         if self.solver == FITTED and not self.own_method:
             raise ConfigError("--solver", f"--method {self.method} has none that is fitted", "Choose another solver")
         if self.statistic != "mean" and not self.objective.paired:
@@ -130,17 +135,17 @@ class Settings:
     @property
     def fits(self) -> bool:
         """Whether every schedule has a solver of its own."""
-        return self.solver_name == FITTED
+        return self.chosen_solver == FITTED
 
     @property
-    def solver_name(self) -> str:
+    def chosen_solver(self) -> str:
         """What schedules are sampled with."""
         return self.solver or (FITTED if self.own_method else USUAL_SOLVER)
 
     @property
     def usual_solver(self) -> str:
         """What the teacher is sampled with, and what a user would have typed."""
-        return self.teacher_solver or (USUAL_SOLVER if self.fits else self.solver_name)
+        return self.teacher_solver or (USUAL_SOLVER if self.fits else self.chosen_solver)
 
     @property
     def plans(self) -> bool:
@@ -170,7 +175,12 @@ class Settings:
     def objective(self) -> Objective:
         """What the search minimises."""
         own: ErrorName = "fid" if self.real else "rfid" if self.method == "flexiffusion" else "latent"
-        return Objective(self.error or own, self.statistic)
+        return Objective(cast(ErrorName, self.error or own), self.statistic)
+
+    @property
+    def solver_name(self) -> str:
+        """The solver of schedules as files and tables call it: of a `package.module:name` the name."""
+        return short(self.chosen_solver)
 
     @property
     def other_device(self) -> CostTable | None:
@@ -227,3 +237,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+
+
+def short(solver: str) -> str:
+    """A solver's name without the module that it comes from."""
+    return solver.rpartition(":")[2]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from flexiffusion.noise import Spacing, spaced_places
 from flexiffusion.search.fitting import TeacherPath
 from flexiffusion.solver import SolverMaker
+from flexiffusion.whole_file import whole_file
 from flexsearch.errors import ModelError
 from flexsearch.metrics.features import extract
-from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
+from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser, Counted
 from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.solvers import SamplerSettings, draw
-from flexsearch.whole_file import whole_file
 
 HELD_OUT = 1 << 30  # image indices of held-out noise begin here, out of reach of any search
 CONVERGED_STEPS = 60
@@ -78,11 +78,21 @@ def reference(
     folder: Path,
     batch: int,
     followed: int = 0,
+    progress: Callable[[int], None] = lambda calls: None,
 ) -> Reference:
     """The reference of an image set, from `folder` if it is there, else sampled in full and kept.
 
     `features` is the feature module with the name that it was asked for by; `followed` images have their states kept.
+    `progress` is told how many network calls, of one image each, are done: in all one for each image and place.
     """
+    told, calls = 0, images.count * len(places)
+
+    def called(count: int) -> None:
+        nonlocal told
+        new = min(count, calls - told)  # a batch that is halved for lack of memory is sampled again
+        told += new
+        progress(new)
+
     determines = {
         "model": model.sha256,
         "prediction": model.noise_config,
@@ -104,10 +114,13 @@ def reference(
     if path.exists():
         try:
             with safe_open(path, "pt") as file:
-                return Reference(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                known = Reference(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (SafetensorError, TypeError):
             path.unlink()  # half written by a machine that went down: it is made again
-    denoiser = images.denoiser(model, sampling.guidance)
+        else:
+            called(calls)
+            return known
+    denoiser = Counted(images.denoiser(model, sampling.guidance), called)
     made = draw(denoiser, sampling.solver, images.noise(model), places, batch=batch, keep_states=followed > 0)
     if not made.latents.isfinite().all():
         raise ModelError(

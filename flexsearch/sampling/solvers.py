@@ -19,6 +19,7 @@ from flexsearch.choices import SOLVERS as SOLVERS
 from flexsearch.errors import ConfigError
 from flexsearch.models.checkpoint import CheckpointDenoiser
 from flexsearch.models.model import no_room
+from flexsearch.named import callable_of, is_named
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,12 @@ VP_ONLY = ("plms", "uni_pc")  # written for samples of a variance-preserving mod
 def solver_maker(name: str, levels: NoiseLevels) -> SolverMaker:
     """What makes the solver of one trajectory.
 
-    Raises ValueError for an unknown name, and ConfigError for a solver that the model's kind of noise does not have.
+    Raises ValueError for an unknown name, and ConfigError for a `package.module:name`, itself such a maker, that cannot
+    be imported, and for a solver that the model's kind of noise does not have.
     """
+    if is_named(name):
+        own: SolverMaker = callable_of("--solver", name)
+        return own
     if name not in MAKERS:
         raise ValueError(f"unknown solver {name!r}: choose from {', '.join(MAKERS)}")
     if levels.kind == "flow" and name in VP_ONLY:
