@@ -15,7 +15,8 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 MODEL = (
     click.option("--model", type=Place(words=("tiny", "pixel", "emoji")), default="tiny", show_default=True,
-                 metavar="MODEL", help="A .safetensors checkpoint, a diffusers folder, or a bundled model: tiny (text), pixel (DDPM), "
+                 metavar="MODEL",
+                 help="A .safetensors checkpoint, a diffusers folder, or a bundled model: tiny (text), pixel (DDPM), "
                  "emoji (a transformer)."),
     click.option("--size", type=PictureSize(), help="Picture size in pixels, 512 or 768x512. [default: the model's]"),
     click.option("--prediction", type=Word("auto", *PREDICTIONS), default="auto", show_default=True,
