@@ -1,4 +1,4 @@
-"""More of diffusers' transformer classes: those that came lately, and relatives of the ones in transformer_networks."""
+"""More of diffusers' transformer classes: those that came lately, and relatives of the ones in main_transformers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from transformer_networks import (
+from transformer_inputs import (
     SIDE,
     TEXT,
     Entry,

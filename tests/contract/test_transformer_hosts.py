@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from main_transformers import ENTRIES
 from plans import F, P
 from test_transformers import BOUND, SOME, captured, difference
 from torch import Tensor, nn
-from transformer_networks import ENTRIES, Inputs, Transformer, build, dictionaries, rows_of, spread
+from transformer_inputs import Inputs
+from transformer_networks import Transformer, build, dictionaries, rows_of, spread
 
 from flexiffusion.cut import skipping
 from flexiffusion.outputs import tensors

@@ -1,4 +1,4 @@
-"""The contract of `cut` on diffusers' transformers: all of transformer_networks.py and newer_transformers.py."""
+"""The contract of `cut` on diffusers' transformers: all of main_transformers.py and newer_transformers.py."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from main_transformers import ENTRIES
 from newer_transformers import NEWER
 from torch import Tensor, nn
-from transformer_networks import ENTRIES, Inputs, Transformer, build, converted, dictionaries, rows_of, spread
+from transformer_inputs import Inputs
+from transformer_networks import Transformer, build, converted, dictionaries, rows_of, spread
 
 from flexiffusion.cut import Capture, capturing, skipping
 from flexiffusion.errors import ModelMismatch
