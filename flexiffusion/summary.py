@@ -27,6 +27,12 @@ def counts_text(actions: Sequence[Action]) -> str:
     return ", ".join([*parts, f"{units} units dropped"] if units else parts)
 
 
+def step_text(action: Action) -> str:
+    """One step: `partial, branch 3, linear, 2 units dropped`."""
+    kind = f"partial, branch {action.branch}, {action.predictor}" if action.kind == "partial" else action.kind
+    return f"{kind}, {len(action.drop)} units dropped" if action.drop else kind
+
+
 def sampling_text(sampling: Sampling) -> str:
     """What a schedule was made with: `dpmpp_2m, karras, 30 steps, cfg 7, 512 x 512 pixels, epsilon`."""
     parts = [

@@ -10,7 +10,7 @@ from html import escape
 
 from flexiffusion.fit import made_for
 from flexiffusion.schedule import Action, Metric, Schedule, StepsPlan
-from flexiffusion.summary import counts_text
+from flexiffusion.summary import counts_text, step_text
 
 # readable on light and dark ground
 _COLOURS = {"full": "#4f8fea", "partial": "#e8710a", "null": "transparent"}
@@ -47,7 +47,7 @@ def _text(schedule: Schedule) -> str:
 
 def _strip(actions: Sequence[Action]) -> str:
     cells = "".join(
-        f'<span title="{i + 1}: {_said(action)}" style="flex:1;min-width:2px;height:{_height(action)}px;'
+        f'<span title="{i + 1}: {step_text(action)}" style="flex:1;min-width:2px;height:{_height(action)}px;'
         f'background:{_COLOURS[action.kind]};border:1px solid #8888"></span>'
         for i, action in enumerate(actions)
     )
@@ -58,11 +58,6 @@ def _strip(actions: Sequence[Action]) -> str:
         for kind, colour in _COLOURS.items()
     )
     return strip + f'<small style="opacity:.75">{legend}</small>'
-
-
-def _said(action: Action) -> str:
-    kind = f"partial, branch {action.branch}, {action.predictor}" if action.kind == "partial" else action.kind
-    return f"{kind}, {len(action.drop)} units dropped" if action.drop else kind
 
 
 def _height(action: Action) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flexiffusion.errors import FlexiffusionError
     from flexiffusion.presets import Preset
     from flexiffusion.schedule import Schedule
-    from flexsearch.sharing.shelf import Shelf
+    from flexsearch.sharing.own_presets import OwnPresets
 
 _FOLDER = click.option(
     "--folder",
@@ -30,7 +30,7 @@ _FOLDER = click.option(
 
 def complete_name(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Preset names for the shell."""
-    from flexsearch.sharing.shelf import names
+    from flexsearch.sharing.own_presets import names
 
     return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
 
@@ -80,9 +80,9 @@ def list_presets(family: str | None) -> None:
 def show_preset(preset: str) -> None:
     """What a preset does, who made it on what, with which evidence, and where you have it from."""
     from flexsearch.cli.show import document, print_sheet
-    from flexsearch.sharing import shelf
+    from flexsearch.sharing import own_presets
 
-    found = shelf.find(preset)
+    found = own_presets.find(preset)
     note = _notes(found.path.parent).get(found.path)
     if output.wants_json():
         output.emit({**document(str(found.path), found.schedule), "source": note})
@@ -109,7 +109,7 @@ def add(ctx: click.Context, source: str, name: str | None, replace: bool, folder
     is one that flexsearch drew, or that ComfyUI or the WebUI made from a schedule's text. Files are data only: checked
     strictly, never executed. Of several files the good ones are added, and the others told; exit code 3 then.
     """
-    from flexsearch.sharing.shelf import Shelf
+    from flexsearch.sharing.own_presets import OwnPresets
     from flexsearch.sharing.sources import fetch
 
     fetched = fetch(source)
@@ -118,13 +118,13 @@ def add(ctx: click.Context, source: str, name: str | None, replace: bool, folder
         if len(found) != 1:
             raise ConfigError("--name", f"the source holds {len(found)} schedules", "Give the address of one of them")
         found = (dataclasses.replace(found[0], schedule=dataclasses.replace(found[0].schedule, name=name)),)
-    shelf = Shelf(folder)
+    own = OwnPresets(folder)
     kept = source if _is_remote(source) else str(Path(source).absolute())
     done: list[dict[str, Any]] = []
     refused: list[FlexiffusionError] = list(fetched.refused)
     for item in found:
         try:
-            outcome, path = shelf.add(item.schedule, item.origin, kept, replace)
+            outcome, path = own.add(item.schedule, item.origin, kept, replace)
         except ConfigError as error:
             if len(found) == 1 and not refused:
                 raise
@@ -133,7 +133,7 @@ def add(ctx: click.Context, source: str, name: str | None, replace: bool, folder
         done.append({"outcome": outcome, "name": path.stem, "file": str(path), "origin": item.origin})
         if not output.wants_json():
             click.echo(output.printable(f"{outcome:13}  {path.stem}  ({_words(item.schedule)})"))
-    _end(ctx, shelf, done, refused)
+    _end(ctx, own, done, refused)
 
 
 @presets.command("remove", cls=Command, group="presets")
@@ -142,9 +142,9 @@ def add(ctx: click.Context, source: str, name: str | None, replace: bool, folder
 @output.json_option
 def remove(names: tuple[str, ...], folder: Path | None) -> None:
     """Delete presets of your own."""
-    from flexsearch.sharing.shelf import Shelf
+    from flexsearch.sharing.own_presets import OwnPresets
 
-    paths = [str(path) for path in Shelf(folder).remove(tuple(dict.fromkeys(names)))]
+    paths = [str(path) for path in OwnPresets(folder).remove(tuple(dict.fromkeys(names)))]
     if output.wants_json():
         output.emit({"removed": paths})
     else:
@@ -165,23 +165,23 @@ def pull(ctx: click.Context, names: tuple[str, ...], replace: bool, folder: Path
     """
     from flexiffusion.errors import FlexiffusionError
     from flexsearch.errors import SourceError
-    from flexsearch.sharing.shelf import Shelf
+    from flexsearch.sharing.own_presets import OwnPresets
     from flexsearch.sharing.sources import Fetched, fetch
 
-    shelf = Shelf(folder)
-    notes = {name: note for name, note in shelf.notes().items() if _is_remote(note.source)}
+    own = OwnPresets(folder)
+    notes = {name: note for name, note in own.notes().items() if _is_remote(note.source)}
     for name in names:
         if name not in notes:
             raise ConfigError(name, "it did not come from an address or a repository", f"Those: {', '.join(notes)}")
     if not notes and not output.wants_json():
-        click.echo(f"nothing to pull: no preset in {shelf.folder} came from an address or a repository")
+        click.echo(f"nothing to pull: no preset in {own.folder} came from an address or a repository")
     done: list[dict[str, Any]] = []
     refused: list[FlexiffusionError] = []
     fetched: dict[str, Fetched] = {}
     for name in names or tuple(notes):
         note = notes[name]
         try:
-            if shelf.changed_here(name) and not replace:
+            if own.changed_here(name) and not replace:
                 raise ConfigError(name, "you have edited it since it was added", "Give --replace to lose that")
             if note.source not in fetched:
                 fetched[note.source] = fetch(note.source)
@@ -189,8 +189,8 @@ def pull(ctx: click.Context, names: tuple[str, ...], replace: bool, folder: Path
             same = [item for item in fetched[note.source].found if _file_of(item.origin) == _file_of(note.origin)]
             if not same:
                 raise SourceError(note.origin, "it is no longer there", f"Keep {name} as it is, or remove it")
-            schedule = dataclasses.replace(same[0].schedule, name=shelf.schedule(name).name)
-            outcome, path = shelf.add(schedule, same[0].origin, note.source, replace=True)
+            schedule = dataclasses.replace(same[0].schedule, name=own.schedule(name).name)
+            outcome, path = own.add(schedule, same[0].origin, note.source, replace=True)
         except FlexiffusionError as error:
             refused.append(error)
             continue
@@ -198,7 +198,7 @@ def pull(ctx: click.Context, names: tuple[str, ...], replace: bool, folder: Path
         done.append({"outcome": word, "name": name, "file": str(path), "origin": same[0].origin})
         if not output.wants_json():
             click.echo(output.printable(f"{word:13}  {name}  ({_words(schedule)})"))
-    _end(ctx, shelf, done, refused)
+    _end(ctx, own, done, refused)
 
 
 @presets.command("share", cls=Command, group="presets")
@@ -235,14 +235,14 @@ def share(
     click.echo(f"uploaded to {address}" if address else "Not uploaded: give --repo OWNER/NAME for that.")
 
 
-def _end(ctx: click.Context, shelf: Shelf, done: list[dict[str, Any]], refused: Sequence[FlexiffusionError]) -> None:
+def _end(ctx: click.Context, own: OwnPresets, done: list[dict[str, Any]], refused: Sequence[FlexiffusionError]) -> None:
     if output.wants_json():
         problems = [str(error) for error in refused]
-        output.emit({"presets": done, "refused": problems, "folder": str(shelf.folder)})
+        output.emit({"presets": done, "refused": problems, "folder": str(own.folder)})
     for error in refused:
         output.say(f"refused  {error}")
     if done and not output.wants_json():
-        click.echo(f"in {shelf.folder}\nComfyUI: press R. AUTOMATIC1111, Forge: the button beside the list.")
+        click.echo(f"in {own.folder}\nComfyUI: press R. AUTOMATIC1111, Forge: the button beside the list.")
     if refused:
         codes = [exit_codes.exit_code_of(error) for error in refused]
         ctx.exit(exit_codes.SCHEDULE if exit_codes.SCHEDULE in codes else codes[0])
@@ -263,9 +263,9 @@ def _file_of(origin: str) -> str:
 
 
 def _notes(folder: Path) -> dict[Path, dict[str, str]]:
-    from flexsearch.sharing.shelf import Shelf
+    from flexsearch.sharing.own_presets import OwnPresets
 
-    notes = Shelf(folder).notes()
+    notes = OwnPresets(folder).notes()
     return {folder / f"{name}.json": dataclasses.asdict(note) for name, note in notes.items()}
 
 

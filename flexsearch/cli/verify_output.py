@@ -14,7 +14,7 @@ from flexsearch.runs.claims import Finding, Word, overall
 from flexsearch.runs.settings import Settings
 from flexsearch.runs.verify import Verification, unused_seed, usual_images, verify
 from flexsearch.sampling.prompts import given_prompts
-from flexsearch.sharing import shelf
+from flexsearch.sharing import own_presets
 
 _STYLES: dict[Word | None, str] = {"confirmed": "green", "weaker": "yellow", "refuted": "red", None: "dim"}
 
@@ -23,7 +23,7 @@ def conduct(
     preset: str, images: int | None, choose_on: int, prompts_file: str | None, seed: int | None, **options: Any
 ) -> tuple[Finding, ...]:
     """Measure and show; the findings."""
-    schedule = shelf.find(preset).schedule
+    schedule = own_presets.find(preset).schedule
     prompts, held_out = given_prompts(prompts_file)
     asked = Settings(
         **options,

@@ -150,8 +150,7 @@ def strip(path: Path, actions: Sequence[Action], *, title: str = "", carried: st
         row, column = divmod(index, _STRIP_ROW)
         look = palette.look(action)
         axes.add_patch(Rectangle((column + 0.05, row + 0.12), 0.9, 0.76, facecolor=look.colour))
-        text = look.letter if action.branch is None else str(action.branch)
-        axes.text(column + 0.5, row + 0.51, text, ha="center", va="center", fontsize=8, color=look.ink)
+        axes.text(column + 0.5, row + 0.51, palette.sign(action), ha="center", va="center", fontsize=8, color=look.ink)
     for row in range(rows):
         axes.text(-0.3, row + 0.51, str(row * _STRIP_ROW + 1), ha="right", va="center", fontsize=8, color="#555555")
     axes.set_xlim(0, columns)

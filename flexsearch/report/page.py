@@ -16,6 +16,7 @@ from flexiffusion.cost import CostTable
 from flexiffusion.errors import ScheduleError
 from flexiffusion.schedule import Schedule
 from flexiffusion.search.objective import Objective, paired_reference
+from flexiffusion.summary import step_text
 from flexsearch.errors import RunFolderError
 from flexsearch.report import palette, pictures, plot
 from flexsearch.report.rows import KIND_WORDS, Comparison, Row, comparisons, groups, rivals_met, rows_from
@@ -51,9 +52,7 @@ class Found:
         steps = []
         for number, action in enumerate(self.schedule.plan.actions(), 1):
             look = palette.look(action)
-            sign = look.letter if action.branch is None else str(action.branch)
-            branch = "" if action.branch is None else f", branch {action.branch}"
-            steps.append((look.colour, look.ink, sign, f"step {number}: {look.words}{branch}"))
+            steps.append((look.colour, look.ink, palette.sign(action), f"step {number}: {step_text(action)}"))
         return steps
 
     @property

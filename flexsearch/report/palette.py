@@ -65,6 +65,11 @@ def look(action: Action) -> Look:
     return _FULL if action.kind == "full" else _NULL
 
 
+def sign(action: Action) -> str:
+    """What stands in the step's box: the number of its branch, or its letter."""
+    return look(action).letter if action.branch is None else str(action.branch)
+
+
 def legend(actions: tuple[Action, ...]) -> tuple[Look, ...]:
     """The looks that occur in `actions`, in a fixed order."""
     used = {look(action) for action in actions}

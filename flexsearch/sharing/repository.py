@@ -15,7 +15,7 @@ from flexsearch.errors import ConfigError
 from flexsearch.report import figures
 from flexsearch.report.rows import rows_from
 from flexsearch.report.table import error_text, markdown
-from flexsearch.sharing import png, shelf
+from flexsearch.sharing import own_presets, png
 
 COMPARISON, FRONT = "comparison.png", "front.png"
 
@@ -34,7 +34,7 @@ def write(
     """
     runs = [Path(source) for source in sources if (Path(source) / "result.json").is_file()]
     schedules = [_by(author, schedule) for schedule in _schedules(sources, runs)]
-    stems = [shelf.stem_of(schedule.name) for schedule in schedules]
+    stems = [own_presets.stem_of(schedule.name) for schedule in schedules]
     if double := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise ConfigError("SOURCE", f"two schedules are named {', '.join(double)}", "Share one of them")
     pictures = _pictures(runs, picture)
@@ -67,7 +67,7 @@ def _schedules(sources: Sequence[str], runs: Sequence[Path]) -> list[Schedule]:
                 raise ConfigError(source, "the run has found no schedule", "Share another")
             found += [codec.read(file) for file in files]
         else:
-            found.append(shelf.find(source).schedule)
+            found.append(own_presets.find(source).schedule)
     return found
 
 

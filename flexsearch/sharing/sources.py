@@ -1,7 +1,7 @@
 """What SOURCE of `presets add` means, and the schedules that it holds.
 
 Everything goes through the strict codec; nothing is executed, unpacked or followed: no symbolic links, no folders
-below the one that is named, no names from the other side (`shelf` makes its own).
+below the one that is named, no names from the other side (`own_presets` makes its own).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from flexiffusion.schedule import Metric, ModelInfo, Provenance, Sampling, Sched
 from flexsearch.cli import exit_codes
 from flexsearch.cli.app import main
 from flexsearch.sharing import download, png
-from flexsearch.sharing.shelf import Shelf, stem_of
+from flexsearch.sharing.own_presets import OwnPresets, stem_of
 from webui_extension.library import Library
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ GOOD = codec.dumps(SCHEDULE)
 
 
 @pytest.fixture(autouse=True)
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's folder; not there yet."""
     folder = tmp_path / "own" / "schedules"
     monkeypatch.setenv("FLEXIFFUSION_PRESETS", str(folder))
@@ -56,8 +56,8 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["presets", *map(str, arguments)])
 
 
-def there(shelf: Path) -> list[str]:
-    return sorted(path.name for path in shelf.glob("*.json")) if shelf.is_dir() else []
+def there(own_folder: Path) -> list[str]:
+    return sorted(path.name for path in own_folder.glob("*.json")) if own_folder.is_dir() else []
 
 
 def renamed(name: str, **changes: Any) -> bytes:
@@ -65,18 +65,18 @@ def renamed(name: str, **changes: Any) -> bytes:
 
 
 class TestLocal:
-    def test_a_file_is_added_in_its_canonical_form_and_hosts_find_it(self, shelf: Path, tmp_path: Path) -> None:
+    def test_a_file_is_added_in_its_canonical_form_and_hosts_find_it(self, own_folder: Path, tmp_path: Path) -> None:
         file = tmp_path / "any name.json"
         file.write_text(json.dumps(json.loads(GOOD), indent=7))
         done = call("add", file)
         assert done.exit_code == 0, done.stderr
         assert "sd15, searched, by A. Stranger, measured on 64 images" in done.stdout
-        assert (shelf / "sd15-mine-2x.json").read_bytes() == GOOD
+        assert (own_folder / "sd15-mine-2x.json").read_bytes() == GOOD
         assert SCHEDULE in [preset.schedule for preset in presets.find()[0]]
-        assert Shelf().notes()["sd15-mine-2x"].origin == str(file)
+        assert OwnPresets().notes()["sd15-mine-2x"].origin == str(file)
         assert "there already" in call("add", file).stdout
 
-    def test_a_webui_that_was_there_before_has_it_by_its_name(self, shelf: Path, tmp_path: Path) -> None:
+    def test_a_webui_that_was_there_before_has_it_by_its_name(self, own_folder: Path, tmp_path: Path) -> None:
         library = Library((presets.bundled_folder(), *presets.own_folders()))
         assert "sd15-mine-2x" not in library.choices(None)
         (tmp_path / "a.json").write_bytes(GOOD)
@@ -94,10 +94,10 @@ class TestLocal:
         assert shown["source"]["origin"] == str(tmp_path / "a.json")
         assert call("show", "nothing").exit_code == exit_codes.SCHEDULE
 
-    def test_list_has_bundled_own_and_broken_ones(self, shelf: Path, tmp_path: Path) -> None:
+    def test_list_has_bundled_own_and_broken_ones(self, own_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_bytes(GOOD)
         call("add", tmp_path / "a.json")
-        (shelf / "broken.json").write_text("{")
+        (own_folder / "broken.json").write_text("{")
         document = json.loads(call("list", "--json").stdout)
         names = [preset["name"] for preset in document["presets"]]
         assert {"sd15-mine-2x", "sd15-turns-10"} <= set(names)
@@ -106,24 +106,24 @@ class TestLocal:
         assert "broken" in done.stderr and "sdxl" not in done.stdout
         assert str(tmp_path / "a.json") in done.stdout, "nothing is cut off where the output is no terminal"
 
-    def test_another_of_the_same_name_needs_replace_or_a_name(self, shelf: Path, tmp_path: Path) -> None:
+    def test_another_of_the_same_name_needs_replace_or_a_name(self, own_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_bytes(GOOD)
         (tmp_path / "b.json").write_bytes(renamed("SD15-MINE-2X", description="other"))
         call("add", tmp_path / "a.json")
         refused = call("add", tmp_path / "b.json")
         assert refused.exit_code == exit_codes.USAGE and "--replace" in refused.stderr
-        assert (shelf / "sd15-mine-2x.json").read_bytes() == GOOD
+        assert (own_folder / "sd15-mine-2x.json").read_bytes() == GOOD
         assert call("add", tmp_path / "b.json", "--name", "theirs").exit_code == 0
-        assert codec.read(shelf / "theirs.json").name == "theirs"
+        assert codec.read(own_folder / "theirs.json").name == "theirs"
         assert "replaced" in call("add", tmp_path / "b.json", "--replace").stdout
-        assert there(shelf) == ["sd15-mine-2x.json", "theirs.json"]
+        assert there(own_folder) == ["sd15-mine-2x.json", "theirs.json"]
 
-    def test_a_bundled_name_cannot_be_taken(self, shelf: Path, tmp_path: Path) -> None:
+    def test_a_bundled_name_cannot_be_taken(self, own_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_bytes(renamed("sd15-turns-10"))
         for more in ((), ("--replace",)):
             done = call("add", tmp_path / "a.json", *more)
             assert done.exit_code == exit_codes.USAGE and "bundled" in done.stderr
-        assert there(shelf) == []
+        assert there(own_folder) == []
 
     @pytest.mark.parametrize(
         ("name", "stem"),
@@ -140,14 +140,14 @@ class TestLocal:
             ("x" * 100, "x" * 100),
         ],
     )
-    def test_names_never_lead_out_of_the_folder(self, shelf: Path, tmp_path: Path, name: str, stem: str) -> None:
+    def test_names_never_lead_out_of_the_folder(self, own_folder: Path, tmp_path: Path, name: str, stem: str) -> None:
         assert stem_of(name).startswith(stem)
         (tmp_path / "a.json").write_bytes(renamed(name))
         assert call("add", tmp_path / "a.json").exit_code == 0
-        assert there(shelf) == [f"{stem_of(name)}.json"]
-        assert codec.read(shelf / f"{stem_of(name)}.json").name == name
+        assert there(own_folder) == [f"{stem_of(name)}.json"]
+        assert codec.read(own_folder / f"{stem_of(name)}.json").name == name
 
-    def test_a_folder_gives_its_good_files_and_tells_of_the_others(self, shelf: Path, tmp_path: Path) -> None:
+    def test_a_folder_gives_its_good_files_and_tells_of_the_others(self, own_folder: Path, tmp_path: Path) -> None:
         folder = tmp_path / "many"
         (folder / "deeper.json").mkdir(parents=True)
         (folder / "a.json").write_bytes(renamed("a"))
@@ -158,49 +158,49 @@ class TestLocal:
         os.mkfifo(folder / "pipe.json")  # opening it the plain way would wait for ever
         done = call("add", folder)
         assert done.exit_code == exit_codes.SCHEDULE
-        assert there(shelf) == ["a.json", "b.json"]
+        assert there(own_folder) == ["a.json", "b.json"]
         for words in ("65536 bytes", "symbolic link", "pipe.json: it is no regular file"):
             assert words in done.stderr
         assert "root:" not in done.stderr
 
-    def test_of_a_repository_or_run_the_schedules_folder_counts(self, shelf: Path, tmp_path: Path) -> None:
+    def test_of_a_repository_or_run_the_schedules_folder_counts(self, own_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "run" / "schedules").mkdir(parents=True)
         (tmp_path / "run" / "result.json").write_text("{}")
         (tmp_path / "run" / "schedules" / "a.json").write_bytes(GOOD)
         assert call("add", tmp_path / "run").exit_code == 0
-        assert there(shelf) == ["sd15-mine-2x.json"]
+        assert there(own_folder) == ["sd15-mine-2x.json"]
 
-    def test_symbolic_links_are_not_followed(self, shelf: Path, tmp_path: Path) -> None:
+    def test_symbolic_links_are_not_followed(self, own_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_bytes(GOOD)
         (tmp_path / "link.json").symlink_to(tmp_path / "a.json")
         (tmp_path / "folder").symlink_to(tmp_path)
         for source in ("link.json", "folder"):
             done = call("add", tmp_path / source)
             assert done.exit_code == exit_codes.SOURCE and "symbolic link" in done.stderr
-        assert there(shelf) == []
+        assert there(own_folder) == []
 
     @pytest.mark.parametrize("source", ["/dev/zero", "/nowhere", "a\0b"])
-    def test_what_is_no_file(self, shelf: Path, source: str) -> None:
+    def test_what_is_no_file(self, own_folder: Path, source: str) -> None:
         assert call("add", source).exit_code == exit_codes.SOURCE
-        assert not shelf.exists()
+        assert not own_folder.exists()
 
-    def test_every_attack_is_refused(self, shelf: Path) -> None:
+    def test_every_attack_is_refused(self, own_folder: Path) -> None:
         attacks = ROOT / "tests" / "attacks"
         done = call("add", attacks, "--json")
         assert done.exit_code == exit_codes.SCHEDULE
         document = json.loads(done.stdout)
         assert document["presets"] == [] and len(document["refused"]) == len(list(attacks.glob("*.json")))
-        assert there(shelf) == []
+        assert there(own_folder) == []
 
-    def test_remove(self, shelf: Path, tmp_path: Path) -> None:
+    def test_remove(self, own_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_bytes(GOOD)
         call("add", tmp_path / "a.json")
-        for name in ("sd15-turns-10", "../sd15-mine-2x", str(shelf / "sd15-mine-2x"), "x"):
+        for name in ("sd15-turns-10", "../sd15-mine-2x", str(own_folder / "sd15-mine-2x"), "x"):
             done = call("remove", "sd15-mine-2x", name)
             assert done.exit_code == exit_codes.USAGE
-            assert there(shelf) == ["sd15-mine-2x.json"], "all or none"
+            assert there(own_folder) == ["sd15-mine-2x.json"], "all or none"
         assert call("remove", "sd15-mine-2x").exit_code == 0
-        assert there(shelf) == [] and Shelf().notes() == {}
+        assert there(own_folder) == [] and OwnPresets().notes() == {}
 
     def test_an_unwritable_folder_is_told(self, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_bytes(GOOD)
@@ -231,18 +231,18 @@ class TestPictures:
             {"parameters": f"a cat\nSteps: 30, Flexi schedule: {json.dumps(ONE_LINE)}, Flexi run: full 10"},
         ],
     )
-    def test_ours_comfyuis_and_the_webuis(self, shelf: Path, tmp_path: Path, texts: dict[str, str]) -> None:
+    def test_ours_comfyuis_and_the_webuis(self, own_folder: Path, tmp_path: Path, texts: dict[str, str]) -> None:
         (tmp_path / "a.png").write_bytes(picture(**texts))
         done = call("add", tmp_path / "a.png")
         assert done.exit_code == 0, done.stderr
-        assert (shelf / "sd15-mine-2x.json").read_bytes() == GOOD
+        assert (own_folder / "sd15-mine-2x.json").read_bytes() == GOOD
 
-    def test_what_show_draws_can_be_added(self, shelf: Path, tmp_path: Path) -> None:
+    def test_what_show_draws_can_be_added(self, own_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_bytes(GOOD)
         drawn = CliRunner().invoke(main, ["show", str(tmp_path / "a.json"), "--png", str(tmp_path / "b.png")])
         assert drawn.exit_code == 0, drawn.stderr
         assert call("add", tmp_path / "b.png").exit_code == 0
-        assert (shelf / "sd15-mine-2x.json").read_bytes() == GOOD
+        assert (own_folder / "sd15-mine-2x.json").read_bytes() == GOOD
 
     @pytest.mark.parametrize(
         ("data", "words"),
@@ -256,20 +256,20 @@ class TestPictures:
             (picture(flexiffusion='{"format": "other"}'), "$.format"),
         ],
     )
-    def test_refused(self, shelf: Path, tmp_path: Path, data: bytes, words: str) -> None:
+    def test_refused(self, own_folder: Path, tmp_path: Path, data: bytes, words: str) -> None:
         (tmp_path / "a.png").write_bytes(data)
         done = call("add", tmp_path / "a.png")
         assert done.exit_code == exit_codes.SCHEDULE
         assert words in done.stderr and len(done.stderr) < 600
-        assert there(shelf) == []
+        assert there(own_folder) == []
 
-    def test_a_compressed_text_is_not_unpacked_without_limit(self, shelf: Path, tmp_path: Path) -> None:
+    def test_a_compressed_text_is_not_unpacked_without_limit(self, own_folder: Path, tmp_path: Path) -> None:
         body = b"flexiffusion\0\0" + zlib.compress(b" " * (20 << 20))
         chunk = len(body).to_bytes(4, "big") + b"zTXt" + body + zlib.crc32(b"zTXt" + body).to_bytes(4, "big")
         small = picture()
         (tmp_path / "a.png").write_bytes(small[:33] + chunk + small[33:])
         done = call("add", tmp_path / "a.png")
-        assert done.exit_code == exit_codes.SCHEDULE and there(shelf) == []
+        assert done.exit_code == exit_codes.SCHEDULE and there(own_folder) == []
 
 
 def silent(_: Any, server: Server) -> None:
@@ -314,7 +314,7 @@ def server() -> Iterator[Server]:
 class TestAddresses:
     @pytest.mark.parametrize("name", sorted(MISBEHAVIOUR))
     def test_a_server_that_misbehaves(
-        self, name: str, server: Server, shelf: Path, monkeypatch: pytest.MonkeyPatch
+        self, name: str, server: Server, own_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(download, "SECONDS", 1.0)
         began = time.monotonic()
@@ -324,21 +324,21 @@ class TestAddresses:
         assert MISBEHAVIOUR[name][1] in done.stderr
         assert len(done.stderr) < 800 and "Traceback" not in done.stderr
         assert done.stderr.replace("\n", "").isprintable()
-        assert not shelf.exists(), "nothing is written"
+        assert not own_folder.exists(), "nothing is written"
 
-    def test_a_server_that_behaves(self, shelf: Path) -> None:
+    def test_a_server_that_behaves(self, own_folder: Path) -> None:
         evil = 'Content-Disposition: attachment; filename="../../evil.json"'
         answers = {"/..%2f..%2fx.json": status(200, GOOD, evil), "/a": status(307, b"", "Location: /..%2f..%2fx.json")}
         with serving(answers) as running:
             done = call("add", f"{running.address}/a")
             assert done.exit_code == 0, done.stderr
-            assert there(shelf) == ["sd15-mine-2x.json"]
+            assert there(own_folder) == ["sd15-mine-2x.json"]
             assert "Accept-Encoding: identity" in running.asked[0]
 
-    def test_a_picture(self, shelf: Path) -> None:
+    def test_a_picture(self, own_folder: Path) -> None:
         with serving({"/a.png": status(200, picture(flexiffusion=GOOD.decode()))}) as running:
             assert call("add", f"{running.address}/a.png").exit_code == 0
-        assert there(shelf) == ["sd15-mine-2x.json"]
+        assert there(own_folder) == ["sd15-mine-2x.json"]
 
     def test_a_certificate_that_nobody_vouches_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("SSL_CERT_FILE")
@@ -369,7 +369,7 @@ class TestAddresses:
 
 
 class TestPull:
-    def test_takes_what_has_changed_and_keeps_what_was_edited(self, shelf: Path) -> None:
+    def test_takes_what_has_changed_and_keeps_what_was_edited(self, own_folder: Path) -> None:
         with serving({"/a.json": status(200, GOOD)}) as running:
             address = f"{running.address}/a.json"
             assert call("add", address).exit_code == 0
@@ -377,16 +377,16 @@ class TestPull:
             newer = dataclasses.replace(SCHEDULE, description="better", name="now called otherwise")
             running.answers["/a.json"] = status(200, codec.dumps(newer))
             assert "updated" in call("pull", "sd15-mine-2x").stdout
-            assert codec.read(shelf / "sd15-mine-2x.json").description == "better"
-            assert codec.read(shelf / "sd15-mine-2x.json").name == "sd15-mine-2x"
-            codec.write(shelf / "sd15-mine-2x.json", SCHEDULE)
+            assert codec.read(own_folder / "sd15-mine-2x.json").description == "better"
+            assert codec.read(own_folder / "sd15-mine-2x.json").name == "sd15-mine-2x"
+            codec.write(own_folder / "sd15-mine-2x.json", SCHEDULE)
             kept = call("pull")
             assert kept.exit_code == exit_codes.USAGE and "edited" in kept.stderr
-            assert (shelf / "sd15-mine-2x.json").read_bytes() == GOOD
+            assert (own_folder / "sd15-mine-2x.json").read_bytes() == GOOD
             assert "updated" in call("pull", "--replace").stdout
             running.answers.clear()
             assert call("pull").exit_code == exit_codes.SOURCE
-            assert there(shelf) == ["sd15-mine-2x.json"], "what is gone there stays here"
+            assert there(own_folder) == ["sd15-mine-2x.json"], "what is gone there stays here"
         assert call("pull", "sd15-turns-10").exit_code == exit_codes.USAGE
 
 
@@ -408,7 +408,7 @@ class TestHub:
         command = [sys.executable, "-m", "flexsearch", "presets", *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
-    def test_a_repository_at_its_commit(self, shelf: Path) -> None:
+    def test_a_repository_at_its_commit(self, own_folder: Path) -> None:
         names = ("schedules/a.json", "schedules/huge.json", "schedules/../../x.json", "config.json", "model.bin")
         siblings = [{"rfilename": name, "size": 10**9 if "huge" in name else len(GOOD)} for name in names]
         info = {"_id": "1", "id": "me/fast", "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
@@ -425,14 +425,14 @@ class TestHub:
                 done = self.call(running, "add", "hf:me/fast")
                 asked = "".join(running.asked)
             assert done.returncode == exit_codes.SOURCE, done.stderr  # one file was refused
-            assert there(shelf) == ["sd15-mine-2x.json"]
+            assert there(own_folder) == ["sd15-mine-2x.json"]
             assert "has 1000000000 bytes" in done.stderr
             assert "x.json" not in asked and "huge.json H" not in asked and "model.bin H" not in asked
             assert "authorization: bearer hf_only_for_the_hub" in asked.lower()
             assert "hf_only_for_the_hub" not in "".join(other.asked), "the token stays with the hub"
-        assert Shelf().notes()["sd15-mine-2x"].origin == f"hf:me/fast@{COMMIT}:schedules/a.json"
+        assert OwnPresets().notes()["sd15-mine-2x"].origin == f"hf:me/fast@{COMMIT}:schedules/a.json"
 
-    def test_a_private_repository_that_was_renamed(self, shelf: Path) -> None:
+    def test_a_private_repository_that_was_renamed(self, own_folder: Path) -> None:
         """The hub redirects to the new name on its own host, and asks for the token there too."""
         info = {"_id": "1", "id": "me/fast", "sha": COMMIT, "private": True, "tags": [],
                 "siblings": [{"rfilename": "schedules/a.json", "size": len(GOOD)}]}  # fmt: skip
@@ -445,19 +445,19 @@ class TestHub:
         with serving(answers) as running:
             done = self.call(running, "add", "hf:me/old")
         assert done.returncode == 0, done.stderr
-        assert there(shelf) == ["sd15-mine-2x.json"]
+        assert there(own_folder) == ["sd15-mine-2x.json"]
         (redirected,) = [asked for asked in running.asked if "/renamed.json" in asked.splitlines()[0]]
         assert "authorization: bearer hf_only_for_the_hub" in redirected.lower()
 
-    def test_a_hub_that_has_no_such_repository(self, shelf: Path) -> None:
+    def test_a_hub_that_has_no_such_repository(self, own_folder: Path) -> None:
         with serving({}) as running:
             done = self.call(running, "add", "hf:me/gone")
         assert done.returncode == exit_codes.SOURCE and "hf:me/gone" in done.stderr
-        assert "Traceback" not in done.stderr and not shelf.exists()
+        assert "Traceback" not in done.stderr and not own_folder.exists()
 
 
 class TestShare:
-    def test_what_is_shared_can_be_added(self, shelf: Path, tmp_path: Path) -> None:
+    def test_what_is_shared_can_be_added(self, own_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_bytes(renamed("mine", author=""))
         refused = call("share", tmp_path / "a.json", "--out", tmp_path / "out")
         assert refused.exit_code == exit_codes.USAGE and "--author" in refused.stderr
@@ -474,7 +474,7 @@ class TestShare:
         assert "a hand-made rule, nothing measured" in readme
         assert "1.25e-4 (1.00 to 1.50e-4), n = 64" in readme
         assert call("add", tmp_path / "out").exit_code == 0
-        assert codec.read(shelf / "mine.json").author == "Me | <b>"
+        assert codec.read(own_folder / "mine.json").author == "Me | <b>"
         again = call("share", "mine", "--out", tmp_path / "out")
         assert again.exit_code == exit_codes.USAGE and "not empty" in again.stderr
 

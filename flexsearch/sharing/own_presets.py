@@ -26,7 +26,7 @@ from flexiffusion.whole_file import whole_file
 from flexsearch.errors import ConfigError
 
 NOTES = ".sources"  # JSON, but without .json: hosts list every file with that ending
-Outcome = Literal["added", "replaced", "there already"]
+Added = Literal["added", "replaced", "there already"]
 
 _WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -53,16 +53,16 @@ def stem_of(name: str) -> str:
     return stem
 
 
-class Shelf:
+class OwnPresets:
     """One folder of presets. Raises ConfigError where the folder cannot be used."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = presets.own_folders()[0] if folder is None else folder
 
-    def add(self, schedule: Schedule, origin: str, source: str, replace: bool = False) -> tuple[Outcome, Path]:
+    def add(self, schedule: Schedule, origin: str, source: str, replace: bool = False) -> tuple[Added, Path]:
         """Puts a schedule there, in its canonical form, and notes its origin.
 
-        Raises ConfigError where another schedule has the name, on the shelf (unless `replace`) or among those bundled.
+        Raises ConfigError where another schedule has the name, in the folder (unless `replace`) or among those bundled.
         """
         stem, data = stem_of(schedule.name), codec.dumps(schedule)
         bundled = {path.stem.casefold(): path for path in presets.bundled_folder().glob("*.json")}
@@ -75,7 +75,7 @@ class Shelf:
             path = present.get(stem.casefold(), self.folder / f"{stem}.json")
             if path.exists() and path.read_bytes() == data:
                 return "there already", path
-            outcome: Outcome = "replaced" if os.path.lexists(path) else "added"
+            outcome: Added = "replaced" if os.path.lexists(path) else "added"
             if outcome == "replaced" and not replace:
                 raise ConfigError(
                     schedule.name, f"another schedule of this name is there, {path}", "Give --replace, or a --name"
