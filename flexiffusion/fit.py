@@ -6,13 +6,16 @@ run with wrong constants in silence).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from torch import nn
 
 from .errors import ModelMismatch
-from .families import recognised
-from .layouts import find_layout
+from .families import FAMILIES, markers, recognised
+from .layouts import Layout, find_layout
+from .layouts.transformer import TransformerLayout
+from .noise import NoiseKind
 from .plan import TOLERANCE
 from .presets import Preset, for_family
 from .schedule import Schedule, SegmentsPlan
@@ -21,30 +24,66 @@ from .schedule import Schedule, SegmentsPlan
 _SAME_SAMPLER = {"ddim": "euler"}
 
 
-def family_of(unet: nn.Module) -> str | None:
-    """The family of a loaded U-Net by its text attention and branches; None: not one of `families.FAMILIES`.
+def family_of(network: nn.Module) -> str | None:
+    """The family of a loaded network; None: not one of `families.FAMILIES`.
+
+    A U-Net is told by its text attention and branches, a transformer by the number and the width of its blocks.
 
     Raises:
-        ModelMismatch: not a U-Net that can be cut.
+        ModelMismatch: not a network that can be cut.
     """
-    branches = find_layout(unet).branches
-    keys = [module for name, module in unet.named_modules() if name.endswith("attn2.to_k")]
+    layout = find_layout(network)
+    if isinstance(layout, TransformerLayout):
+        has = {name for name in markers() if getattr(network, name, None) is not None}
+        return recognised(_width(layout), layout.branches, layout.lists, has)
+    keys = [module for name, module in network.named_modules() if name.endswith("attn2.to_k")]
     widths = {int(getattr(key, "in_features", 0)) for key in keys}
-    return recognised(widths.pop(), branches) if len(widths) == 1 else None
+    return recognised(widths.pop(), layout.branches) if len(widths) == 1 else None
 
 
-def require_fit(schedule: Schedule, unet: nn.Module, presets: Iterable[Preset] = ()) -> None:
+def _width(layout: Layout) -> int:
+    """Channels of a transformer's tokens: what most linear layers of its first block read."""
+    widths = (getattr(module, "in_features", None) for module in layout.units[0].modules())
+    read = Counter(int(width) for width in widths if width is not None)
+    return max(read, key=lambda width: (read[width], -width), default=0)
+
+
+def require_noise(schedule: Schedule, noise: NoiseKind, network: str) -> None:
+    """Refuses a schedule whose noise levels mean something else than the host's.
+
+    noise: what the host's levels are: k-diffusion's sigmas ("vp"), or those of a flow model, from 1 to 0 ("flow")
+    network: what the errors call it, such as its class
+
+    Raises:
+        ModelMismatch: they are of two kinds.
+    """
+    wanted = schedule.plan.noise
+    if wanted != noise:
+        words = {"vp": "sigmas of a diffusion model", "flow": "noise levels of a flow model, from 1 to 0"}
+        raise ModelMismatch(
+            f"schedule {schedule.name}: made for {words[wanted]}, but {network} is sampled over {words[noise]}. "
+            "Use a schedule made for this model"
+        )
+
+
+def require_fit(schedule: Schedule, network: nn.Module, presets: Iterable[Preset] = ()) -> None:
     """Refuses a schedule that was made for another network.
 
     presets: what else there is, so that the refusal can name those that fit.
 
     Raises:
-        ModelMismatch: another family, or another number of branches, or without a layer that the schedule drops; or not
-            a U-Net that can be cut.
+        ModelMismatch: another family, or another number of branches, or without a unit that the schedule drops; or not
+            a network that can be cut.
     """
-    layout = find_layout(unet)
-    family, branches = family_of(unet), layout.branches
+    layout = find_layout(network)
+    family, branches = family_of(network), layout.branches
     made_for = schedule.model
+    if family is None and isinstance(layout, TransformerLayout) and made_for.family in FAMILIES:
+        # many transformers have as many blocks as another family's: only those whose width fits too are told apart
+        raise ModelMismatch(
+            f"schedule {schedule.name}: made for {made_for.family}, but the model is a {type(network).__name__} of an "
+            f"unknown family with {branches + 1} blocks of width {_width(layout)}. Use a schedule made for this model"
+        )
     if branches != made_for.branches or (family is not None and family != made_for.family):
         found = f"{family or 'an unknown one'} with {branches} branches"
         fitting = sorted({p.path.stem for p in for_family(tuple(presets), family)}) if family else []

@@ -421,7 +421,7 @@ class TestWhatIsSaid:
     def test_another_family_is_refused_with_those_that_fit(self, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Row 18."""
         families = part("flexiffusion.families").FAMILIES
-        monkeypatch.setitem(families, "sd21", replace(families["sd21"], context_width=CONTEXT))
+        monkeypatch.setitem(families, "sd21", replace(families["sd21"], width=CONTEXT))
         with pytest.raises(errors.ModelMismatch, match=r"sd21-deepcache-2, .*sd21-turns-6"):
             engine.apply(host.model(), HALF, "position", presets.find([presets.bundled_folder()])[0])
         with pytest.raises(errors.ModelMismatch, match="9 branches"):

@@ -42,11 +42,11 @@ class TestNetwork:
 
     def test_what_fits_is_accepted(self, sd1: Network, monkeypatch: pytest.MonkeyPatch) -> None:
         require_fit(MADE, sd1.unet)  # a text width that is not known: the branches decide
-        monkeypatch.setitem(FAMILIES, "sd15", replace(FAMILIES["sd15"], context_width=8))
+        monkeypatch.setitem(FAMILIES, "sd15", replace(FAMILIES["sd15"], width=8))
         require_fit(MADE, sd1.unet)
 
     def test_another_family_is_refused_with_those_that_fit(self, sd1: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(FAMILIES, "sd21", replace(FAMILIES["sd21"], context_width=8))
+        monkeypatch.setitem(FAMILIES, "sd21", replace(FAMILIES["sd21"], width=8))
         presets = [
             Preset(Path(f"{name}.json"), replace(MADE, model=ModelInfo(family, 12)))
             for name, family in (("a", "sd15"), ("b", "sd21"), ("c", "sd21"))
