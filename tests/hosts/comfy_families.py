@@ -211,13 +211,14 @@ FAMILIES: dict[str, Tiny] = {
     ),
     "hydit": Tiny(
         "HunyuanDiT",
-        dict(image_model="hydit", depth=6, hidden_size=64, num_heads=2),
+        dict(
+            image_model="hydit", depth=6, hidden_size=64, num_heads=2, text_states_dim=40, text_states_dim_t5=32,
+            text_len=6, text_len_t5=8,
+        ),
         (4, 8, 12),
         6,
-        text=1024,
-        extra={"conditioning_mt5xl": (256, 2048), "attention_mask": (77,), "attention_mask_mt5xl": (256,)},
+        extra={"conditioning_mt5xl": (8, 32), "attention_mask": (6,), "attention_mask_mt5xl": (8,)},
         flow=False,
-        tokens=77,
     ),
     "kandinsky5": Tiny(
         "Kandinsky5",
@@ -281,18 +282,19 @@ def import_host() -> None:
     args.cpu, args.use_pytorch_cross_attention = True, True
 
 
-def build(name: str, seed: int = 0) -> Any:
-    """A MODEL (ModelPatcher) of this family with random weights, in float32 on the CPU."""
+def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+    """A MODEL (ModelPatcher) of this family with random weights, computed in float32 on the CPU."""
     import comfy.model_patcher
     import comfy.supported_models
 
     tiny = FAMILIES[name]
     config = getattr(comfy.supported_models, tiny.model)(dict(tiny.config))
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         model = config.get_model({})
-        for key, parameter in model.named_parameters():
+        positions = ((key, buffer) for key, buffer in model.named_buffers() if key.endswith("pos_embed"))
+        for key, parameter in (*model.named_parameters(), *positions):
             _draw(key, parameter)
     model.eval().requires_grad_(False)
     cpu = torch.device("cpu")
@@ -301,10 +303,12 @@ def build(name: str, seed: int = 0) -> Any:
 
 def _draw(name: str, parameter: Tensor) -> None:
     """As a trained network has them: no weight is zero, norms are near one; the host leaves them unset."""
+    drawn = torch.empty(parameter.shape)
     if parameter.ndim < 2:
-        nn.init.normal_(parameter, 1.0 if "norm" in name and name.endswith(("weight", "scale")) else 0.0, 0.1)
+        nn.init.normal_(drawn, 1.0 if "norm" in name and name.endswith(("weight", "scale")) else 0.0, 0.1)
     else:
-        nn.init.normal_(parameter, std=0.6 * parameter[0].numel() ** -0.5)
+        nn.init.normal_(drawn, std=0.6 * parameter[0].numel() ** -0.5)
+    parameter.data.copy_(drawn)
 
 
 def conditioning(name: str, seed: int, tokens: int | None = None) -> list[list[Any]]:

@@ -547,11 +547,11 @@ class TestWords:
                 return 0.1 * x
 
         host.unet = host.sd_model.model.diffusion_model = Transformer()
-        host.run(segments("FPN FPN FPNN", model=ModelInfo("flux", BRANCHES)), steps=10)
+        host.run(segments("FPN FPN FPNN", model=ModelInfo("another", BRANCHES)), steps=10)
         assert host.outcomes[0].counts == "full 6, partial 0, null 4, misses 0"
         assert "only null steps act" in host.warnings[0]
         host.run(segments("FPN FPN FPNN"), steps=10)
-        assert len(host.outcomes) == 1 and "U-Net" in host.warnings[-1]
+        assert len(host.outcomes) == 1 and "not a network that can be cut" in host.warnings[-1]
 
 
 def test_by_noise_level_needs_recorded_levels(host: WebUI) -> None:
