@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,7 +131,11 @@ FAMILIES: dict[str, Tiny] = {
     "lumina2": Tiny("Lumina2", _LUMINA, _IMAGE, 5),
     "zimage": Tiny(
         "ZImage",
-        _LUMINA | dict(dim=256, n_heads=8, n_kv_heads=8, axes_dims=[8, 12, 12], rope_theta=256.0, z_image_modulation=True, time_scale=1000.0, pad_tokens_multiple=8),
+        _LUMINA
+        | dict(
+            dim=256, n_heads=8, n_kv_heads=8, axes_dims=[8, 12, 12], rope_theta=256.0,
+            z_image_modulation=True, time_scale=1000.0, pad_tokens_multiple=8,
+        ),
         _IMAGE,
         5,
     ),
@@ -224,7 +227,8 @@ FAMILIES: dict[str, Tiny] = {
         "Kandinsky5",
         dict(
             image_model="kandinsky5", in_visual_dim=16, out_visual_dim=16, in_text_dim=40, in_text_dim2=24, time_dim=32,
-            model_dim=64, ff_dim=96, visual_embed_dim=132, num_text_blocks=1, num_visual_blocks=5, axes_dims=(8, 12, 12),
+            model_dim=64, ff_dim=96, visual_embed_dim=132, num_text_blocks=1, num_visual_blocks=5,
+            axes_dims=(8, 12, 12),
         ),
         _VIDEO,
         5,

@@ -481,7 +481,7 @@ class TestWords:
         schedule = Schedule("drops", ModelInfo("sd15", BRANCHES), Sampling(None, None, 10, None, None, None), plan)
         plain, _ = host.run(None, steps=10)
         assert torch.equal(plain, host.run(schedule, steps=10)[0])
-        assert "dropped layer middle_block.9" in host.warnings[0]
+        assert "dropped unit middle_block.9" in host.warnings[0]
 
     def test_dropped_layers(self, host: WebUI) -> None:
         """What is dropped does not run, at the steps that drop it; the counts say so; nothing stays changed."""
