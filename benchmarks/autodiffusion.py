@@ -28,16 +28,15 @@ from benchmarks.searches import searched
 from flexiffusion.noise import Spacing, spaced_places
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.objective import ErrorName
+from flexiffusion.whole_file import whole_file
 from flexsearch.choices import MethodName
 from flexsearch.metrics.features import BundledFeatures, extract
 from flexsearch.metrics.real_fid import RealFid, statistics_of, write_statistics
-from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.final_table import choose, described
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.references import ImageSet
 from flexsearch.sampling.solvers import SamplerSettings, draw
-from flexsearch.whole_file import whole_file
 
 STEPS = (4, 6, 10, 15)
 SPEEDUPS = (2.0, 3.0, 5.0)
@@ -80,7 +79,9 @@ class Bench:
         if not self.train.exists():
             write_statistics(self.train, statistics_of(train))
         self.plain_experiment = self.experiment(self.settings("ddim", 2.0, "features", seed=0))
-        self.plain_experiment.model.unet.to(memory_format=torch.channels_last)  # a fifth faster at this size on a CPU
+        self.plain_experiment.model.network.to(
+            memory_format=torch.channels_last
+        )  # a fifth faster at this size on a CPU
 
     def experiment(self, settings: Settings) -> Experiment:
         return Experiment(settings, self.work / "references")
@@ -128,7 +129,7 @@ class Bench:
         for first in range(sum(map(len, parts)), self.arguments.samples, CHUNK):
             images = ImageSet(seed, FIRST + first, min(CHUNK, self.arguments.samples - first), prompts)
             made = draw(
-                ModelDenoiser(model, images.conditioning(model), recipe.guidance),
+                images.denoiser(model, recipe.guidance),
                 recipe.solver,
                 images.noise(model),
                 candidate.places,

@@ -20,7 +20,6 @@ from flexiffusion.noise import spaced_places
 from flexiffusion.schedule import FULL, Action
 from flexsearch.devices import in_words, peak_memory
 from flexsearch.models.costs import count_macs
-from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
 from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.prompts import BUNDLED, read_prompts
@@ -62,9 +61,8 @@ def main() -> None:
             for label, actions in schedules.items():
                 timesteps = spaced_places(model.levels, len(actions), "logsnr")
                 began = now()
-                conditioning = model.encode([prompts[i % len(prompts)] for i in range(batch)])
                 made = draw(
-                    ModelDenoiser(model, conditioning, recipe.guidance),
+                    model.denoiser([prompts[i % len(prompts)] for i in range(batch)], recipe.guidance),
                     recipe.solver,
                     noise,
                     timesteps,

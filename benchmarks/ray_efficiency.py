@@ -96,7 +96,8 @@ def case(name: str, settings: Settings, work: Path, kill_every: float | None = N
     with opened(experiment, lambda line: print(f"    {line}", flush=True)) as evaluator:
         pool: Any = evaluator.pool if isinstance(evaluator, Synchronous) else evaluator
         if isinstance(pool, Pool):
-            pool.wait_for_workers()
+            while pool.ready < pool.workers:
+                pool.step()
         started, cpu = time.perf_counter(), cpu_seconds()
         with killer(kill_every) as killed:
             search(study, sampler, evaluator, experiment.costs, settings.evaluations, settings.racing, lambda *_: None)

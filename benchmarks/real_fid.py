@@ -23,10 +23,9 @@ from flexiffusion.noise import spaced_places
 from flexiffusion.search.candidate import Candidate, plain
 from flexsearch.metrics.features import BundledFeatures, extract
 from flexsearch.metrics.relative_fid import frechet_distance
+from flexsearch.models.checkpoint import CheckpointDenoiser
 from flexsearch.models.costs import count_macs
-from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
-from flexsearch.models.model import Conditioning, DiffusionModel
 from flexsearch.models.noise import initial_noise
 from flexsearch.runs.from_file import to_candidate
 from flexsearch.sampling.solvers import SamplerSettings, draw
@@ -64,7 +63,7 @@ def main() -> None:
         "samples": arguments.samples,
         "rows": [],
     }
-    conditioning = model.encode([f"a photo of a {name}" for name in CLASSES])
+    denoiser = model.denoiser([f"a photo of a {name}" for name in CLASSES], recipe.guidance)
     teacher = plain(spaced_places(model.levels, arguments.steps, "uniform"))
     candidates = [(f"teacher, {recipe.solver} {arguments.steps}", teacher)]
     for schedule in map(codec.read, arguments.files):
@@ -78,7 +77,7 @@ def main() -> None:
         )
         if not kept.exists():
             arguments.work.mkdir(parents=True, exist_ok=True)
-            made = sampled_features(model, module, recipe, candidate, conditioning, arguments.samples)
+            made = sampled_features(denoiser, module, recipe, candidate, arguments.samples)
             save_file({"features": made}, kept)
         features = load_file(kept)["features"]
         fid = frechet_distance(features, test)
@@ -97,22 +96,19 @@ def main() -> None:
 
 
 def sampled_features(
-    model: DiffusionModel,
+    denoiser: CheckpointDenoiser,
     module: BundledFeatures,
     recipe: SamplerSettings,
     candidate: Candidate,
-    conditioning: Conditioning,
     count: int,
 ) -> Tensor:
     """Features of `count` images, class i mod 10, made and forgotten in batches."""
-    parts = []
-    assert conditioning.positive is not None
+    parts, model = [], denoiser.model
     for first in range(0, count, BATCH):
         indices = range(first, min(first + BATCH, count))
-        rows = Conditioning(conditioning.positive.taken([i % len(CLASSES) for i in indices]), conditioning.negative)
         noise = initial_noise(0, (FIRST + i for i in indices), model.latent_shape)
         made = draw(
-            ModelDenoiser(model, rows, recipe.guidance),
+            denoiser.taken([i % len(CLASSES) for i in indices]),
             recipe.solver,
             noise,
             candidate.places,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class NetworkClock:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.original = trajectory._sample_batch
+        self.original = trajectory._sample_group
 
     def __enter__(self) -> NetworkClock:
         def watched(*args: Any) -> Any:
@@ -39,11 +40,11 @@ class NetworkClock:
             self.seconds += made.denoiser_seconds
             return made
 
-        trajectory._sample_batch = watched  # type: ignore[assignment]
+        trajectory._sample_group = watched  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_: object) -> None:
-        trajectory._sample_batch = self.original
+        trajectory._sample_group = self.original
 
 
 def whole_search(settings: Settings, folder: Path) -> None:
@@ -82,10 +83,10 @@ def whole_search(settings: Settings, folder: Path) -> None:
 
 def candidate_seconds(settings: Settings, folder: Path) -> tuple[float, int]:
     """Seconds of one full-length candidate, and the batch that was used; the network has been warmed up."""
-    experiment = Experiment(settings, folder)
+    experiment = Experiment(replace(settings, solver=settings.usual_solver), folder)
     candidate = final_table.teacher(experiment).candidate
     engine = experiment.engine_for_search({})
-    engine.seconds(candidate, 1)
+    engine.seconds(candidate, 1, engine.solver)
     began = time.perf_counter()
     engine.evaluate(candidate)
     return time.perf_counter() - began, engine.batch

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .cut import Left
 from .feature import Feature
 from .outputs import Shapes
 
@@ -87,6 +88,7 @@ class Features:
     index: int
     sigma: float
     chunks: Mapping[Key, Chunk]
+    left: Left = field(default_factory=dict)
 
     @property
     def known(self) -> frozenset[tuple[int, int]]:

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from .checks import MAX_DEPTH, shown
 from .errors import ScheduleError
 from .schedule import Schedule, SegmentsPlan, version_of
 from .validation import FORMAT, schedule_from
+from .whole_file import whole_file
 
 MAX_BYTES = 64 * 1024
 PNG_KEY = "flexiffusion"  # of the text chunk in which our own pictures carry a whole schedule file
@@ -78,18 +78,9 @@ def read(path: str | os.PathLike[str]) -> Schedule:
 
 def write(path: str | os.PathLike[str], schedule: Schedule) -> None:
     """Writes the canonical file; a reader sees the old file or the new one, never half of it. Raises OSError."""
-    target = Path(path)
     data = dumps(schedule)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with open(draft, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, target)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    with whole_file(Path(path)) as draft:
+        draft.write_bytes(data)
 
 
 def _parsed(data: bytes, place: str) -> Any:

@@ -143,7 +143,7 @@ class CostTable:
                     "CostTable.partial key", f"{shown(key)} is no branch", 'Write a branch such as "-1" or "3"'
                 )
             branches[branch] = partial[key]
-        units = document.get("units", {})  # older tables have none
+        units = document.get("units", {})  # unknown where a table was written by hand
         if not isinstance(units, Mapping):
             raise ScheduleError("CostTable.units", f"{shown(units)} is not an object", "Give the saving by unit")
         savings = {}

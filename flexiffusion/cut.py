@@ -13,7 +13,7 @@ in place.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -24,7 +24,7 @@ from .attributes import Attributes
 from .errors import ModelMismatch
 from .feature import Feature, joined
 from .layouts import Layout, shortcut
-from .outputs import Shapes, aligned, build, describe, input_sizes, order_of, tensors, zeros
+from .outputs import Shapes, aligned, build, continued, describe, input_sizes, order_of, same_sizes, tensors, zeros
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +110,7 @@ class capturing:
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             # sizes are read before the call: blocks write into their arguments
-            shapes.inputs[unit] = input_sizes(args, kwargs, self._rows)
+            shapes.inputs[unit] = input_sizes(args, kwargs)
             if shapes.order is None and len(self._previous) == 2:
                 shapes.order = order_of(self._previous, args, kwargs)
             self._previous = []
@@ -166,9 +166,9 @@ class skipping:
     tensor for each distinct shape, freed after the call. A unit whose shape is not known is left alone: hosts leave out
     blocks of their own accord (skip-layer guidance).
 
-    Where the call turns out to be of another size than the remembered one (a longer prompt), all units run as they are
-    and `problem` says so; where the last unit was never called, `delivered` is False and what the network returned is
-    worthless.
+    Where the call turns out to be of another size than the remembered one (a longer prompt), or left out the block that
+    the feature is added to, all units run as they are and `problem` says so; where the last unit was never called,
+    `delivered` is False and what the network returned is worthless.
 
     Args:
         layout: of the network that is called.
@@ -181,7 +181,19 @@ class skipping:
         ModelMismatch: on entry, a branch that the network has not, or shapes that do not fit to it or to the feature.
     """
 
-    __slots__ = ("_base", "_branch", "_feature", "_fresh", "_layout", "_patch", "_shapes", "delivered", "problem")
+    __slots__ = (
+        "_base",
+        "_below",
+        "_branch",
+        "_checked",
+        "_feature",
+        "_fresh",
+        "_layout",
+        "_patch",
+        "_shapes",
+        "delivered",
+        "problem",
+    )
 
     def __init__(self, layout: Layout, branch: int, feature: Feature, shapes: Shapes, fresh: bool = False) -> None:
         self._layout = layout
@@ -190,13 +202,15 @@ class skipping:
         self._shapes = shapes
         self._fresh = fresh
         self._patch = Attributes()
-        self._base: tuple[Any, list[Tensor]] | None = None  # what the base returned: its recipe, and clones
+        self._base: list[Tensor] | None = None  # clones of what the branch's base returned
+        self._below: list[Tensor] | None = None  # the same, as the streams of the feature
+        self._checked = False
         self.delivered = False
         self.problem: str | None = None
 
     def __enter__(self) -> skipping:
-        first, *_ = deep = self._layout.deep(self._branch)
-        last, known, feature = deep[-1], self._shapes.outputs, self._feature
+        *others, last = self._layout.deep(self._branch)
+        known, feature = self._shapes.outputs, self._feature
         if feature is None:
             raise ModelMismatch("partial call: its context was used before. Make one context for each call")
         delivered = list(tensors(known.get(last)))
@@ -212,11 +226,11 @@ class skipping:
             )
         make = zeros(feature.rows, delivered[0].rows)
         patches = [
-            (unit, self._instead(unit.forward, functools.partial(build, known[unit], make), self._inputs(unit, first)))
-            for unit in deep[:-1]
+            (unit, self._instead(unit, unit.forward, functools.partial(build, known[unit], make)))
+            for unit in others
             if unit in known
         ]
-        patches.append((last, self._instead(last.forward, self._deliver, self._inputs(last, first))))
+        patches.append((last, self._instead(last, last.forward, self._deliver)))
         if (base := self._layout.base(self._branch)) is not None:
             patches.append((base, self._remember(base.forward)))
         self._patch.put_functions("forward", patches)
@@ -226,28 +240,46 @@ class skipping:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._patch.undo()
-        self._feature = self._base = None
+        self._feature = self._base = self._below = None
 
-    def _inputs(self, unit: nn.Module, first: nn.Module) -> Any:
-        """What the first skipped unit was called with in the full call; None: not compared."""
-        return self._shapes.inputs.get(unit) if unit is first else None
-
-    def _instead(self, original: Callable[..., Any], function: Callable[[], Any], inputs: Any) -> Callable[..., Any]:
+    def _instead(
+        self, unit: nn.Module, original: Callable[..., Any], function: Callable[[], Any]
+    ) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if inputs is not None and inputs != input_sizes(args, kwargs, self._rows):
-                self.problem = "the call has other sizes inside (a longer prompt?) than the one that is remembered"
+            # asked once, before anything is skipped: from here on the call is partial, or it is full
+            if not self._checked:
+                self._checked = True
+                self.problem = self._unfit(unit, args, kwargs)
             return original(*args, **kwargs) if self.problem is not None else function()
 
         return forward
 
-    @property
-    def _rows(self) -> int | None:
-        return None if self._feature is None else self._feature.rows
+    def _unfit(self, unit: nn.Module, args: Any, kwargs: Any) -> str | None:
+        """Why this call cannot be partial, seen from the first skipped unit that it calls; None: it can."""
+        feature, shapes = self._feature, self._shapes
+        if feature is None:
+            return None
+        recipe = shapes.outputs[self._layout.deep(self._branch)[-1]]
+        rows = next(tensors(recipe)).rows, feature.rows
+        inputs = shapes.inputs.get(unit)
+        if inputs is not None and not same_sizes(inputs, input_sizes(args, kwargs), *rows):
+            return "the call has other sizes inside (a longer prompt?) than the one that is remembered"
+        base = self._layout.base(self._branch)
+        if base is None:
+            return None
+        if self._base is None:
+            return "the call left out the block that the feature is added to (skip-layer guidance?)"
+        then = tuple((place, shape.size) for place, shape in enumerate(tensors(shapes.outputs.get(base))))
+        if same_sizes(then, input_sizes(self._base, {}), *rows):
+            self._below = aligned((shapes.outputs[base], self._base), recipe, shapes.order)
+        if self._below is None:
+            return "the block that the feature is added to returned something else than it did in the full call"
+        return None
 
     def _remember(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             output = original(*args, **kwargs)
-            self._base = describe(output, self._rows), [tensor.clone() for tensor in tensors(output)]
+            self._base = [tensor.clone() for tensor in tensors(output)]
             return output
 
         return forward
@@ -261,38 +293,94 @@ class skipping:
         streams = feature.streams if self._fresh else feature.map(Tensor.clone).streams
         if self._fresh:
             self._feature = None
-        if self._layout.base(self._branch) is not None:
-            below = None if self._base is None else aligned(self._base, recipe, self._shapes.order)
-            if below is None:
-                raise ModelMismatch(f"branch {self._branch}: the block before the skipped ones returned something else")
-            streams = tuple(stream.add_(before) for stream, before in zip(streams, below, strict=True))
+        if self._below is not None:
+            streams = tuple(stream.add_(before) for stream, before in zip(streams, self._below, strict=True))
         given = iter(streams)
         return build(recipe, lambda shape: next(given))
 
 
-class dropping:
-    """Context of one call that leaves units out: `with dropping(layout.named(["middle_block.1"])): unet(...)`.
+Left = Mapping[nn.Module, Any]
+"""What is left of units that cannot be told by their class: for each the recipe of `outputs.continued`."""
 
-    A residual block becomes its skip connection, an attention the identity (AutoDiffusion, arXiv 2309.10438).
-    Enter it before `capturing` or `skipping`, so that they see what is left.
 
-    Raises:
-        ModelMismatch: on entry, a unit that cannot be dropped.
+class learning:
+    """Context of one call that finds out what is left of a transformer's blocks when they are dropped.
+
+        with learning(layout.units) as left: transformer(...)
+
+    A block that was not called, or returned a tensor of a size that nothing had which it was called with, is not there
+    afterwards: it cannot be dropped.
     """
 
-    __slots__ = ("_patch", "_units")
+    __slots__ = ("_left", "_patch", "_units")
 
     def __init__(self, units: Iterable[nn.Module]) -> None:
         self._units = tuple(units)
         self._patch = Attributes()
+        self._left: dict[nn.Module, Any] = {}
 
-    def __enter__(self) -> None:
-        self._patch.put_functions("forward", ((unit, _left(unit)) for unit in self._units))
+    def __enter__(self) -> dict[nn.Module, Any]:
+        self._patch.put_functions("forward", ((unit, self._watch(unit, unit.forward)) for unit in self._units))
+        return self._left
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._patch.undo()
+
+    def _watch(self, unit: nn.Module, original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            output = original(*args, **kwargs)
+            recipe = continued(output, args, kwargs)
+            if recipe is not None:
+                self._left[unit] = recipe
+            return output
+
+        return forward
+
+
+class dropping:
+    """Context of one call that leaves units out: `with dropping(layout.named(["middle_block.1"])): unet(...)`.
+
+    A residual block becomes its skip connection, an attention the identity (AutoDiffusion, arXiv 2309.10438); a block
+    of a transformer hands on the streams that enter it. Enter it before `capturing` or `skipping`, so that they see
+    what is left.
+
+    Args:
+        units: the units to leave out.
+        left: what is left of them, as found by `learning`; units that are not in it are residual blocks and attentions.
+
+    Raises:
+        ModelMismatch: on entry, a unit that cannot be dropped.
+    """
+
+    __slots__ = ("_left", "_patch", "_units")
+
+    def __init__(self, units: Iterable[nn.Module], left: Left | None = None) -> None:
+        self._units = tuple(units)
+        self._left = left or {}
+        self._patch = Attributes()
+
+    def __enter__(self) -> None:
+        self._patch.put_functions(
+            "forward",
+            ((unit, _handing_on(self._left[unit]) if unit in self._left else _left(unit)) for unit in self._units),
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._patch.undo()
+
+
+def _handing_on(recipe: Any) -> Callable[..., Any]:
+    """The forward of a dropped block: clones of its arguments, since hosts add to a block's output in place."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        return build(recipe, lambda argument: given[argument.key].clone())
+
+    return forward
 
 
 def _left(unit: nn.Module) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from .noise import NoiseKind
 from .plan import TOLERANCE
 from .presets import Preset, for_family
 from .schedule import Schedule, SegmentsPlan
+from .summary import sampling_text
 
 # Two names of one solver: DDIM without noise is Euler's method in the noise level (arXiv 2206.00364, section 4).
 _SAME_SAMPLER = {"ddim": "euler"}
@@ -137,15 +138,7 @@ def misfit(
 
 def made_for(schedule: Schedule) -> str:
     """What the schedule was made with, and how good it was measured to be: "dpmpp_2m, karras, 30 steps, cfg 7, ..."."""
-    made = schedule.sampling
-    known = [text for text in (made.sampler, made.scheduler) if text]
-    known.append(f"{made.steps} steps")
-    if made.cfg is not None:
-        known.append(f"cfg {made.cfg:g}")
-    if made.size is not None:
-        known.append(f"{made.size[0]} x {made.size[1]} pixels")
-    if made.prediction is not None:
-        known.append(made.prediction)
+    known = [sampling_text(schedule.sampling)]
     if schedule.metrics:
         measured = schedule.metrics[0]
         known.append(f"{measured.name} {measured.value:.3g} over {measured.n} images")

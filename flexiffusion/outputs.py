@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from .feature import batch_dimension
 
+Sizes = tuple[tuple[Any, tuple[int, ...]], ...]
+"""Sizes of tensors, each with its position or name."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorShape:
@@ -36,6 +39,13 @@ class TensorShape:
 
 
 @dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument of a unit's call, by position or name, that stands in a recipe for the tensor which continues it."""
+
+    key: int | str
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A tuple, list or mapping that a unit returned: its type and its items."""
 
@@ -49,13 +59,13 @@ class Shapes:
 
     Attributes:
         outputs: the recipe of what each unit returned.
-        inputs: sizes of the tensors that each unit was called with, without their batch.
+        inputs: sizes of the tensors that each unit was called with, by position or name.
         order: where text and image are two streams at first and one later on, which of the two comes first in that one;
             None: not known.
     """
 
     outputs: dict[nn.Module, Any] = field(default_factory=dict)
-    inputs: dict[nn.Module, tuple[Any, ...]] = field(default_factory=dict)
+    inputs: dict[nn.Module, Sizes] = field(default_factory=dict)
     order: tuple[int, int] | None = None
 
     def clear(self) -> None:
@@ -84,9 +94,9 @@ def describe(output: Any, rows: int | None) -> Any:
     return output
 
 
-def build(recipe: Any, make: Callable[[TensorShape], Tensor]) -> Any:
-    """An output with what `make` gives for each of its tensors, in order."""
-    if isinstance(recipe, TensorShape):
+def build(recipe: Any, make: Callable[[Any], Tensor]) -> Any:
+    """An output with what `make` gives for each `TensorShape` or `Argument` of its recipe, in order."""
+    if isinstance(recipe, TensorShape | Argument):
         return make(recipe)
     if isinstance(recipe, Record):
         items = [(name, build(item, make)) for name, item in recipe.items]
@@ -128,17 +138,35 @@ def zeros(now: int, then: int) -> Callable[[TensorShape], Tensor]:
     return make
 
 
-def input_sizes(args: Sequence[Any], kwargs: Mapping[str, Any], rows: int | None) -> tuple[Any, ...]:
-    """Sizes of the tensors that a unit is called with, without their batch, by position or name."""
+def input_sizes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sizes:
+    """Sizes of the tensors that a unit is called with, by position or name."""
     given = (*enumerate(args), *sorted(kwargs.items()))
-    return tuple((key, _shape(value, rows).row) for key, value in given if isinstance(value, Tensor))
+    return tuple((key, tuple(value.shape)) for key, value in given if isinstance(value, Tensor))
+
+
+def same_sizes(then: Sizes, now: Sizes, rows_then: int, rows_now: int) -> bool:
+    """Whether two calls of one unit had the same sizes but for the rows of the batch.
+
+    Which dimension counts the rows is not asked: rotary embeddings have none, and video blocks are called with frames
+    times rows. So a tensor may differ in one dimension, by just the ratio of the rows.
+    """
+    if [key for key, _ in then] != [key for key, _ in now]:
+        return False
+    for (_, before), (_, after) in zip(then, now, strict=True):
+        if len(before) != len(after):
+            return False
+        changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+        if len(changed) > 1 or any(old * rows_now != new * rows_then for old, new in changed):
+            return False
+    return True
 
 
 def order_of(streams: Sequence[Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, int] | None:
     """Which of two streams (B, tokens, width) comes first in the one that a unit is called with: (0, 1) or (1, 0).
 
-    It is the one whose first token the joint stream begins with. None: no argument has the length of both, or it begins
-    with neither.
+    The joint stream begins with the first token of the one, or ends with the last token of the other: hosts add to one
+    of the two (ControlNet to the image, HiDream and Bria their text layers to the text). None: no argument has the
+    length of both, or neither end tells.
     """
     first, second = streams
     if not first.dim() == second.dim() == 3:
@@ -146,9 +174,8 @@ def order_of(streams: Sequence[Tensor], args: Sequence[Any], kwargs: Mapping[str
     length = first.shape[1] + second.shape[1]
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor) and value.dim() == 3 and value.shape[1:] == (length, first.shape[2]):
-            head = value[:, :1]
-            for order, stream in (((0, 1), first), ((1, 0), second)):
-                if torch.equal(head, stream[:, :1]):
+            for order, one, other in (((0, 1), first, second), ((1, 0), second, first)):
+                if torch.equal(value[:, :1], one[:, :1]) or torch.equal(value[:, -1:], other[:, -1:]):
                     return order
     return None
 
@@ -179,3 +206,35 @@ def aligned(output: tuple[Any, Sequence[Tensor]], other: Any, order: tuple[int, 
         if tuple(both.shape[1:]) == wanted[0].row:
             return [both]
     return None
+
+
+def continued(output: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The recipe of an output with, for each tensor, the argument that it continues: what a unit that is left out would
+    hand on.
+
+    It is the argument of the same size that is nearest to the tensor: a block adds what it computes to what enters it.
+    None: a tensor has no argument of its size.
+    """
+    called: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+    given = {key: value for key, value in called.items() if isinstance(value, Tensor)}
+
+    def of(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            alike = {key: one for key, one in given.items() if one.shape == value.shape and one.dtype == value.dtype}
+            if not alike:
+                raise LookupError
+            if len(alike) == 1:
+                return Argument(*alike)
+            distances = {key: float((one - value).float().square().sum()) for key, one in alike.items()}
+            return Argument(min(distances, key=lambda key: distances[key]))
+        if isinstance(value, Mapping):
+            return Record(type(value), tuple((name, of(item)) for name, item in value.items()))
+        if isinstance(value, tuple | list):
+            names = getattr(value, "_fields", (None,) * len(value))
+            return Record(type(value), tuple((name, of(item)) for name, item in zip(names, value, strict=True)))
+        return value
+
+    try:
+        return of(output)
+    except LookupError:
+        return None

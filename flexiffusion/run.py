@@ -15,15 +15,16 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from .cache import Chunk, Entry, Features, Finite, Key, Signature
-from .cut import capturing, dropping, skipping
+from .cut import capturing, dropping, learning, skipping
 from .errors import FlexiffusionError, ModelMismatch
 from .feature import Feature, joined
 from .layouts import Layout, find_layout
+from .layouts.transformer import TransformerLayout
 from .noise import NoiseKind
 from .plan import Plan, uses_of
 from .predictor import place_of, predict_feature
@@ -91,7 +92,7 @@ class Run:
     Args:
         network: what `forward` will call; modules are touched only inside a call.
         plan: what to do at every noise level. A plan without partial steps and dropped units accepts any network.
-        noise: what the plan's levels are, see `noise`.
+        noise: what the plan's levels are, see `noise`. Of a transformer the first evaluation drops no unit.
 
     Raises:
         ModelMismatch: the network has no layout that can be cut, or fewer branches than the plan's partial steps need,
@@ -113,6 +114,9 @@ class Run:
         names = sorted({name for action in self._actions for name in action.drop})
         units = dict(zip(names, self._layout.named(names), strict=True)) if self._layout else {}
         self._dropped = [tuple(units[name] for name in action.drop) for action in self._actions]
+        self._by_example = isinstance(self._layout, TransformerLayout) and any(self._dropped)
+        self._left: dict[nn.Module, Any] = {}  # what is left of dropped blocks, as the first evaluation showed
+        self._learns = False
         self._uses, self._last_full = uses_of(self._actions)
         self._cache: dict[Key, Chunk] = {}
         self._index = -1
@@ -165,7 +169,7 @@ class Run:
             key: Chunk(chunk.signature, chunk.shapes, {branch: list(e) for branch, e in chunk.histories.items()})
             for key, chunk in self._cache.items()
         }
-        return Features(self._index, self._sigma, chunks)
+        return Features(self._index, self._sigma, chunks, dict(self._left))
 
     def go_on(self, features: Features) -> None:
         """Takes the place, and the features, of a run that did the same steps up to here.
@@ -174,6 +178,7 @@ class Run:
         """
         self._require_open()
         self._index, self._sigma = features.index, features.sigma
+        self._left = dict(features.left)
         for key, chunk in features.chunks.items():
             histories = {
                 branch: [
@@ -201,6 +206,7 @@ class Run:
         now = time.perf_counter()
         self._clock(now)
         self._evaluations += 1
+        self._learns = self._by_example and not self._left
         self._began, self._before = now, (self._full, self._partial, self._left_out)
         if self._started is None:
             self._started = now
@@ -222,8 +228,16 @@ class Run:
         if self._index < 0:
             raise FlexiffusionError("run: called before any evaluation. Call `evaluate(sigma)` first")
         dropped = self._dropped[self._index]
+        if self._learns:
+            # of a transformer's blocks nobody knows what is left of them before they have run once
+            with learning({unit for units in self._dropped for unit in units}) as left:
+                result = self._called(forward, sample, chunks)
+            self._left.update(left)
+            return result
+        if self._by_example:
+            dropped = tuple(unit for unit in dropped if unit in self._left)
         self._left_out += len(dropped)
-        with dropping(dropped):
+        with dropping(dropped, self._left):
             return self._called(forward, sample, chunks)
 
     def _called(self, forward: Callable[[], T], sample: Tensor, chunks: Sequence[Hashable]) -> T:

@@ -8,7 +8,8 @@ sigma' / sigma the ratio of the level to come and the present one,
 
 Euler, which is DDIM (arXiv 2010.02502, eq. 12 with eta 0), has w = (1). DPM-Solver++ 2M (arXiv 2211.01095, algorithm 2)
 has w = (1 + c, -c) with c = h_i / (2 h_{i-1}) and h = -log r. The last step goes to zero noise (r = 0) in first order,
-as k-diffusion's samplers do, so that hosts and this library agree.
+as k-diffusion's samplers do, so that hosts and this library agree. A schedule file may bring weights of its own, fitted
+to a network (see `search.fitting`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .noise import NoiseKind
+
 Weights = tuple[tuple[float, ...], ...]  # of each step, newest prediction first
+
+LOWER_ORDERS_BELOW = 15  # steps: with so few, DPM-Solver++ 3M falls to first order by way of second
 
 
 class Solver(Protocol):
@@ -72,11 +77,15 @@ class Multistep(_Remembering):
 
     def step(self, denoised: Tensor, state: Tensor, index: int) -> Tensor:
         self.past = (denoised, *self.past)[: self.span]
-        ratio = self.sigmas[index + 1] / self.sigmas[index]
-        result = state * ratio if ratio else torch.zeros_like(state)
-        for weight, prediction in zip(self.weights[index], self.past, strict=False):
-            result = result.add_(prediction, alpha=(1 - ratio) * weight)
-        return result
+        return advanced(state, self.past, self.sigmas[index + 1] / self.sigmas[index], self.weights[index])
+
+
+def advanced(state: Tensor, predictions: Sequence[Tensor], ratio: float, weights: Sequence[float]) -> Tensor:
+    """The state at the level to come, `ratio` times the present one; predictions and their weights are newest first."""
+    result = state * ratio if ratio else torch.zeros_like(state)
+    for weight, prediction in zip(weights, predictions, strict=False):
+        result = result.add_(prediction, alpha=(1 - ratio) * weight)
+    return result
 
 
 class Plms(_Remembering):
@@ -116,13 +125,60 @@ def dpmpp_2m(sigmas: Sequence[float]) -> Multistep:
     return Multistep(sigmas, dpmpp_2m_weights(sigmas))
 
 
-def dpmpp_2m_weights(sigmas: Sequence[float]) -> Weights:
-    """The weights of DPM-Solver++ 2M over sigmas that fall strictly; first order at the first step and the last."""
+def dpmpp_3m(sigmas: Sequence[float]) -> Multistep:
+    """DPM-Solver++ 3M with the true, uneven step sizes."""
+    return Multistep(sigmas, dpmpp_3m_weights(sigmas))
+
+
+def dpmpp_2m_weights(sigmas: Sequence[float], kind: NoiseKind = "vp") -> Weights:
+    """The weights of DPM-Solver++ 2M over sigmas that fall strictly; first order at the first step and the last.
+
+    kind "vp": steps h are differences of -log sigma, which is what k-diffusion's sampler takes of flow models too;
+    "flow": of the half log-SNR of a flow model, log((1 - s) / s), as diffusers' scheduler has it.
+    """
+    steps = _step_sizes(sigmas, kind)
     rows: list[tuple[float, ...]] = [(1.0,)]
-    for before, here, after in zip(sigmas, sigmas[1:], sigmas[2:], strict=False):
-        c = math.log(here / after) / (2 * math.log(before / here))
-        rows.append((1 + c, -c))
+    for before, step in itertools.pairwise(steps):
+        rows.append(_second_order(before, step))
     return (*rows, (1.0,))[: len(sigmas)]
+
+
+def dpmpp_3m_weights(sigmas: Sequence[float], kind: NoiseKind = "vp") -> Weights:
+    """The weights of DPM-Solver++ 3M (arXiv 2211.01095, as diffusers' scheduler of order 3 has it), `kind` as for 2M.
+
+    The order rises 1, 2, 3 at the beginning and falls at the end: the last step is first order, and of fewer than 15
+    steps the last but one second order.
+    """
+    steps, count = _step_sizes(sigmas, kind), len(sigmas)
+    rows: list[tuple[float, ...]] = [(1.0,)]
+    for i, (before, step) in enumerate(itertools.pairwise(steps), 1):
+        lower = i == 1 or (i == count - 2 and count < LOWER_ORDERS_BELOW)
+        rows.append(_second_order(before, step) if lower else _third_order(steps[i - 2], before, step))
+    return (*rows, (1.0,))[:count]
+
+
+def _step_sizes(sigmas: Sequence[float], kind: NoiseKind) -> list[float]:
+    """h of every step but the last, which is infinite; that from pure noise, s = 1 of a flow model, is infinite too."""
+
+    def half_log_snr(sigma: float) -> float:
+        clean = 1 - sigma if kind == "flow" else 1.0
+        return math.log(clean / sigma) if clean > 0 else -math.inf
+
+    return [half_log_snr(after) - half_log_snr(before) for before, after in itertools.pairwise(sigmas)]
+
+
+def _second_order(before: float, step: float) -> tuple[float, float]:
+    c = step / (2 * before)
+    return 1 + c, -c
+
+
+def _third_order(first: float, before: float, step: float) -> tuple[float, float, float]:
+    """From the sizes of the last three steps, in the order of sampling; D1 and D2 are diffusers' differences."""
+    r0, r1, passed = before / step, first / step, -math.expm1(-step)
+    of_d1, of_d2 = 1 / passed - 1 / step, (0.5 - (step - passed) / step**2) / passed
+    newer = of_d1 * (1 + r0 / (r0 + r1)) + of_d2 / (r0 + r1)  # of (D_i - D_{i-1}) / r0
+    older = of_d1 - newer  # of (D_{i-1} - D_{i-2}) / r1
+    return 1 + newer / r0, older / r1 - newer / r0, -older / r1
 
 
 def adams_bashforth(nodes: Sequence[float], following: float) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from .schedule import Action, StepKind
+from .schedule import Action, Sampling, StepKind
 
 KINDS: tuple[StepKind, ...] = get_args(StepKind)
 
@@ -25,3 +25,16 @@ def counts_text(actions: Sequence[Action]) -> str:
     parts = [f"{count} {kind}" for kind, count in counts(actions).items() if count]
     units = dropped(actions)
     return ", ".join([*parts, f"{units} units dropped"] if units else parts)
+
+
+def sampling_text(sampling: Sampling) -> str:
+    """What a schedule was made with: `dpmpp_2m, karras, 30 steps, cfg 7, 512 x 512 pixels, epsilon`."""
+    parts = [
+        sampling.sampler or "any sampler",
+        sampling.scheduler,
+        f"{sampling.steps} steps",
+        None if sampling.cfg is None else f"cfg {sampling.cfg:g}",
+        None if sampling.size is None else f"{sampling.size[0]} x {sampling.size[1]} pixels",
+        sampling.prediction,
+    ]
+    return ", ".join(part for part in parts if part)

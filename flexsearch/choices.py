@@ -11,6 +11,8 @@ ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 CostName = Literal["macs", "latency", "units"]
 COSTS: tuple[CostName, ...] = get_args(CostName)
 SOLVERS = ("ddim", "plms", "dpmpp_2m", "euler", "uni_pc")
+FITTED = "fitted"  # not one of them: every schedule has a solver of its own, fitted to the teacher
+PREDICTIONS = ("epsilon", "v_prediction")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 # The core's own, which are beside what they name there, with numpy: a test holds the two together.

@@ -47,7 +47,7 @@ class Candidate:
     def steps_plan(self, levels: NoiseLevels) -> StepsPlan:
         """The steps at their noise levels, for a schedule file."""
         sigmas = levels.sigmas(self.places)
-        return StepsPlan(tuple(Step(*step) for step in zip(sigmas, self.actions, strict=True)))
+        return StepsPlan(tuple(Step(*step) for step in zip(sigmas, self.actions, strict=True)), levels.kind)
 
     def cost(self, table: CostTable) -> float:
         """Cost in full steps."""

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..noise import NoiseLevels
-from ..run import Run
+
+T = TypeVar("T")
+
+
+class Calls(Protocol):
+    """What every call of the network goes through: `flexiffusion.run.Run`, or something that looks on."""
+
+    def __call__(self, forward: Callable[[], T], sample: Tensor, chunks: Sequence[Hashable] = (0,)) -> T:
+        """Runs one call; see `Run.__call__`."""
 
 
 class Denoiser(Protocol):
@@ -32,7 +41,7 @@ class Denoiser(Protocol):
     def device(self) -> torch.device:
         """Where samples are wanted."""
 
-    def __call__(self, sample: Tensor, place: int, images: slice, run: Run | None) -> Tensor:
+    def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
         """The guided prediction of the clean sample (n, C, H, W), float32, for the images of the set in `images`.
 
         sample: (n, C, H, W) float32 at the level of `place`, scaled as a solver's state (see `flexiffusion.solver`).

@@ -12,8 +12,9 @@ level, partial level, branch) within reach. The rest is the solver's arithmetic.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,13 +22,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..cost import CostTable
-from ..cut import capturing, skipping
+from ..cut import Capture, capturing, skipping
+from ..errors import ModelMismatch
 from ..feature import Feature
 from ..layouts import Layout, find_layout
 from ..noise import NoiseLevels, initial_scale, spaced_places
+from ..outputs import Shapes
 from ..predictor import place_of, predict_feature
 from ..solver import Solver, SolverMaker, dpmpp_2m
-from .denoiser import Denoiser
+from .denoiser import Calls, Denoiser
+
+T = TypeVar("T")
 
 IMAGES = 4  # that the tables are measured on
 LEVELS = 32
@@ -84,6 +89,35 @@ def grid_of(levels: NoiseLevels) -> tuple[int, ...]:
     return spaced_places(levels, min(LEVELS, len(levels)), "logsnr")
 
 
+class _Capturing:
+    """Keeps the features of every call of the network that one evaluation makes: guidance may take two."""
+
+    def __init__(self, layout: Layout, branches: Sequence[int]) -> None:
+        self.layout, self.branches = layout, branches
+        self.captures: list[Capture] = []
+
+    def __call__(self, forward: Callable[[], T], sample: Tensor, chunks: Sequence[Hashable] = (0,)) -> T:
+        with capturing(self.layout, self.branches, rows=len(sample)) as capture:
+            result = forward()
+        if capture.problem is not None:
+            raise ModelMismatch(f"planner's tables: {capture.problem}. Search without the planner")
+        self.captures.append(capture)
+        return result
+
+
+class _Skipping:
+    """Gives every call of the network that one evaluation makes its own predicted feature."""
+
+    def __init__(self, layout: Layout, branch: int, features: Sequence[tuple[Feature, Shapes]]) -> None:
+        self.layout, self.branch = layout, branch
+        self.features = iter(features)
+
+    def __call__(self, forward: Callable[[], T], sample: Tensor, chunks: Sequence[Hashable] = (0,)) -> T:
+        feature, shapes = next(self.features)
+        with skipping(self.layout, self.branch, feature, shapes, True):
+            return forward()
+
+
 class Measurer:
     """Measures the tables of one denoiser and solver on one batch of images."""
 
@@ -105,9 +139,9 @@ class Measurer:
     def _solver(self, levels: Sequence[int]) -> Solver:
         return self.solver([self.sigmas[level] for level in levels])
 
-    def _call(self, state: Tensor, level: int, branch: int | None = None) -> Tensor:
+    def _call(self, state: Tensor, level: int, branch: int | None = None, calls: Calls | None = None) -> Tensor:
         self.calls[branch] = self.calls.get(branch, 0) + len(state)
-        return self.denoiser(state, self.grid[level], self.images, None)
+        return self.denoiser(state, self.grid[level], self.images, calls)
 
     def _trace(self, noise: Tensor) -> None:
         """The trajectory over the whole grid: states, predictions and features at every level, and the end."""
@@ -115,14 +149,14 @@ class Measurer:
         state = noise.to(self.denoiser.device) * initial_scale(self.sigmas[0], self.denoiser.levels.kind)
         self.states: list[Tensor] = []
         self.outputs: list[Tensor] = []
-        self.features: list[dict[int, Feature]] = []
+        self.features: list[list[dict[int, Feature]]] = []  # of every level, and call of the network there
         for level in range(len(self.grid)):
-            with capturing(self.layout, self.branches) as capture:
-                output = self._call(state, level)
-            self.shapes = capture.shapes
+            seen = _Capturing(self.layout, self.branches)
+            output = self._call(state, level, calls=seen)
+            self.shapes = [capture.shapes for capture in seen.captures]
             self.states.append(state)
             self.outputs.append(output)
-            self.features.append(capture.features)
+            self.features.append([capture.features for capture in seen.captures])
             state = solver.step(output, state, level)
         self.states.append(state)
 
@@ -132,10 +166,13 @@ class Measurer:
         if key not in self.partial:
             nodes = [full] if before is None else [before, full]
             kind = self.denoiser.levels.kind
-            history = [(place_of(self.sigmas[node], kind), self.features[node][branch]) for node in nodes]
-            feature = predict_feature("linear", history, place_of(self.sigmas[level], kind))
-            with skipping(self.layout, branch, feature, self.shapes, True):
-                self.partial[key] = self._call(self.states[level], level, branch)
+            at, places = place_of(self.sigmas[level], kind), [place_of(self.sigmas[node], kind) for node in nodes]
+            features = []
+            for number, shapes in enumerate(self.shapes):
+                known = [self.features[node][number][branch] for node in nodes]
+                features.append((predict_feature("linear", list(zip(places, known, strict=True)), at), shapes))
+            given = _Skipping(self.layout, branch, features)
+            self.partial[key] = self._call(self.states[level], level, branch, given)
         return self.partial[key]
 
     def arrival(self, before: int | None, i: int, j: int, kind: MacroStep) -> Tensor | None:

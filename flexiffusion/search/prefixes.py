@@ -29,11 +29,12 @@ class State:
 
     latents: Tensor  # the solver's state (n, C, H, W)
     history: dict[str, Any]  # what a solver with memory remembers
-    features: Features
+    features: tuple[Features, ...]  # of each batch
 
     def storages(self) -> Iterator[torch.UntypedStorage]:
         """The memory that it holds on to: a tensor may be a part of a larger one."""
-        for tensor in (self.latents, *_tensors(list(self.history.values())), *self.features.tensors()):
+        features = (tensor for batch in self.features for tensor in batch.tensors())
+        for tensor in (self.latents, *_tensors(list(self.history.values())), *features):
             yield tensor.untyped_storage()
 
 
@@ -62,7 +63,7 @@ class Prefixes:
         for index in range(len(steps) - 1, 0, -1):
             key = (batch, tuple(steps[:index]), steps[index][0])
             state = self._states.get(key)
-            if state is not None and reads[index] <= state.features.known:
+            if state is not None and all(reads[index] <= features.known for features in state.features):
                 self._states.move_to_end(key)
                 return index, state
         return 0, None

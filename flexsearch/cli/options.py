@@ -7,19 +7,21 @@ from typing import Any, TypeVar
 
 import click
 
-from flexsearch.choices import DTYPES, ENGINES, SOLVERS
-from flexsearch.cli.kinds import PictureSize, Place
+from flexsearch.choices import DTYPES, ENGINES, FITTED, PREDICTIONS, SOLVERS
+from flexsearch.cli.kinds import OpenChoice, PictureSize, Place, Word
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 MODEL = (
-    click.option("--model", type=Place(), default="tiny", show_default=True, metavar="MODEL",
-                 help="A .safetensors checkpoint, a diffusers folder, or a bundled model: tiny (text), pixel (DDPM)."),
+    click.option("--model", type=Place(words=("tiny", "pixel", "emoji")), default="tiny", show_default=True,
+                 metavar="MODEL", help="A .safetensors checkpoint, a diffusers folder, or a bundled model: tiny (text), pixel (DDPM), "
+                 "emoji (a transformer)."),
     click.option("--size", type=PictureSize(), help="Picture size in pixels, 512 or 768x512. [default: the model's]"),
-    click.option("--prediction", default="auto", show_default=True,
+    click.option("--prediction", type=Word("auto", *PREDICTIONS), default="auto", show_default=True,
                  help="What the network predicts: epsilon, v_prediction; auto: as the file says."),
-    click.option("--device", default="auto", show_default=True, help="A torch device; auto: the GPU if there is one."),
+    click.option("--device", type=Word("auto", "cpu", "cuda", "mps"), default="auto", show_default=True,
+                 help="A torch device; auto: the GPU if there is one."),
     click.option("--dtype", type=click.Choice(DTYPES), default="auto", show_default=True, help="auto: by device."),
     click.option("--guidance", type=float, help="Classifier-free guidance scale. [default: the model's]"),
     click.option("--batch", type=int,
@@ -27,19 +29,27 @@ MODEL = (
     click.option("--compile", "compiled", is_flag=True, help="Hand the network to torch.compile."),
 )  # fmt: skip
 SOLVER = (
-    click.option("--solver", type=click.Choice(SOLVERS), default="dpmpp_2m", show_default=True,
-                 help="What the teacher and every schedule are sampled with."),
+    click.option("--solver", type=OpenChoice((FITTED, *SOLVERS)),
+                 help="What every schedule is sampled with; fitted: a solver of its own, which its file brings; or "
+                 "package.module:name. [default: fitted; of the papers' methods: dpmpp_2m]"),
+    click.option("--teacher-solver", type=OpenChoice(SOLVERS),
+                 help="What the teacher is sampled with; or package.module:name. "
+                 "[default: as --solver; where that is fitted: dpmpp_2m]"),
     click.option("--steps", type=int, default=30, show_default=True, help="Steps of the teacher."),
 )  # fmt: skip
 SPEEDUP = (
     click.option("--speedup", "speedups", type=float, multiple=True, default=(2.0, 3.0, 5.0), show_default=True,
                  help="Asked speed-up in multiply-adds; give it several times."),
 )  # fmt: skip
-IMAGES = (
-    click.option("--features", default="bundled", show_default=True, metavar="MODULE",
+FEATURES = (
+    click.option("--features", type=Word("bundled", "inception:"), default="bundled", show_default=True,
+                 metavar="MODULE",
                  help="Feature module: bundled, inception:FILE or package.module:Class."),
     click.option("--prompts", "prompts_file", type=Place(), metavar="FILE",
                  help="Prompts, one a line; those below a line --- are held out. [default: bundled ones]"),
+)  # fmt: skip
+IMAGES = (
+    *FEATURES,
     click.option("--seed", type=int, default=0, show_default=True, help="Of the noise and of the search."),
 )  # fmt: skip
 

@@ -43,12 +43,12 @@ def _show(plans: Plans, files: Sequence[str | None]) -> None:
         for (speedup, planned), file in zip(plans.schedules, files, strict=True)
     ]
     if output.wants_json():
-        output.emit({"model": experiment.model.source, "solver": experiment.settings.solver, "plans": rows})
+        output.emit({"model": experiment.model.source, "solver": experiment.settings.solver_name, "plans": rows})
         return
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(title=f"planned for {experiment.model.source}, {experiment.settings.solver}, {steps} steps")
+    shown = Table(title=f"planned for {experiment.model.source}, {experiment.settings.solver_name}, {steps} steps")
     unit = "multiply-adds" if table.unit == "macs" else "milliseconds"
     for heading in ("asked", "steps", f"speed-up ({unit})", "predicted error", "schedule"):
         shown.add_column(heading)

@@ -11,7 +11,7 @@ import click
 from flexsearch.choices import COSTS, ERRORS, METHODS, SPACINGS, STATISTICS
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
-from flexsearch.cli.kinds import Place
+from flexsearch.cli.kinds import OpenChoice, Place
 from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_options, with_options
 
 
@@ -19,11 +19,11 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
 @with_options(MODEL)
 @click.option(
     "--method",
-    type=click.Choice(METHODS),
+    type=OpenChoice(METHODS),
     default="placement",
     show_default=True,
     help="placement: levels, kinds, branches and predictors; joint: dropped layers too; flexiffusion: segments, and "
-    "autodiffusion: timesteps and dropped layers, as the papers have them.",
+    "autodiffusion: timesteps and dropped layers, as the papers have them; or package.module:name.",
 )
 @click.option("--timesteps", type=int, help="Of autodiffusion: how many. [default: what the speed-up pays for]")
 @with_options(SOLVER)
@@ -33,7 +33,7 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
 @with_options(SPEEDUP)
 @click.option(
     "--reference",
-    type=Place(),
+    type=Place(words=("teacher", "converged")),
     metavar="WORD|PATH",
     default="teacher",
     show_default=True,
@@ -42,8 +42,8 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
 )
 @click.option(
     "--error",
-    type=click.Choice(ERRORS),
-    help="What is minimised: paired errors, or FID relative to the teacher or to real pictures. "
+    type=OpenChoice(ERRORS),
+    help="What is minimised: paired errors, FID relative to the teacher or to real pictures, or package.module:name. "
     "[default: latent; of --method flexiffusion: rfid; with real pictures: fid]",
 )
 @click.option("--statistic", type=click.Choice(STATISTICS), default="mean", show_default=True, help="Of paired errors.")

@@ -93,25 +93,6 @@ def require_known_variables(ctx: click.Context) -> None:
         raise ConfigError(name, "no setting has this name", remedy)
 
 
-def effective(ctx: click.Context) -> dict[str, dict[str, Any]]:
-    """What the command of `ctx` runs with: by parameter name its value and its source (flag, environment, ...)."""
-    sources = {
-        "COMMANDLINE": "flag",
-        "ENVIRONMENT": "environment",
-        "DEFAULT_MAP": "file",
-        "DEFAULT": "default",
-        "PROMPT": "prompt",
-    }
-    found: dict[str, dict[str, Any]] = {}
-    for name, value in ctx.params.items():
-        source = ctx.get_parameter_source(name)
-        found[name] = {
-            "value": str(value) if isinstance(value, Path) else value,
-            "source": sources.get(source.name, source.name.lower()) if source is not None else "default",
-        }
-    return found
-
-
 def _commands(ctx: click.Context) -> Mapping[str, click.Command]:
     """Every command by the name of its table: `run`; `presets.add` for one of a group."""
     group = ctx.find_root().command

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flexiffusion.summary import counts, counts_text
+from flexiffusion.summary import counts, counts_text, sampling_text
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
 from flexsearch.cli.kinds import Place
@@ -89,18 +89,10 @@ def _facts(schedule: Schedule) -> Iterator[tuple[str, str]]:
     if schedule.author:
         yield "author", schedule.author
     yield "licence", schedule.license
-    model, sampling = schedule.model, schedule.sampling
+    model = schedule.model
     checkpoint = f", checkpoint {model.sha256[:12]}…" if model.sha256 else ""
     yield "model", f"{model.family}, {model.branches} branches{checkpoint}"
-    parts = [
-        sampling.sampler or "any sampler",
-        sampling.scheduler,
-        f"{sampling.steps} steps",
-        f"guidance {sampling.cfg:g}" if sampling.cfg is not None else None,
-        f"{sampling.size[0]} x {sampling.size[1]}" if sampling.size else None,
-        sampling.prediction,
-    ]
-    yield "sampling", ", ".join(part for part in parts if part)
+    yield "sampling", sampling_text(schedule.sampling)
     yield "steps", counts_text(schedule.plan.actions())
     levels = schedule.levels if isinstance(schedule.plan, SegmentsPlan) else schedule.plan.levels
     if levels:

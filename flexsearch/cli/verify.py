@@ -8,8 +8,7 @@ import click
 
 from flexsearch.cli import exit_codes, output
 from flexsearch.cli.command import Command
-from flexsearch.cli.kinds import Place
-from flexsearch.cli.options import MODEL, with_options
+from flexsearch.cli.options import FEATURES, MODEL, with_options
 from flexsearch.cli.presets import complete_name
 
 
@@ -24,10 +23,7 @@ from flexsearch.cli.presets import complete_name
     show_default=True,
     help="Other images, to choose the best hand-made rivals on.",
 )
-@click.option("--features", default="bundled", show_default=True, metavar="MODULE",
-              help="Feature module: bundled, inception:FILE or package.module:Class.")  # fmt: skip
-@click.option("--prompts", "prompts_file", type=Place(), metavar="FILE",
-              help="Prompts, one a line; those below a line --- are held out. [default: bundled ones]")  # fmt: skip
+@with_options(FEATURES)
 @click.option("--seed", type=int, help="Of the noise. [default: one that the search did not use]")
 @output.json_option
 @click.pass_context

@@ -15,16 +15,19 @@ from torch import Tensor, nn
 from flexiffusion.cost import CostTable
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.evaluator import OneByOne
+from flexiffusion.search.fitting import Fitting, TeacherPath, fit
 from flexiffusion.search.objective import Objective, ReferenceName
 from flexiffusion.search.paired import DIVERGED, Errors, squared_error
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import Judgement, race
-from flexiffusion.search.trajectory import Trajectory
+from flexiffusion.search.trajectory import Trajectory, joined
+from flexiffusion.solver import Weights
 from flexsearch.metrics.features import extract
 from flexsearch.metrics.perceptual import load_lpips, lpips_errors
 from flexsearch.metrics.real_fid import RealFid
 from flexsearch.metrics.relative_fid import RelativeFid
-from flexsearch.models.denoiser import ModelDenoiser
+from flexsearch.models.checkpoint import CheckpointDenoiser
+from flexsearch.named import callable_of, is_named
 from flexsearch.sampling.references import Reference
 from flexsearch.sampling.solvers import draw
 
@@ -36,6 +39,7 @@ class Outcome:
     engine: LocalEngine
     trajectory: Trajectory
     rows: slice  # which of the engine's images
+    weights: Weights | None = None  # of the solver, where it was not one by name
 
     @cached_property
     def images(self) -> Tensor:
@@ -65,8 +69,8 @@ class Outcome:
         return lpips_errors(self.engine.lpips, self.images, shown)
 
     def paired_errors(self, error: str, reference: ReferenceName) -> Errors:
-        """The errors of one of `MEASURES`, per image."""
-        return MEASURES[error](self, reference)
+        """The errors of one of `MEASURES`, or of a `package.module:name`, per image."""
+        return measure(error)(self, reference)
 
     def relative_fid(self) -> float:
         """Relative FID to the teacher."""
@@ -77,12 +81,21 @@ class Outcome:
         return None if self.engine.real is None else self.engine.real(self.features)
 
 
+Measure = Callable[[Outcome, ReferenceName], Errors]
+
 # The registry of paired errors: what tells, per image, how far an outcome is from a reference.
-MEASURES: dict[str, Callable[[Outcome, ReferenceName], Errors]] = {
+MEASURES: dict[str, Measure] = {
     "latent": Outcome.latent_errors,
     "features": Outcome.feature_errors,
     "lpips": Outcome.perceptual_errors,
 }
+
+
+def measure(error: str) -> Measure:
+    """The paired error of this name, or that which a `package.module:name` names. Raises ConfigError."""
+    return callable_of("--error", error) if is_named(error) else MEASURES[error]
+
+
 # Those that the final table shows: (error, reference).
 SHOWN: tuple[tuple[str, ReferenceName], ...] = (("latent", "teacher"), ("latent", "converged"), ("features", "teacher"))
 
@@ -96,7 +109,7 @@ class LocalEngine(OneByOne):
     def __init__(
         self,
         *,
-        denoiser: ModelDenoiser,
+        denoiser: CheckpointDenoiser,
         solver: str,
         noise: Tensor,
         references: dict[ReferenceName, Reference],
@@ -106,7 +119,11 @@ class LocalEngine(OneByOne):
         batch: int,
         prefixes: Prefixes | None = None,
         real: RealFid | None = None,
+        path: TeacherPath | None = None,
     ) -> None:
+        """solver: the one that candidates are sampled with, by name
+        path: of the first images; where it is given, candidates have a solver of their own instead, fitted to it
+        """
         self.denoiser = denoiser
         self.model = denoiser.model
         self.solver = solver
@@ -118,6 +135,7 @@ class LocalEngine(OneByOne):
         self.batch = batch
         self.prefixes = prefixes
         self.real = real
+        self.path = path
 
     @cached_property
     def relative_fid(self) -> RelativeFid:
@@ -132,42 +150,104 @@ class LocalEngine(OneByOne):
         """How many images there are."""
         return len(self.noise)
 
-    def evaluate(self, candidate: Candidate, first: int = 0, last: int | None = None) -> Outcome:
-        """Sample the candidate over the engine's images, or those from `first` up to `last`."""
+    @property
+    def fitted_on(self) -> int:
+        """How many of the images, the first ones, candidates' solvers are fitted on."""
+        return 0 if self.path is None else len(self.path.end)
+
+    def evaluate(
+        self, candidate: Candidate, first: int = 0, last: int | None = None, solver: str | Weights | None = None
+    ) -> Outcome:
+        """Sample the candidate over the engine's images, or those from `first` up to `last`.
+
+        solver: another than the engine's own, by name or as a table of weights
+        """
         rows = slice(first, self.count if last is None else last)
+        if solver is None:
+            return self._own(candidate, rows, None)
+        trajectory = self._drawn(candidate, rows, solver, None)
+        return Outcome(self, trajectory, rows, None if isinstance(solver, str) else solver)
+
+    def fit(self, candidate: Candidate) -> Weights:
+        """The weights of the candidate's own solver. Raises ValueError where the engine fits none."""
+        weights = self._own(candidate, slice(0, self.fitted_on), None).weights
+        if weights is None:
+            raise ValueError("the engine has no teacher's path to fit a solver to")
+        return weights
+
+    def _own(self, candidate: Candidate, rows: slice, weights: Weights | None) -> Outcome:
+        """Sampled with the engine's own solver. Where that is fitted, `weights` are those of this candidate, found on
+        the first images; without them `rows` must begin there."""
+        if self.path is None:
+            return Outcome(self, self._drawn(candidate, rows, self.solver, self.prefixes), rows)
+        parts = []
+        if weights is None:
+            fitted_on = slice(0, self.fitted_on)
+            trajectory, weights = self._fitted(candidate)
+            parts.append(trajectory)
+            rest = slice(fitted_on.stop, rows.stop)
+        else:
+            rest = rows
+        if rest.start < rest.stop:
+            # the weights of a prefix are those of every candidate that begins so
+            parts.append(self._drawn(candidate, rest, weights, self.prefixes))
+        return Outcome(self, joined(parts), rows, weights)
+
+    def _fitted(self, candidate: Candidate) -> tuple[Trajectory, Weights]:
+        assert self.path is not None
+        with torch.inference_mode():
+            trajectory, weights = fit(
+                self.denoiser,
+                self.path,
+                Fitting(),
+                self.noise[: self.fitted_on],
+                candidate.places,
+                candidate.actions,
+                batch=self.batch,
+                prefixes=self.prefixes,
+            )
+        self.batch = trajectory.batch
+        return trajectory, weights
+
+    def _drawn(self, candidate: Candidate, rows: slice, solver: str | Weights, prefixes: Prefixes | None) -> Trajectory:
         with torch.inference_mode():
             trajectory = draw(
                 self.denoiser,
-                self.solver,
+                solver,
                 self.noise[rows],
                 candidate.places,
                 candidate.actions,
                 origin=rows.start,
                 batch=self.batch,
-                prefixes=self.prefixes,
+                prefixes=prefixes,
             )
         self.batch = trajectory.batch
-        return Outcome(self, trajectory, rows)
+        return trajectory
 
-    def seconds(self, candidate: Candidate, images: int) -> float:
+    def seconds(self, candidate: Candidate, images: int, solver: str | Weights) -> float:
         """Wall time of sampling the candidate once more, per image; over the engine's images, going round."""
         rows = [i % len(self.noise) for i in range(images)]
-        denoiser = replace(self.denoiser, conditioning=self.denoiser.conditioning.taken(rows))
         trajectory = draw(
-            denoiser, self.solver, self.noise[rows], candidate.places, candidate.actions, batch=self.batch
+            self.denoiser.taken(rows), solver, self.noise[rows], candidate.places, candidate.actions, batch=self.batch
         )
         return trajectory.seconds / images
 
-    def judge(self, candidate: Candidate, objective: Objective, rival: Errors | None = None) -> Judgement:
+    def judge(
+        self, candidate: Candidate, objective: Objective, rival: Errors | None = None, solver: str | None = None
+    ) -> Judgement:
         """What a search minimises; the error is `DIVERGED` where sampling did not stay finite.
 
-        With a rival's errors the candidate races against it.
+        With a rival's errors the candidate races against it. `solver`: another than the engine's own, by name.
         """
-        calls = 0
+        calls, weights = 0, None
 
         def sampled(first: int, last: int) -> Outcome:
-            nonlocal calls
-            outcome = self.evaluate(candidate, first, last)
+            nonlocal calls, weights
+            if solver is None:
+                outcome = self._own(candidate, slice(first, last), weights)
+            else:
+                outcome = self.evaluate(candidate, first, last, solver)
+            weights = outcome.weights
             calls += outcome.trajectory.calls
             return outcome
 

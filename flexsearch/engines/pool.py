@@ -97,13 +97,12 @@ class Pool:
     @property
     def note(self) -> str:
         """How many workers there are, for a progress bar."""
-        ready = sum(member.ready for member in self._members)
-        return f"{ready} of {self.workers} worker{'s' if self.workers > 1 else ''}"
+        return f"{self.ready} of {self.workers} worker{'s' if self.workers > 1 else ''}"
 
-    def wait_for_workers(self) -> None:
-        """Until each has started, or has been given up."""
-        while not all(member.ready for member in self._members):
-            self.step()
+    @property
+    def ready(self) -> int:
+        """How many workers have started."""
+        return sum(member.ready for member in self._members)
 
     @property
     def idle(self) -> bool:

@@ -91,7 +91,7 @@ class RayCluster:
     """See `pool.Cluster`. Close it with `close`, whatever happens."""
 
     def __init__(self, order: Order, address: str | None, workers: int | None, cuda: bool) -> None:
-        payload = sum(t.nbytes for reference in order.references.values() for t in vars(reference).values())
+        payload = sum(t.nbytes for reference in order.references.values() for t in reference.tensors().values())
         self._connected = connect(address, workers, payload)
         self._actors: dict[int, Any] = {}
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.bundled import FashionClassifier
 from flexsearch.models.assets import ASSETS
+from flexsearch.named import imported, is_named
 
 
 class BundledFeatures(nn.Module):
@@ -71,18 +71,12 @@ def load_features(name: str) -> nn.Module:
                 "Give inception:FILE with your copy of weights-inception-2015-12-05-6726825d.pth",
             )
         return InceptionFeatures(weights)
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
+    if not is_named(name):
         raise ConfigError(
             "--features", f"{name!r} is not known", "Choose bundled, inception:FILE or package.module:Class"
         )
-    try:
-        made = getattr(importlib.import_module(module_name), attribute)
-        module = made if isinstance(made, nn.Module) else made()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            "--features", f"{name!r} cannot be imported ({error})", "Check the path and PYTHONPATH"
-        ) from error
+    made = imported("--features", name)
+    module = made() if callable(made) and not isinstance(made, nn.Module) else made
     if not isinstance(module, nn.Module) or not isinstance(getattr(module, "num_features", None), int):
         raise ConfigError(
             "--features", f"{name!r} is no torch module with an integer num_features", "Give a module that has it"

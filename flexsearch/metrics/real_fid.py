@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from flexiffusion.whole_file import whole_file
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import extract
 from flexsearch.metrics.relative_fid import RelativeFid
-from flexsearch.whole_file import whole_file
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 AT_ONCE = 256
@@ -74,6 +74,7 @@ def real_statistics(
     if len(files) < 2:
         raise ConfigError("--reference", f"{source} holds {len(files)} pictures", "Give a folder of many")
     determines = [
+        "upright",  # statistics that were kept before pictures were turned are not these
         features[0],
         size,
         [(str(f.relative_to(source)), f.stat().st_size, f.stat().st_mtime_ns) for f in files],
@@ -102,13 +103,17 @@ def require_pictures(source: Path) -> None:
 
 
 def read_pictures(files: Sequence[Path], size: tuple[int, int]) -> Iterator[Tensor]:
-    """Batches (n, 3, height, width), float32 in [0, 1]. Raises ConfigError for a file that is no picture."""
+    """Batches (n, 3, height, width), float32 in [0, 1]. Raises ConfigError for a file that is no picture.
+
+    Photographs that lie on their side, with an EXIF orientation, are turned as viewers turn them.
+    """
     for first in range(0, len(files), AT_ONCE):
         images = []
         for file in files[first : first + AT_ONCE]:
             try:
                 with Image.open(file) as picture:
-                    fitted = ImageOps.fit(picture.convert("RGB"), size, Image.Resampling.BICUBIC)
+                    upright = ImageOps.exif_transpose(picture)
+                    fitted = ImageOps.fit(upright.convert("RGB"), size, Image.Resampling.BICUBIC)
             except (OSError, ValueError, Image.DecompressionBombError) as error:
                 raise ConfigError("--reference", f"{file} cannot be read ({error})", "Take it out") from error
             images.append(np.asarray(fitted, dtype=np.float32) / 255)

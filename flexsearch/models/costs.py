@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,41 +20,55 @@ from flexiffusion.layouts import Layout, find_layout, shortcut
 from flexiffusion.plan import Plan
 from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action
+from flexiffusion.search.denoiser import Calls
 from flexiffusion.search.devices import clock, out_of_memory, release
 from flexiffusion.search.trajectory import halved
-from flexsearch.models.model import DiffusionModel, NetworkInputs, call_unet, no_room
+from flexiffusion.whole_file import whole_file
+from flexsearch.models.checkpoint import Checkpoint
+from flexsearch.models.model import NetworkInputs, no_room, unet_skeleton
 from flexsearch.models.noise import initial_noise
-from flexsearch.whole_file import whole_file
 
 
-def count_macs(model: DiffusionModel, guidance: float) -> CostTable:
-    """Multiply-adds of one step for one image, all conditionings of classifier-free guidance included."""
-    rows = len(model.chunks(guidance))
-    inputs = model.encode([""]).positive
-    return unet_macs(model.unet, (rows, *model.latent_shape), None if inputs is None else inputs.repeated(rows))
-
-
-def unet_macs(unet: Any, shape: tuple[int, ...], inputs: NetworkInputs | None) -> CostTable:
-    """Multiply-adds of one call of a diffusers U-Net on a sample of `shape`, full and for every branch.
+def count_macs(model: Checkpoint, guidance: float) -> CostTable:
+    """Multiply-adds of one step for one image, all conditionings of classifier-free guidance included.
 
     Counted on a weightless copy on the meta device, where attention products are counted too (fused attention on the
     CPU would count as nothing). FLOPs = 2 x multiply-adds.
     """
-    with torch.device("meta"):
-        skeleton: nn.Module = type(unet).from_config(unet.config)
-        sample = torch.empty(shape)
-    layout = find_layout(skeleton)
-    spent: dict[nn.Module | None, float] = {}  # by unit: what a step that passes it by saves
+    skeleton, calls = model.skeleton(guidance)
+    return counted(skeleton, calls)
+
+
+def unet_macs(unet: Any, shape: tuple[int, ...], inputs: NetworkInputs | None) -> CostTable:
+    """As `count_macs`, of one call of a diffusers U-Net on a sample of `shape`."""
+    return counted(*unet_skeleton(unet, shape, inputs))
+
+
+def counted(network: nn.Module, calls: Callable[[], object]) -> CostTable:
+    """Multiply-adds of `calls`, full and for every branch, and what each unit that can be dropped saves of them."""
+    layout = find_layout(network)
+    spent: dict[nn.Module | None, float] = defaultdict(float)  # by unit: what a step that passes it by saves
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        for unit in {*layout.units, *filter(None, map(projection, layout.droppable.values()))}:
-            unit.register_forward_pre_hook(lambda unit, _: spent.update({unit: -counter.get_total_flops()}))
-            unit.register_forward_hook(lambda unit, *_: spent.update({unit: spent[unit] + counter.get_total_flops()}))
-        call_unet(skeleton.eval(), sample, 1, None if inputs is None else inputs.to("meta"))
+
+        def begins(unit: nn.Module, _: Any) -> None:
+            spent[unit] -= counter.get_total_flops()
+
+        def ends(unit: nn.Module, *_: Any) -> None:
+            spent[unit] += counter.get_total_flops()
+
+        units = {*layout.units, *filter(None, map(projection, layout.droppable.values()))}
+        hooks = [unit.register_forward_pre_hook(begins) for unit in units]
+        hooks += [unit.register_forward_hook(ends) for unit in units]
+        try:
+            calls()
+        finally:
+            for hook in hooks:
+                hook.remove()
         full = counter.get_total_flops()
     partial = {
         branch: (full - sum(spent[unit] for unit in layout.deep(branch))) / 2 for branch in range(-1, layout.branches)
     }
-    savings = {unit: (spent[unit] - spent.get(projection(unit), 0)) / 2 for unit in layout.droppable.values()}
+    savings = {unit: (spent[unit] - spent[projection(unit)]) / 2 for unit in layout.droppable.values()}
     return CostTable("macs", full / 2, partial, by_name(layout, savings))
 
 
@@ -69,10 +84,10 @@ def by_name(layout: Layout, savings: Mapping[nn.Module, float]) -> dict[str, Sav
     return {name: Saving(savings[unit], reached[name]) for name, unit in layout.droppable.items()}
 
 
-def count_units(model: DiffusionModel) -> CostTable:
+def count_units(model: Checkpoint) -> CostTable:
     """Executed units, as AutoDiffusion counts a budget (arXiv 2309.10438): every unit that can be dropped
     counts one. What always runs does not count, but a step that runs nothing else must not be free: it counts one."""
-    layout = find_layout(model.unet)
+    layout = find_layout(model.network)
     units = layout.droppable.values()
     partial = {
         branch: 1.0 + sum(unit not in layout.deep(branch) for unit in units) for branch in range(-1, layout.branches)
@@ -81,7 +96,7 @@ def count_units(model: DiffusionModel) -> CostTable:
 
 
 @torch.inference_mode()
-def measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int = 5) -> tuple[CostTable, int]:
+def measure_ms(model: Checkpoint, guidance: float, batch: int, repeats: int = 5) -> tuple[CostTable, int]:
     """Median milliseconds of one network call for `batch` images, full and for every branch; and the batch.
 
     The kinds are measured in turns, so that a machine that slows down slows all of them; the first turn is not counted.
@@ -100,7 +115,7 @@ def measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int 
             raise no_room(model) from error
 
 
-def known_or_measured_ms(model: DiffusionModel, guidance: float, batch: int, path: Path) -> CostTable:
+def known_or_measured_ms(model: Checkpoint, guidance: float, batch: int, path: Path) -> CostTable:
     """The milliseconds of this model, guidance, batch, size and device that were kept at `path`, else measured and
     kept: a search that goes on must count as it began."""
     determines = {"model": model.sha256, "guidance": guidance, "batch": batch, "size": list(model.image_size),
@@ -118,31 +133,30 @@ def known_or_measured_ms(model: DiffusionModel, guidance: float, batch: int, pat
     return table
 
 
-def _measure_ms(model: DiffusionModel, guidance: float, batch: int, repeats: int) -> CostTable:
-    noise = initial_noise(0, range(batch), model.latent_shape).to(model.device, model.dtype)
-    conditioning = model.encode([""] * batch)
-    rows, inputs = model.network_input(noise, conditioning, guidance)
-    chunks = model.chunks(guidance)
+def _measure_ms(model: Checkpoint, guidance: float, batch: int, repeats: int) -> CostTable:
+    noise = initial_noise(0, range(batch), model.latent_shape).to(model.device)
+    denoiser, images = model.denoiser([""] * batch, guidance), slice(0, batch)
+    place = len(model.levels) // 2
     kinds = [FULL, *(Action("partial", branch) for branch in range(-1, model.branches))]
     taken: dict[Action, list[float]] = {kind: [] for kind in kinds}
 
-    def forward() -> Tensor:
-        return model.call(rows, 1, inputs)
+    def evaluate(run: Calls | None = None) -> Tensor:
+        return denoiser(noise, place, images, run)
 
     for turn in range(repeats + 1):
         for kind in kinds:
-            with Run(model.unet, Plan((2.0, 1.0), (FULL, kind), 0)) as run:
-                run.evaluate(2.0)
-                run(forward, rows, chunks)
-                run.evaluate(1.0)
+            with Run(model.network, Plan((0.9, 0.5), (FULL, kind), 0), model.levels.kind) as run:
+                run.evaluate(0.9)
+                evaluate(run)
+                run.evaluate(0.5)
                 began = clock(model.device)
-                run(forward, rows, chunks)
+                evaluate(run)
                 if turn:
                     taken[kind].append((clock(model.device) - began) * 1000)
     medians = {kind: statistics.median(times) for kind, times in taken.items()}
     partial = {kind.branch: ms for kind, ms in medians.items() if kind.branch is not None}
-    layout = find_layout(model.unet)
-    savings = unit_ms(layout, model.device, forward, repeats)
+    layout = find_layout(model.network)
+    savings = unit_ms(layout, model.device, evaluate, repeats)
     # Timed one by one, with a wait for the device at each, units take longer than together: only their shares count.
     scale = 1.0
     for kind, ms in medians.items():
@@ -179,7 +193,7 @@ def unit_ms(
     return {unit: max(0.0, medians[unit] - medians.get(projection(unit), 0.0)) for unit in units}
 
 
-def device_name(model: DiffusionModel) -> str:
+def device_name(model: Checkpoint) -> str:
     """The device as cost tables name it."""
     if model.device.type == "cuda":
         return torch.cuda.get_device_name(model.device)

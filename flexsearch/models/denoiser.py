@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from flexiffusion.noise import NoiseLevels
-from flexiffusion.run import Run
-from flexsearch.models.model import Conditioning, DiffusionModel
+from flexiffusion.search.denoiser import Calls
+
+if TYPE_CHECKING:
+    from flexsearch.models.model import Conditioning, DiffusionModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,10 @@ class ModelDenoiser:
     def device(self) -> torch.device:
         return self.model.device
 
-    def __call__(self, sample: Tensor, place: int, images: slice, run: Run | None) -> Tensor:
+    def taken(self, images: Sequence[int]) -> ModelDenoiser:
+        return replace(self, conditioning=self.conditioning.taken(images))
+
+    def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
         model, sigma = self.model, self.model.levels.sigma(place)
         seen = (sample / math.sqrt(1 + sigma**2)).to(model.dtype)
         rows, inputs = model.network_input(seen, self.conditioning.rows(images.start, images.stop), self.guidance)
@@ -53,12 +60,14 @@ class ModelDenoiser:
 def clean(output: Tensor, sample: Tensor, sigma: float, prediction: str) -> Tensor:
     """The clean sample that a network's output says: D of arXiv 2206.00364, eq. 7 and table 1; v of arXiv 2202.00512.
 
-    `sample` is clean + sigma * noise. Raises ValueError for a prediction type other than epsilon, v_prediction, sample.
+    `sample` is clean + sigma * noise; of a flow model (1 - sigma) * clean + sigma * noise, and the output is
+    noise - clean (arXiv 2209.03003). Raises ValueError for a prediction type other than epsilon, v_prediction, sample,
+    flow.
     """
-    if prediction == "epsilon":
+    if prediction in ("epsilon", "flow"):
         return sample - sigma * output
     if prediction == "v_prediction":
         return sample / (1 + sigma**2) - output * (sigma / math.sqrt(1 + sigma**2))
     if prediction == "sample":
         return output
-    raise ValueError(f"unknown prediction type {prediction!r}: epsilon, v_prediction or sample")
+    raise ValueError(f"unknown prediction type {prediction!r}: epsilon, v_prediction, sample or flow")

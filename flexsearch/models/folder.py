@@ -12,6 +12,7 @@ import torch
 from flexiffusion.families import recognised
 from flexiffusion.layouts import find_layout
 from flexsearch.errors import ModelError
+from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.models.few_steps import few_step_notes, names_of
 from flexsearch.models.finite import require_finite
 from flexsearch.models.folder_config import (
@@ -25,7 +26,7 @@ from flexsearch.models.folder_config import (
     notes,
     read_noise,
 )
-from flexsearch.models.folder_index import INDEX, TEXT_TO_IMAGE, Index, read_index, read_json, require_unet
+from flexsearch.models.folder_index import INDEX, TEXT_TO_IMAGE, TRANSFORMER, Index, read_index, read_json, require_unet
 from flexsearch.models.identity import sha256_of
 from flexsearch.models.model import DiffusionModel
 from flexsearch.models.prediction import PredictionName, noise_levels
@@ -45,7 +46,7 @@ IN_ROOT = ("unet", "scheduler")  # parts that the pipelines of 2022 keep in the 
 
 def load_folder(
     folder: Path, device: torch.device, dtype: torch.dtype, prediction: PredictionName | None = None
-) -> DiffusionModel:
+) -> Checkpoint:
     """Read `model_index.json` and the parts that it names; nothing is downloaded.
 
     `prediction` None means as the scheduler's configuration says. Raises ModelError, naming the file and the remedy,
@@ -53,6 +54,10 @@ def load_folder(
     safetensors, or is of a kind that is not supported.
     """
     index = read_index(folder)
+    if TRANSFORMER in index.parts and "unet" not in index.parts:
+        from flexsearch.models.pipeline_folder import load_pipeline
+
+        return load_pipeline(folder, index, device, dtype, prediction)
     require_unet(folder, index)
     encoders = [name for name in TEXT_ENCODERS if name in index.parts]
     conditioned = index.parts["unet"] == "UNet2DConditionModel"

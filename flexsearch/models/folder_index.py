@@ -15,6 +15,7 @@ UNETS = ("UNet2DConditionModel", "UNet2DModel")
 TEXT_TO_IMAGE = "Give a text-to-image model of SD1.x, SD2.x or SDXL, or a DDPM"
 # Parts that are read, and those that change no picture of the search.
 PARTS = ("unet", "vae", "vqvae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+TRANSFORMER = "transformer"
 NETWORKS = ("transformer", "prior", "decoder")  # in place of a U-Net
 BESIDE = ("safety_checker", "feature_extractor", "watermark")
 OPTIONS = ("force_zeros_for_empty_prompt", "requires_safety_checker", "add_watermarker", "requires_aesthetics_score")
@@ -50,12 +51,12 @@ def read_index(folder: Path) -> Index:
             raise ModelError(
                 str(path), f"its entry {name} is {json.dumps(value)}, not [library, class]", "Copy the folder again"
             )
-    unread = [name for name in parts if name not in (*PARTS, *BESIDE)]
+    unread = [] if TRANSFORMER in parts else [name for name in parts if name not in (*PARTS, *BESIDE)]
     notes = [f"its {name} ({parts[name]}) is not used: the search runs the model without it" for name in unread]
     notes += [
         f"{INDEX} says {name}: {json.dumps(value)}, which is not understood here and not followed"
         for name, value in options.items()
-        if not name.startswith("_") and name not in OPTIONS and value
+        if not name.startswith("_") and name not in OPTIONS and value and TRANSFORMER not in parts
     ]
     return Index(str(options.get("_class_name", "")), parts, frozenset(absent), options, tuple(notes))
 

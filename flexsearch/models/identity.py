@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from flexsearch.whole_file import whole_file
+from flexiffusion.whole_file import whole_file
 
 
 def cache_folder() -> Path:

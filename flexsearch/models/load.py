@@ -5,18 +5,33 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from flexsearch.devices import total_memory
 from flexsearch.errors import ConfigError, ModelError
 from flexsearch.models.assets import ASSETS
+from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.models.folder import load_folder
-from flexsearch.models.model import DiffusionModel, no_room
+from flexsearch.models.model import no_room
 from flexsearch.models.prediction import PREDICTIONS, PredictionName
 from flexsearch.models.single_file import load_single_file
 
-BUNDLED = {"tiny": 2.0, "pixel": 1.0}  # models that come with the tool, and their guidance
+
+class Bundled(NamedTuple):
+    """A model that comes with the tool; `size` None: its files say it."""
+
+    family: str
+    guidance: float
+    size: tuple[int, int] | None = None
+
+
+BUNDLED = {
+    "tiny": Bundled("tiny-fashion", 2.0),
+    "pixel": Bundled("pixel-fashion", 1.0),
+    "emoji": Bundled("emoji", 3.0, (64, 64)),
+}
 KINDS_OF_STEPS = 64  # torch.compile gives up after as many graphs of one network: full, and partial by branch
 ADDRESSES = ("http://", "https://", "hf:", "civitai:")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # OWNER/NAME of the Hugging Face hub
@@ -30,8 +45,8 @@ def load_model(
     size: tuple[int, int] | None = None,
     prediction: str = "auto",
     compiled: bool = False,
-) -> DiffusionModel:
-    """`tiny` or `pixel` (the bundled models), a .safetensors checkpoint, or a diffusers folder.
+) -> Checkpoint:
+    """`tiny`, `pixel` or `emoji` (the bundled models), a .safetensors checkpoint, or a diffusers folder.
 
     `device` is any torch device or `auto` (the GPU where there is one); `dtype` is float32, float16, bfloat16 or
     `auto` (float16 on a GPU, float32 elsewhere); `size` is a picture's (width, height) in pixels, None for the model's
@@ -55,7 +70,7 @@ def load_model(
         import torch._dynamo.config as dynamo
 
         dynamo.cache_size_limit = max(dynamo.cache_size_limit, KINDS_OF_STEPS)
-        model.unet.compile()
+        model.network.compile()
     if size is not None:
         model = model.sized(size)
         if model.bytes_per_image(1.0) > total_memory(where):
@@ -76,14 +91,16 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _load(name: str, device: torch.device, dtype: torch.dtype, prediction: PredictionName | None) -> DiffusionModel:
+def _load(name: str, device: torch.device, dtype: torch.dtype, prediction: PredictionName | None) -> Checkpoint:
     if name in BUNDLED:
         model = load_folder(ASSETS / name, device, dtype, prediction)
         file = ASSETS / name / "prompts.txt"
         prompts = tuple(file.read_text(encoding="utf-8").splitlines()) if file.exists() else ()
-        return dataclasses.replace(
-            model, source=name, family=f"{name}-fashion", default_guidance=BUNDLED[name], prompts=prompts
+        known = BUNDLED[name]
+        named = dataclasses.replace(
+            model, source=name, family=known.family, default_guidance=known.guidance, prompts=prompts
         )
+        return named if known.size is None else named.sized(known.size)
     path = Path(name)
     if path.is_dir():
         return load_folder(path, device, dtype, prediction)
@@ -104,5 +121,5 @@ def _nothing_there(name: str) -> ModelError:
     return ModelError(
         name,
         "there is no such file or folder",
-        "Give a .safetensors checkpoint, a diffusers folder, or `tiny` or `pixel` for a bundled model",
+        "Give a .safetensors checkpoint, a diffusers folder, or `tiny`, `pixel` or `emoji` for a bundled model",
     )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from flexiffusion.noise import NoiseLevels
 from flexiffusion.search.devices import out_of_memory, release
 from flexsearch.devices import FLOATS_PER_PIXEL, visiting
-from flexsearch.errors import ConfigError, ModelError
+from flexsearch.errors import ModelError
+from flexsearch.models.checkpoint import Checkpoint
+from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.text import TextEncoders
 
 PIXELS_AT_ONCE = 512 * 512  # decoded together: one picture of 512x512, or many small ones
@@ -83,67 +84,59 @@ def call_unet(unet: Any, sample: Tensor, timestep: int, inputs: NetworkInputs | 
     return torch.as_tensor(unet(sample, timestep, **more, return_dict=False)[0])
 
 
-@dataclass(frozen=True)
-class DiffusionModel:
-    """A loaded checkpoint. The network lies on `device` in `dtype`; text encoders and decoder only visit the device.
+def unet_skeleton(
+    unet: Any, shape: tuple[int, ...], inputs: NetworkInputs | None
+) -> tuple[nn.Module, Callable[[], object]]:
+    """A weightless copy of a diffusers U-Net on the meta device, and a call of it on a sample of `shape`."""
+    with torch.device("meta"):
+        skeleton: nn.Module = type(unet).from_config(unet.config).eval()
+        sample = torch.empty(shape)
+    told = None if inputs is None else inputs.to("meta")
+    return skeleton, lambda: call_unet(skeleton, sample, 1, told)
 
-    Nothing here changes after loading. `image_size` is a picture's width and height in pixels, `multiple` what both
-    must be multiples of; `classes` the number of classes of a class-conditional model, the last for *no class*.
-    `zero_negative`: guidance leads away from text states of zeros, not from those of the empty prompt. `notes` are
-    sentences on what the checkpoint says and is not followed, or was taken for granted.
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionModel(Checkpoint):
+    """A loaded U-Net pipeline. The network lies on `device` in `dtype`; text encoders and decoder only visit it.
+
+    `classes` is the number of classes of a class-conditional model, the last for *no class*.
     """
 
-    source: str
-    family: str
-    sha256: str
     unet: Any  # a diffusers U-Net; diffusers has no types
-    noise_config: dict[str, Any]
-    levels: NoiseLevels
-    branches: int
-    latent_shape: tuple[int, int, int]
-    device: torch.device
-    dtype: torch.dtype
-    image_size: tuple[int, int]
-    multiple: int = 1
     vae: Any = None
     text: TextEncoders | None = None
     classes: int | None = None
-    default_guidance: float = 1.0
-    prompts: tuple[str, ...] = field(default=())
-    zero_negative: bool = False
-    notes: tuple[str, ...] = ()
+
+    @property
+    def network(self) -> Any:
+        return self.unet
 
     @property
     def prediction(self) -> str:
         return str(self.noise_config.get("prediction_type", "epsilon"))
 
-    def described(self) -> str:
-        """What was loaded and recognised, in a few words."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        return (
-            f"{self.source}, {self.family}, {self.branches} branches, predicts {self.prediction}, "
-            f"sha256 {self.sha256[:10]}, {dtype} on {self.device}"
-        )
-
-    def note_lines(self) -> list[str]:
-        """The notes as lines of their own; a line break that a stranger's file has in a name makes none."""
-        return [f"note: {' '.join(note.split())}" for note in self.notes]
-
     @property
     def conditional(self) -> bool:
-        """Whether it draws what it is told: text, or a class."""
         return self.text is not None or self.classes is not None
 
+    def denoiser(self, prompts: Sequence[str], guidance: float) -> ModelDenoiser:
+        return ModelDenoiser(self, self.encode(prompts) if self.conditional else Conditioning(), guidance)
+
+    def skeleton(self, guidance: float) -> tuple[nn.Module, Callable[[], object]]:
+        rows = len(self.chunks(guidance))
+        inputs = self.encode([""]).positive
+        return unet_skeleton(self.unet, (rows, *self.latent_shape), None if inputs is None else inputs.repeated(rows))
+
+    def cut_prompts(self, prompts: Sequence[str]) -> tuple[int, int] | None:
+        if self.text is None:
+            return None
+        encoder = self.text.encoders[0]
+        return encoder.cut(prompts), int(encoder.tokenizer.model_max_length)
+
     def sized(self, size: tuple[int, int]) -> DiffusionModel:
-        """The same model for pictures of another (width, height) in pixels. Raises ConfigError for a size it cannot."""
-        width, height = size
-        if min(size) < self.multiple or width % self.multiple or height % self.multiple:
-            raise ConfigError(
-                "--size",
-                f"{width}x{height} does not fit {self.source}",
-                f"Give multiples of {self.multiple} pixels",
-            )
-        across, down, channels = self.image_size[0], self.image_size[1], self.latent_shape[0]
+        self.require_multiple(size)
+        (width, height), channels = size, self.latent_shape[0]
+        across, down = self.image_size
         latent = (channels, self.latent_shape[1] * height // down, self.latent_shape[2] * width // across)
         return replace(self, image_size=size, latent_shape=latent)
 
@@ -203,7 +196,6 @@ class DiffusionModel:
         return torch.cat([sample, sample]), negative.joined(conditioning.positive)
 
     def bytes_per_image(self, guidance: float) -> int:
-        """About what one more image in a batch needs on the device while the network runs."""
         channels = int(self.unet.config.block_out_channels[0])
         pixels = self.latent_shape[1] * self.latent_shape[2] * len(self.chunks(guidance))
         return FLOATS_PER_PIXEL * channels * pixels * self.dtype.itemsize
@@ -221,7 +213,7 @@ class DiffusionModel:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (n, C, H, W) -> images (n, 3, height, width), float32 in [0, 1] on the CPU.
+        """See `Checkpoint.decode`.
 
         In float32 whatever the network's dtype: SDXL's decoder overflows in float16. A few pictures at a time, and in
         tiles where not even one fits into memory.
@@ -250,7 +242,7 @@ class DiffusionModel:
         return (decoded.float().cpu() / 2 + 0.5).clamp(0, 1)
 
 
-def no_room(model: DiffusionModel) -> ModelError:
+def no_room(model: Checkpoint) -> ModelError:
     """Why a model cannot be used on its device where a batch of one image did not fit into memory."""
     width, height = model.image_size
     return ModelError(

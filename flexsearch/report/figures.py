@@ -21,9 +21,9 @@ from flexiffusion import codec
 from flexiffusion.schedule import Action, Schedule
 from flexiffusion.search.paired import DIVERGED
 from flexiffusion.summary import counts_text
+from flexiffusion.whole_file import whole_file
 from flexsearch.report import palette
 from flexsearch.report.rows import KIND_WORDS, KINDS, RowKind
-from flexsearch.whole_file import whole_file
 
 _DPI = 150
 _STRIP_ROW = 50  # steps
@@ -46,33 +46,33 @@ def front(
     points: Sequence[FrontPoint],
     *,
     evaluated: Sequence[tuple[float, float]] = (),
+    evaluated_name: str = "the search's error",
     title: str = "",
     error_name: str = "paired latent error to the teacher",
     teacher_cost: float | None = None,
 ) -> None:
-    """Error against cost, one line for each kind; `evaluated` is the cloud of (cost, error) that the search saw.
+    """Error against cost, one line for each kind, and below it what the search saw.
 
-    With `teacher_cost` (full steps) an upper axis gives the speed-up. The error axis is logarithmic: points with an
-    error of zero, such as the teacher against itself, are left out.
+    `evaluated` is that cloud of (cost, error): of other images, and mostly of another statistic than `points`, so it
+    has axes of its own, called `evaluated_name`, with the costs in common. With `teacher_cost` (full steps) an upper
+    axis gives the speed-up. Error axes are logarithmic: errors of zero, such as the teacher's to itself, are left out.
     """
-    figure, axes = _figure(8.0, 5.4)
     cloud = [(cost, error) for cost, error in evaluated if 0 < error < DIVERGED]
     if cloud:
-        costs, errors = zip(*cloud, strict=True)
-        words = "evaluated (mean root,\nsearch images)"
-        axes.scatter(costs, errors, s=6, color=palette.GREY, alpha=0.4, linewidths=0, label=words)
+        figure = _empty_figure(8.0, 7.8)
+        axes, below = figure.subplots(2, sharex=True, height_ratios=(5, 2))
+        _plot_cloud(below, cloud, evaluated_name)
+    else:
+        figure = _empty_figure(8.0, 5.4)
+        axes = below = figure.add_subplot()
     for kind in KINDS:
         members = sorted((p for p in points if p.kind == kind and 0 < p.error < math.inf), key=lambda p: p.cost)
         if members:
             _plot_kind(axes, kind, members)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(LogFormatterSciNotation())
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("cost in full network calls")
     axes.set_ylabel(error_name)
-    axes.grid(True, which="major", color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    for one in {axes, below}:
+        _log_errors(one)
+    below.set_xlabel("cost in full network calls")
     if teacher_cost is not None:
         _speedup_axis(axes, teacher_cost)
     if axes.get_legend_handles_labels()[0]:
@@ -80,6 +80,24 @@ def front(
     if title:
         axes.set_title(title, fontsize=11, loc="left", pad=12, parse_math=False)
     _save(figure, path)
+
+
+def _log_errors(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatterSciNotation())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(True, which="major", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _plot_cloud(axes: Axes, cloud: Sequence[tuple[float, float]], name: str) -> None:
+    """The candidates that a search saw, and the least error up to each cost as a line."""
+    costs, errors = zip(*sorted(cloud), strict=True)
+    axes.scatter(costs, errors, s=8, color=palette.GREY, alpha=0.6, linewidths=0, label="evaluated")
+    axes.step(costs, np.minimum.accumulate(errors), where="post", color=palette.VERMILION, linewidth=1.2, label="front")
+    axes.set_ylabel(name)
+    axes.legend(frameon=False, fontsize=9)
 
 
 def samples(path: Path, strips: Sequence[tuple[str, NDArray[Any]]]) -> None:
@@ -94,7 +112,8 @@ def samples(path: Path, strips: Sequence[tuple[str, NDArray[Any]]]) -> None:
     cell = min(1.1, 12.0 / count)  # inches
     label_width = 2.3
     row_height = cell * height / width
-    figure, axes = _figure(label_width + cell * count, row_height * len(strips) + 0.4)
+    figure = _empty_figure(label_width + cell * count, row_height * len(strips) + 0.4)
+    axes = figure.add_subplot()
     gap = max(1, round(width * 0.04))
     for index, (label, images) in enumerate(strips):
         top = index * (height + gap)
@@ -109,7 +128,7 @@ def samples(path: Path, strips: Sequence[tuple[str, NDArray[Any]]]) -> None:
     axes.set_ylim(len(strips) * (height + gap) - gap, 0)
     axes.set_axis_off()
     axes.set_title("one seed in each column", fontsize=10, loc="left")
-    _save(figure, path)
+    _save(figure, path, cropped=True)  # labels are of any width, and pictures keep their shape
 
 
 def schedule_strip(path: Path, schedule: Schedule) -> None:
@@ -125,7 +144,8 @@ def strip(path: Path, actions: Sequence[Action], *, title: str = "", carried: st
     """
     rows, columns = -(-len(actions) // _STRIP_ROW), min(_STRIP_ROW, len(actions))
     box = 0.27  # inches
-    figure, axes = _figure(max(box * columns + 0.6, 0.08 * len(title), 4.5), box * 1.35 * rows + 0.9)
+    figure = _empty_figure(max(box * columns + 0.6, 0.08 * len(title), 4.5), box * 1.35 * rows + 0.9)
+    axes = figure.add_subplot()
     for index, action in enumerate(actions):
         row, column = divmod(index, _STRIP_ROW)
         look = palette.look(action)
@@ -147,11 +167,11 @@ def strip(path: Path, actions: Sequence[Action], *, title: str = "", carried: st
     _save(figure, path, {} if carried is None else {codec.PNG_KEY: carried})
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of `width` x `height` inches with one plot."""
+def _empty_figure(width: float, height: float) -> Figure:
+    """A figure of `width` x `height` inches."""
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure
 
 
 def _plot_kind(axes: Axes, kind: RowKind, members: Sequence[FrontPoint]) -> None:
@@ -159,13 +179,17 @@ def _plot_kind(axes: Axes, kind: RowKind, members: Sequence[FrontPoint]) -> None
     costs = [point.cost for point in members]
     errors = [point.error for point in members]
     front_most = 3 if kind == "found" else 2
+    hollow = kind in palette.HOLLOW_KINDS
     axes.plot(
         costs,
         errors,
         color=colour,
         marker=marker,
-        markersize=11 if kind == "teacher" else 6,
+        markersize=11 if kind == "teacher" or hollow else 6,
+        markerfacecolor="none" if hollow else colour,
+        markeredgewidth=1.5 if hollow else 1.0,
         linewidth=2.2 if kind == "found" else 1.4,
+        linestyle="--" if hollow else "-",
         zorder=front_most,
         label=KIND_WORDS[kind],
     )
@@ -206,7 +230,13 @@ def _speedup_axis(axes: Axes, teacher_cost: float) -> None:
     upper.spines[["right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path, texts: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Written whole or not at all: a picture cut off by an interruption would look like a result."""
+def _save(
+    figure: Figure, path: Path, texts: Mapping[str, str] = MappingProxyType({}), *, cropped: bool = False
+) -> None:
+    """Written whole or not at all: a picture cut off by an interruption would look like a result.
+
+    `cropped`: without the figure's empty margins.
+    """
+    box: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.1} if cropped else {}
     with whole_file(path) as draft:
-        figure.savefig(draft, format="png", metadata={"Software": None, **texts})
+        figure.savefig(draft, format="png", metadata={"Software": None, **texts}, **box)

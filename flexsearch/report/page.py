@@ -15,11 +15,11 @@ from flexiffusion import __version__, codec
 from flexiffusion.cost import CostTable
 from flexiffusion.errors import ScheduleError
 from flexiffusion.schedule import Schedule
-from flexiffusion.search.objective import paired_reference
+from flexiffusion.search.objective import Objective, paired_reference
 from flexsearch.errors import RunFolderError
 from flexsearch.report import palette, pictures, plot
 from flexsearch.report.rows import KIND_WORDS, Comparison, Row, comparisons, groups, rivals_met, rows_from
-from flexsearch.report.table import ERROR_TITLES, NOTE, error_text, multiply_adds
+from flexsearch.report.table import ERROR_TITLES, NOTE, error_text, multiply_adds, searched_words
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # The WebUI's and ComfyUI's names of this tool's solvers; others are named as they are.
@@ -121,10 +121,12 @@ def render(run: Path) -> str:
     found = found_in(run, rows)
     shown = {item.name: _uris(run, item.name) for item in found}
     teacher = _uris(run, pictures.TEACHER)
-    searched = [(point["cost"], point["error"]) for point in result.get("front", ())]
-    # The search's own errors stand in the plot where they are what the plot shows.
-    alike = settings.get("error") in (None, "latent") and settings.get("cost", "macs") == "macs"
-    alike = alike and settings.get("method") == "placement"
+    minimised = result.get("objective")
+    titles = {key: title.replace("\n", " ") for key, title in ERROR_TITLES.items()}
+    searched = []
+    if minimised is not None and settings.get("cost", "macs") == "macs":  # which is the plot's axis
+        searched = [(point["cost"], point["error"]) for point in result.get("front", ())]
+        titles[plot.SEARCHED] = f"{searched_words(Objective(**minimised))}, on the search images"
     error = f"latent/{paired_reference(settings['reference'])}"
     found_against = comparisons(rows)
     environment = Environment(
@@ -146,13 +148,13 @@ def render(run: Path) -> str:
         pairs={name: list(zip(teacher, uris, strict=False)) for name, uris in shown.items()},
         small=_small(run),
         compared=_compared(found_against),
-        front=plot.front(rows, searched if alike else (), error, float(settings["steps"])),
+        front=plot.front(rows, searched, float(settings["steps"])),
         main_error=error,
         plot=plot,
         kinds=plot.kinds(rows),
         kind_words=KIND_WORDS,
         rivals=rivals_met(found_against),
-        error_titles={key: title.replace("\n", " ") for key, title in ERROR_TITLES.items()},
+        error_titles=titles,
         error_text=lambda e: error_text(e.mean, (e.low, e.high)),
         multiply_adds=multiply_adds,
         note=NOTE,

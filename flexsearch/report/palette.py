@@ -26,11 +26,17 @@ KIND_LOOKS: dict[RowKind, tuple[str, str]] = {
     "teacher": (BLACK, "*"),
     "found": (VERMILION, "o"),
     "plain": (BLUE, "s"),
+    "uni_pc": (BLUE, "X"),
+    "dpmpp_3m": (BLUE, "p"),
+    "plain_fitted": (GREEN, "s"),
     "plain_searched": (GREEN, "D"),
+    "placed_fitted": (GREEN, "h"),
     "deepcache": (PURPLE, "^"),
     "spectrum": (ORANGE, "v"),
     "easycache": (SKY, "P"),
 }
+# Drawn as an outline, and larger: a searched placement often is the plain one, whose mark must show through.
+HOLLOW_KINDS: frozenset[RowKind] = frozenset({"plain_searched"})
 
 
 class Look(NamedTuple):

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flexsearch.report.palette import KIND_LOOKS
-from flexsearch.report.rows import KIND_WORDS, KINDS, Row, RowKind
+from flexsearch.report.palette import HOLLOW_KINDS, KIND_LOOKS
+from flexsearch.report.rows import KINDS, Row, RowKind
 
 WIDTH, HEIGHT = 480, 400  # narrow, so that words stay readable where a phone shrinks it
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 44
+
+SEARCHED = "searched"  # the panel of what the search minimised: of other images, mostly of another statistic
 
 Scale = Callable[[float], float]  # a value -> its place
 
@@ -29,7 +31,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class Panel:
-    """One error's plot. Ticks are (place, text); `lines` the points of each kind's line, `cloud` the search's front."""
+    """One error's plot. Ticks are (place, text); `lines` the points of each kind's line; `cloud`, in the panel called
+    `SEARCHED` alone, the search's front."""
 
     error: str
     marks: tuple[Mark, ...]
@@ -52,7 +55,11 @@ _SIGNS: dict[RowKind, str] = {
     "teacher": "M0-9 2.4-3 8.6-2.8 3.8 1.2 5.3 7.3 0 3.9-5.3 7.3-3.8 1.2-8.6-2.8-2.4-3Z",
     "found": "M-6 0A6 6 0 1 1 6 0A6 6 0 1 1-6 0Z",
     "plain": "M-5.5-5.5H5.5V5.5H-5.5Z",
-    "plain_searched": "M0-7.5 7.5 0 0 7.5-7.5 0Z",
+    "uni_pc": "M-6-4-4-6 0-2 4-6 6-4 2 0 6 4 4 6 0 2-4 6-6 4-2 0Z",
+    "dpmpp_3m": "M0-7 6.7-2.2 4.1 5.7H-4.1L-6.7-2.2Z",
+    "plain_fitted": "M-5.5-5.5H5.5V5.5H-5.5Z",
+    "plain_searched": "M0-9.5 9.5 0 0 9.5-9.5 0Z",
+    "placed_fitted": "M0-7 6-3.5V3.5L0 7-6 3.5V-3.5Z",
     "deepcache": "M0-7 7 5.5H-7Z",
     "spectrum": "M0 7-7-5.5H7Z",
     "easycache": "M-2-6.5H2V-2H6.5V2H2V6.5H-2V2H-6.5V-2H-2Z",
@@ -68,8 +75,11 @@ def colour(kind: RowKind) -> str:
     return KIND_LOOKS[kind][0]
 
 
-def words(kind: RowKind) -> str:
-    return KIND_WORDS[kind]
+def paint(kind: RowKind) -> str:
+    """The attributes that fill a kind's mark, or draw its outline and make it larger."""
+    if kind in HOLLOW_KINDS:
+        return f'fill="none" stroke="{colour(kind)}" stroke-width="1.8"'
+    return f'fill="{colour(kind)}"'
 
 
 def kinds(rows: Sequence[Row]) -> tuple[RowKind, ...]:
@@ -77,17 +87,17 @@ def kinds(rows: Sequence[Row]) -> tuple[RowKind, ...]:
     return tuple(kind for kind in KINDS if any(row.kind == kind for row in rows))
 
 
-def front(
-    rows: Sequence[Row], searched: Sequence[tuple[float, float]], searched_error: str, teacher_cost: float
-) -> Front:
-    """`searched`: (cost, error) of the search's own front, shown beside `searched_error`."""
+def front(rows: Sequence[Row], searched: Sequence[tuple[float, float]], teacher_cost: float) -> Front:
+    """`searched`: (cost, error) of the search's own front, in a panel of its own."""
     errors = list(dict.fromkeys(key for row in rows for key in row.errors))
     costliest = max([row.cost_full_steps for row in rows] + [teacher_cost])
 
     def across(cost: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * cost / (costliest * 1.04)
 
-    panels = tuple(_panel(error, rows, across, tuple(searched) if error == searched_error else ()) for error in errors)
+    panels = [_panel(error, rows, across, ()) for error in errors]
+    if searched:
+        panels.append(_panel(SEARCHED, (), across, tuple(searched)))
     step = next(size for size in (1, 2, 5, 10, 20, 50, 100, 200, 500) if costliest / size <= 8)
     costs = tuple((across(cost), str(cost)) for cost in range(0, int(costliest) + 1, step))
     speedups: list[tuple[float, str]] = []
@@ -95,7 +105,7 @@ def front(
         place = across(teacher_cost / speedup)
         if all(abs(place - other) > 34 for other, _ in speedups) and place > LEFT + 8:
             speedups.append((place, f"{speedup:g}x"))
-    return Front(panels, costs, tuple(speedups))
+    return Front(tuple(panels), costs, tuple(speedups))
 
 
 def _panel(error: str, rows: Sequence[Row], across: Scale, cloud: Sequence[tuple[float, float]]) -> Panel:

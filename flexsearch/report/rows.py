@@ -12,7 +12,19 @@ import numpy as np
 
 from flexiffusion.search.paired import Estimate, Ratio, finite, ratio_interval
 
-RowKind = Literal["teacher", "found", "plain", "plain_searched", "deepcache", "spectrum", "easycache"]
+RowKind = Literal[
+    "teacher",
+    "found",
+    "plain",
+    "uni_pc",
+    "dpmpp_3m",
+    "plain_fitted",
+    "plain_searched",
+    "placed_fitted",
+    "deepcache",
+    "spectrum",
+    "easycache",
+]
 Verdict = Literal["better", "no clear difference", "worse", "too few images"]
 
 # Of fewer images a bootstrap has fewer different resamples (1,716 of seven) than the 2,000 that are drawn: its interval
@@ -24,12 +36,16 @@ KIND_WORDS: dict[RowKind, str] = {
     "teacher": "teacher",
     "found": "found",
     "plain": "fewer plain steps",
+    "uni_pc": "fewer plain steps, UniPC",
+    "dpmpp_3m": "fewer plain steps, DPM-Solver++ 3M",
+    "plain_fitted": "fewer plain steps, fitted",
     "plain_searched": "fewer plain steps, searched placement",
+    "placed_fitted": "fewer plain steps, placed and fitted",
     "deepcache": "DeepCache uniform",
     "spectrum": "Spectrum",
     "easycache": "EasyCache at fixed steps",
 }
-RIVALS: tuple[RowKind, ...] = ("plain", "plain_searched", "deepcache", "spectrum", "easycache")
+RIVALS: tuple[RowKind, ...] = KINDS[2:]
 
 
 @dataclass(frozen=True, slots=True)

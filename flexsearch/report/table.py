@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flexiffusion.search.objective import ErrorName, Objective
 from flexiffusion.search.paired import Estimate
 from flexsearch.report.rows import (
     KIND_WORDS,
@@ -46,6 +47,23 @@ _SAME_COST = 0.02  # a rival whose cost differs by more than this share has the 
 _MISSING = "–"
 DIVERGED = "diverged"
 _COSTS = 5  # the first so many columns tell what it costs, the others how far off it is
+
+
+_SEARCHED: dict[ErrorName, str] = {
+    "latent": "latent error",
+    "features": "feature error",
+    "lpips": "LPIPS",
+    "rfid": "relative FID",
+    "fid": "FID to real pictures",
+}
+
+
+def searched_words(objective: Objective) -> str:
+    """What a search minimised, for the axis of a plot."""
+    words = _SEARCHED.get(objective.error, objective.error)  # or a package.module:name
+    if not objective.paired:
+        return words
+    return f"mean root {words}" if objective.statistic == "mean" else f"mean root {words} of the worst tenth"
 
 
 @dataclass(frozen=True)

@@ -12,38 +12,41 @@ from torch import nn
 from flexiffusion.cost import CostTable
 from flexiffusion.noise import spaced_places
 from flexiffusion.search import macro_steps
+from flexiffusion.search.fitting import TeacherPath
 from flexiffusion.search.macro_steps import Tables
 from flexiffusion.search.method import Method
 from flexiffusion.search.objective import ReferenceName
 from flexiffusion.search.planner import plans
 from flexiffusion.search.prefixes import Prefixes
+from flexiffusion.search.racing import stages
 from flexiffusion.search.seeds import Seed, all_seeds
 from flexsearch.devices import automatic_batch
 from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.features import load_features
 from flexsearch.metrics.real_fid import RealFid, real_statistics
+from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
 from flexsearch.models.costs import count_macs, count_units, known_or_measured_ms
-from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
-from flexsearch.models.model import DiffusionModel
-from flexsearch.runs.methods import BUILDERS
+from flexsearch.runs.methods import build
 from flexsearch.runs.planner_tables import known_or_measured
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_places, reference
-from flexsearch.sampling.solvers import SamplerSettings
+from flexsearch.sampling.solvers import SamplerSettings, solver_maker
 
 
 class Experiment:
     """What a run works with. Parts are made when they are first asked for."""
+
+    _progress: Callable[[int], None] = staticmethod(lambda calls: None)
 
     def __init__(self, settings: Settings, references: Path) -> None:
         self.settings = settings
         self.folder = references
 
     @cached_property
-    def model(self) -> DiffusionModel:
+    def model(self) -> Checkpoint:
         settings = self.settings
         return load_model(
             settings.model, settings.device, settings.dtype, settings.size, settings.prediction, settings.compiled
@@ -67,13 +70,11 @@ class Experiment:
 
     def _prompt_notes(self) -> list[str]:
         """What a person should know of the prompts that they gave."""
-        settings, text = self.settings, self.model.text
+        settings = self.settings
         given = [*settings.prompts, *settings.held_out_prompts]
         if given and not self.model.conditional:
             return [f"note: {self.model.source} draws without prompts; those that were given are not used"]
-        if not given or text is None:
-            return []
-        cut, read = text.encoders[0].cut(given), text.encoders[0].tokenizer.model_max_length
+        cut, read = (self.model.cut_prompts(given) if given else None) or (0, 0)
         return [
             f"note: {cut} of {len(given)} prompts have more than {read} tokens; the rest of each is not read"
         ] * bool(cut)
@@ -85,7 +86,8 @@ class Experiment:
     @cached_property
     def sampling(self) -> SamplerSettings:
         guidance = self.settings.guidance
-        return SamplerSettings(self.settings.solver, self.model.default_guidance if guidance is None else guidance)
+        default = self.model.default_guidance
+        return SamplerSettings(self.settings.usual_solver, default if guidance is None else guidance)
 
     @cached_property
     def table(self) -> CostTable:
@@ -137,14 +139,42 @@ class Experiment:
             return split_prompts(settings.prompts or self.model.prompts)
         return read_prompts(BUNDLED, str(BUNDLED))
 
+    def draw_references(self, progress: Callable[[int], None]) -> None:
+        """Both engines, with their references. `progress` is told of `reference_calls` in all, as they are done."""
+        self._progress = progress
+        try:
+            _ = self.search_engine, self.held_out_engine
+        finally:
+            del self._progress
+
+    @property
+    def reference_calls(self) -> int:
+        """Network calls, of one image each, that the references of both image sets take."""
+        settings = self.settings
+        steps = {"teacher": len(self.teacher), "converged": len(converged_places(self.model))}
+        searched = sum(steps[name] for name in {"teacher", settings.judged_by})
+        return settings.images * searched + settings.held_out * sum(steps.values())
+
     @cached_property
     def search_engine(self) -> LocalEngine:
-        return self.engine_for_search(self._references(self._search_images, {"teacher", self.settings.judged_by}))
+        judged_by = self.settings.judged_by
+        return self.engine_for_search(self._references(self._search_images, {"teacher", judged_by}, self._fitted_on))
 
     def engine_for_search(self, references: dict[ReferenceName, Reference]) -> LocalEngine:
         """An engine on the search images, with references that are known."""
         prefixes = Prefixes(self.settings.memory << 20) if self.settings.memory else None
-        return self._engine(self._search_images, references, prefixes)
+        path = None
+        if self._fitted_on:
+            judged_by = self.settings.judged_by
+            sampling, places = self._ways[judged_by]
+            maker = solver_maker(sampling.solver, self.model.levels)
+            path = references[judged_by].path(maker, self.model.levels.sigmas(places))
+        return self._engine(self._search_images, references, prefixes, path)
+
+    @property
+    def _fitted_on(self) -> int:
+        """How many of the search images candidates' solvers are fitted on: those that each of them meets first."""
+        return stages(self.settings.images)[0] if self.settings.fits else 0
 
     @property
     def _search_images(self) -> ImageSet:
@@ -155,29 +185,49 @@ class Experiment:
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
         return self._engine(images, self._references(images, {"teacher", "converged"}))
 
-    def _references(self, images: ImageSet, needed: Collection[ReferenceName]) -> dict[ReferenceName, Reference]:
-        """Those that are needed of: the teacher; the converged solution, by DPM-Solver++ 2M at the same guidance."""
-        ways: dict[ReferenceName, tuple[SamplerSettings, Sequence[int]]] = {
+    @property
+    def _ways(self) -> dict[ReferenceName, tuple[SamplerSettings, Sequence[int]]]:
+        """Of the teacher; of the converged solution, by DPM-Solver++ 2M at the same guidance."""
+        return {
             "teacher": (self.sampling, self.teacher),
             "converged": (SamplerSettings("dpmpp_2m", self.sampling.guidance), converged_places(self.model)),
         }
+
+    def _references(
+        self, images: ImageSet, needed: Collection[ReferenceName], followed: int = 0
+    ) -> dict[ReferenceName, Reference]:
+        """Those that are needed; that which candidates are judged by with the way of the `followed` first images."""
         features = (self.settings.features, self.features)
         return {
-            name: reference(self.model, sampling, images, places, features, self.folder, self.batch)
-            for name, (sampling, places) in ways.items()
+            name: reference(
+                self.model,
+                sampling,
+                images,
+                places,
+                features,
+                self.folder,
+                self.batch,
+                followed if name == self.settings.judged_by else 0,
+                self._progress,
+            )
+            for name, (sampling, places) in self._ways.items()
             if name in needed
         }
 
-    def denoiser(self, images: ImageSet) -> ModelDenoiser:
+    def denoiser(self, images: ImageSet) -> CheckpointDenoiser:
         """The model, told what these images are to show."""
-        return ModelDenoiser(self.model, images.conditioning(self.model), self.sampling.guidance)
+        return images.denoiser(self.model, self.sampling.guidance)
 
     def _engine(
-        self, images: ImageSet, references: dict[ReferenceName, Reference], prefixes: Prefixes | None = None
+        self,
+        images: ImageSet,
+        references: dict[ReferenceName, Reference],
+        prefixes: Prefixes | None = None,
+        path: TeacherPath | None = None,
     ) -> LocalEngine:
         return LocalEngine(
             denoiser=self.denoiser(images),
-            solver=self.sampling.solver,
+            solver=self.settings.usual_solver if self.settings.fits else self.settings.chosen_solver,
             noise=images.noise(self.model),
             references=references,
             features=self.features,
@@ -186,6 +236,7 @@ class Experiment:
             batch=self.batch,
             prefixes=prefixes,
             real=self.real,
+            path=path,
         )
 
     @cached_property
@@ -228,4 +279,4 @@ class Experiment:
     @cached_property
     def method(self) -> Method:
         """The search method, as the settings ask for it."""
-        return BUILDERS[self.settings.method](self)
+        return build(self)

@@ -1,9 +1,10 @@
-"""Found schedules as files of format 1, with what was measured on held-out images."""
+"""Found schedules as files, with what was measured on held-out images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flexiffusion import __version__
 from flexiffusion.schedule import (
@@ -18,15 +19,17 @@ from flexiffusion.schedule import (
 )
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.paired import estimate
+from flexiffusion.solver import Weights
 from flexsearch.engines.local import LocalEngine, Outcome
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.final_table import Choice
+from flexsearch.runs.settings import short
 
 
 def schedule_name(experiment: Experiment, choice: Choice) -> str:
-    """Such as `tiny-fashion-dpmpp_2m-30-2x`: family, sampler, teacher steps, asked speed-up."""
+    """Such as `tiny-fashion-fitted-30-2x`: family, solver, teacher steps, asked speed-up."""
     settings = experiment.settings
-    return f"{experiment.model.family}-{settings.solver}-{settings.steps}-{choice.speedup:g}x"
+    return f"{experiment.model.family}-{settings.solver_name}-{settings.steps}-{choice.speedup:g}x"
 
 
 def to_schedule(
@@ -57,10 +60,18 @@ def to_schedule(
         f"{choice.label}; asked for {choice.speedup:g}x, judged by "
         + ("FID to real pictures" if settings.real else f"the {settings.judged_by}"),
         choice.candidate,
-        choice.plan,
+        choice.plan if isinstance(choice.solver, str) else with_weights(choice.plan, choice.solver),
         evaluations,
         metrics,
     )
+
+
+def with_weights(plan: SegmentsPlan | StepsPlan, weights: Weights) -> StepsPlan:
+    """The plan with its own solver. Raises ValueError for a plan of segments, which can have none."""
+    if isinstance(plan, SegmentsPlan):
+        raise ValueError("segments suit any list of noise levels, weights only their own")
+    steps = (replace(step, weights=row) for step, row in zip(plan.steps, weights, strict=True))
+    return replace(plan, steps=tuple(steps))
 
 
 def schedule_file(
@@ -77,16 +88,16 @@ def schedule_file(
     return Schedule(
         name=name,
         description=description,
-        model=ModelInfo(model.family, model.branches, model.sha256),
+        model=ModelInfo(model.family, model.branches, model.sha256, model.blocks),
         sampling=Sampling(
-            sampler=settings.solver,
+            sampler=short(settings.usual_solver if settings.fits else settings.chosen_solver),
             scheduler=settings.spacing,
             steps=settings.steps,
             cfg=experiment.sampling.guidance,
             size=model.image_size,
             prediction=model.prediction,  # type: ignore[arg-type]
         ),
-        plan=plan,
+        plan=replace(plan, noise=model.levels.kind),
         levels=model.levels.sigmas(experiment.teacher) if isinstance(plan, SegmentsPlan) else None,
         metrics=tuple(metrics),
         cost=Cost(

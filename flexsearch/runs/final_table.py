@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from flexiffusion.schedule import SegmentsPlan, StepsPlan
+from flexiffusion.schedule import NoiseKind, SegmentsPlan, StepsPlan
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
 from flexiffusion.search.paired import estimate
-from flexiffusion.search.seeds import Seed, near
+from flexiffusion.search.racing import Judgement
+from flexiffusion.search.seeds import Seed, SeedKind, near
+from flexiffusion.solver import Weights
+from flexsearch.choices import FITTED
 from flexsearch.engines.local import SHOWN, LocalEngine, Outcome
 from flexsearch.report.rows import Row, RowKind
 from flexsearch.runs.experiment import Experiment
@@ -21,9 +24,13 @@ UNSTEADY = 1.25  # median turn / fastest: a machine with nothing else to do stay
 
 OnStep = Callable[[str], None]
 
+TIMING = "timing"  # the stage's label
 TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be compared
 SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: as slow devices are used
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
+
+
+Key = tuple[str, str | Weights]  # of a candidate, and what it is sampled with
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,18 @@ class Choice:
     speedup: float | None
     label: str
     candidate: Candidate
+    solver: str | Weights
     plan: SegmentsPlan | StepsPlan | None = None  # of found schedules, for their files
+
+    @property
+    def key(self) -> Key:
+        """Two choices with the same key run the same."""
+        return self.candidate.key, self.solver
 
 
 def teacher(experiment: Experiment) -> Choice:
-    return Choice("teacher", None, f"teacher, {len(experiment.teacher)} steps", plain(experiment.teacher))
+    label, candidate = f"teacher, {len(experiment.teacher)} steps", plain(experiment.teacher)
+    return Choice("teacher", None, label, candidate, experiment.settings.usual_solver)
 
 
 def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Choice]:
@@ -46,45 +60,84 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Choic
 
     The best is the one with the least error on the *search* images among those that cost at most teacher / speed-up.
     """
-    chosen = [teacher(experiment)]
-    known = {item.candidate.key: item.error for item in evaluated}
-    for speedup, target in zip(experiment.settings.speedups, experiment.settings.targets, strict=True):
+    settings = experiment.settings
+    chosen, known = [teacher(experiment)], Known(experiment, evaluated)
+    for speedup, target in zip(settings.speedups, settings.targets, strict=True):
         affordable = [item for item in evaluated if item.cost <= target + 1e-9]
         if affordable:
             best = min(affordable, key=lambda item: item.error)
-            plan = experiment.method.plan(best.genes)
-            chosen.append(Choice("found", speedup, described(best.candidate), best.candidate, plan))
+            solver, plan = solver_of(experiment, best.candidate), experiment.method.plan(best.genes)
+            chosen.append(Choice("found", speedup, described(best.candidate), best.candidate, solver, plan))
         chosen += rivals(experiment, speedup, target, known)
         placed = [item for item in affordable if item.candidate.plain]
-        if placed and experiment.settings.method != "flexiffusion":
+        if placed and settings.method != "flexiffusion":
             best = min(placed, key=lambda item: item.error)
-            beside = {choice.candidate.key: choice.label for choice in chosen if choice.speedup == speedup}
-            same = beside.get(best.candidate.key)
-            label = described(best.candidate) if same is None else f"the same as {same}"
-            chosen.append(Choice("plain_searched", speedup, label, best.candidate))
+            kind: RowKind = "placed_fitted" if settings.fits else "plain_searched"
+            choice = Choice(
+                kind, speedup, described(best.candidate), best.candidate, solver_of(experiment, best.candidate)
+            )
+            same = next((other for other in chosen if other.speedup == speedup and other.key == choice.key), None)
+            chosen.append(choice if same is None else replace(choice, label=f"the same as {same.label}"))
     return chosen
 
 
-def rivals(experiment: Experiment, speedup: float, target: float, known: dict[str, float]) -> list[Choice]:
-    """The best hand-made schedule of each kind that costs about `target` full steps, by its error on the search images.
+def solver_of(experiment: Experiment, candidate: Candidate) -> str | Weights:
+    """What the search samples a candidate with: the solver's name, or the weights that are fitted to it."""
+    fits = experiment.settings.fits
+    return experiment.search_engine.fit(candidate) if fits else experiment.settings.chosen_solver
 
-    `known` are errors by a candidate's key; what is not among them is evaluated now, and put there.
-    """
 
-    def error_of(seed: Seed) -> float:
-        key = seed.candidate.key
-        if key not in known:
-            known[key] = experiment.search_engine.judge(seed.candidate, experiment.settings.objective).error
-        return known[key]
+class Known:
+    """Errors of candidates on the search images, under the search's own solver and under others."""
 
+    def __init__(self, experiment: Experiment, evaluated: Sequence[Evaluated] = ()) -> None:
+        self._experiment = experiment
+        own = experiment.settings.chosen_solver
+        self._found = {(item.candidate.key, own): Judgement(item.error, item.errors) for item in evaluated}
+
+    def best(self, seeds: Sequence[Seed], solver: str) -> Seed:
+        """The one of the least error under a solver. What is not known is evaluated now, racing against the best."""
+        engine, settings = self._experiment.search_engine, self._experiment.settings
+        best: tuple[Seed, Judgement] | None = None
+        for seed in seeds:
+            key = (seed.candidate.key, solver)
+            if key not in self._found:
+                whole = best is not None and settings.objective.races and len(best[1].errors) == engine.count
+                rival = best[1].errors if best is not None and whole else None
+                other = None if solver == settings.chosen_solver else solver
+                self._found[key] = engine.judge(seed.candidate, settings.objective, rival, other)
+            if best is None or self._found[key].error < best[1].error:
+                best = seed, self._found[key]
+        assert best is not None
+        return best[0]
+
+
+def rivals(experiment: Experiment, speedup: float, target: float, known: Known) -> list[Choice]:
+    """The best hand-made schedule of each kind that costs about `target` full steps, by its error on the search images:
+    with the user's own solver, and fewer plain steps with others too."""
+    settings = experiment.settings
     chosen: list[Choice] = []
     seeds = experiment.seeds_at([target])
-    for kind in ("plain", "deepcache", "spectrum", "easycache"):
-        able = [seed for seed in seeds if seed.kind == kind and near(seed.candidate.cost(experiment.costs), [target])]
+    for kind, of, solver in _rival_kinds(settings.usual_solver, experiment.model.levels.kind, settings.fits):
+        able = [seed for seed in seeds if seed.kind == of and near(seed.candidate.cost(experiment.costs), [target])]
         if able:
-            rival = min(able, key=error_of)
-            chosen.append(Choice(kind, speedup, rival.name, rival.candidate))
+            rival = known.best(able, solver)
+            run = solver_of(experiment, rival.candidate) if solver == FITTED else solver
+            chosen.append(Choice(kind, speedup, rival.name, rival.candidate, run))
     return chosen
+
+
+def _rival_kinds(usual: str, noise: NoiseKind, fits: bool) -> Iterator[tuple[RowKind, SeedKind, str]]:
+    """Of each row its kind, the kind of its schedules and their solver."""
+    yield "plain", "plain", usual
+    if usual != "uni_pc" and noise == "vp":  # diffusers' scheduler is set up for those
+        yield "uni_pc", "plain", "uni_pc"
+    yield "dpmpp_3m", "plain", "dpmpp_3m"
+    if fits:
+        yield "plain_fitted", "plain", FITTED
+    yield "deepcache", "deepcache", usual
+    yield "spectrum", "spectrum", usual
+    yield "easycache", "easycache", usual
 
 
 def described(candidate: Candidate) -> str:
@@ -97,39 +150,39 @@ def described(candidate: Candidate) -> str:
 
 def measure(engine: LocalEngine, choices: Sequence[Choice], on_step: OnStep) -> list[tuple[Choice, Outcome]]:
     """Every choice sampled on the engine's images; schedules that run the same are sampled once."""
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[Key, Outcome] = {}
     for choice in choices:
-        if choice.candidate.key not in outcomes:
-            outcomes[choice.candidate.key] = engine.evaluate(choice.candidate)
+        if choice.key not in outcomes:
+            outcomes[choice.key] = engine.evaluate(choice.candidate, solver=choice.solver)
         on_step(choice.label)
-    return [(choice, outcomes[choice.candidate.key]) for choice in choices]
+    return [(choice, outcomes[choice.key]) for choice in choices]
 
 
-def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_step: OnStep) -> dict[str, list[float]]:
-    """Seconds per image of each schedule in each turn, by its candidate's key.
+def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_step: OnStep) -> dict[Key, list[float]]:
+    """Seconds per image of each schedule in each turn, by its choice's key.
 
     Every turn times every candidate once, so that a machine that slows down slows all of them. Everything has run
     before, on the images that quality was measured on: nothing is warmed up or compiled here.
     """
-    candidates = {choice.candidate.key: choice.candidate for choice, _ in measured}
+    choices = {choice.key: choice for choice, _ in measured}
     slowest = max(outcome.trajectory.seconds / len(outcome.trajectory.latents) for _, outcome in measured)
     images = TIMED_IMAGES if slowest < SLOW_SECONDS else 1
-    taken: dict[str, list[float]] = {key: [] for key in candidates}
+    taken: dict[Key, list[float]] = {key: [] for key in choices}
     began = time.perf_counter()
     for turn in range(MOST_TURNS):
         if turn >= FEWEST_TURNS and time.perf_counter() - began > TIMING_SECONDS:
             break
         on_step(f"turn {turn + 1}")
-        for key, candidate in candidates.items():
-            taken[key].append(engine.seconds(candidate, images))
+        for key, choice in choices.items():
+            taken[key].append(engine.seconds(choice.candidate, images, choice.solver))
     return taken
 
 
 def time_all(
     engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], progress: Progress
-) -> dict[str, list[float]]:
+) -> dict[Key, list[float]]:
     """`timed` with its progress; says so where the times cannot be relied on."""
-    with progress.stage("timing", MOST_TURNS, "turns at most") as at:
+    with progress.stage(TIMING, MOST_TURNS, "turns at most") as at:
         seconds = timed(engine, measured, lambda note: at.advance(note=note))
     spread = max(statistics.median(turns) / min(turns) for turns in seconds.values())
     if spread > UNSTEADY:
@@ -143,14 +196,14 @@ def time_all(
 def rows(
     engine: LocalEngine,
     measured: Sequence[tuple[Choice, Outcome]],
-    seconds: Mapping[str, Sequence[float]],
-    files: dict[str, str],
+    seconds: Mapping[Key, Sequence[float]],
+    files: Mapping[Key, str],
 ) -> tuple[Row, ...]:
-    """The final table's rows. `seconds` are those of `timed`; `files` names a found candidate's file by its key.
+    """The final table's rows. `seconds` are those of `timed`; `files` names a found schedule's file by its key.
 
     The speed-ups are against the teacher, which must be among `measured`: the median of those of the single turns.
     """
-    full_length = next(choice.candidate for choice, _ in measured if choice.kind == "teacher")
+    full_length = next(choice for choice, _ in measured if choice.kind == "teacher")
     made = []
     for choice, outcome in measured:
         full = sum(action.kind == "full" for action in choice.candidate.actions)
@@ -165,18 +218,17 @@ def rows(
                 partial=len(choice.candidate.actions) - full,
                 cost_full_steps=cost,
                 macs=engine.table.total(choice.candidate.actions),
-                speedup_macs=full_length.cost(engine.table) / cost,
-                seconds_per_image=statistics.median(seconds[choice.candidate.key]),
+                speedup_macs=full_length.candidate.cost(engine.table) / cost,
+                seconds_per_image=statistics.median(seconds[choice.key]),
                 speedup_measured=statistics.median(
-                    teacher / own
-                    for teacher, own in zip(seconds[full_length.key], seconds[choice.candidate.key], strict=True)
+                    teacher / own for teacher, own in zip(seconds[full_length.key], seconds[choice.key], strict=True)
                 ),
                 errors={key: estimate(values) for key, values in errors.items()},
                 image_errors={key: tuple(values.tolist()) for key, values in errors.items()},
                 relative_fid=outcome.relative_fid(),
                 relative_fid_n=len(outcome.features),
                 real_fid=outcome.real_fid(),
-                schedule_file=files.get(choice.candidate.key) if choice.kind == "found" else None,
+                schedule_file=files.get(choice.key) if choice.kind == "found" else None,
             )
         )
     return tuple(made)

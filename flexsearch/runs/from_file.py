@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from flexiffusion.errors import ModelMismatch
+from flexiffusion.fit import require_noise
 from flexiffusion.layouts import find_layout
-from flexiffusion.noise import SPACINGS, distinct
+from flexiffusion.noise import SPACINGS, NoiseLevels, distinct
 from flexiffusion.plan import plan_for
-from flexiffusion.schedule import Schedule, SegmentsPlan
+from flexiffusion.schedule import Schedule, SegmentsPlan, StepsPlan
 from flexiffusion.search.candidate import Candidate, make_candidate
+from flexiffusion.solver import Weights
+from flexsearch.choices import FITTED
 from flexsearch.errors import ConfigError
-from flexsearch.models.model import DiffusionModel
+from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.runs.experiment import Experiment
+from flexsearch.runs.final_table import Choice
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
 
+ALIKE = 0.01  # part by which a noise level may differ from the one that a solver was fitted to
 
-def to_candidate(schedule: Schedule, model: DiffusionModel, teacher: Sequence[int]) -> tuple[Candidate, str | None]:
+
+def to_candidate(schedule: Schedule, model: Checkpoint, teacher: Sequence[int]) -> tuple[Candidate, str | None]:
     """What a host would run of the file over the teacher's steps, on this model's levels; and the host's warning.
 
     The file is planned as every host plans it (`flexiffusion.plan.plan_for`), over its recorded levels where it is made
@@ -33,26 +40,56 @@ def to_candidate(schedule: Schedule, model: DiffusionModel, teacher: Sequence[in
             f"{schedule.name}: made for {schedule.model.family} with {schedule.model.branches} branches, but "
             f"{model.source} is {model.family} with {model.branches}. Choose a schedule of the model's own family"
         )
-    layout = find_layout(model.unet)
+    require_noise(schedule, model.levels.kind, model.source)
+    layout = find_layout(model.network)
     layout.named({name for action in schedule.plan.actions() for name in action.drop})
     grid = tuple(teacher)
     if isinstance(schedule.plan, SegmentsPlan) and schedule.levels is not None:
         grid = _places(schedule.levels, model)
-    plan = plan_for(schedule, [*model.levels.sigmas(grid), 0.0])
+    plan = plan_for(schedule, [*model.levels.sigmas(grid), 0.0], own_solver=True)
     return make_candidate(_places(plan.levels, model), plan.actions, layout.reached), plan.warning
 
 
-def candidate_of(schedule: Schedule, experiment: Experiment, progress: Progress) -> Candidate:
-    """`to_candidate` for an experiment's model and teacher; a warning becomes a line."""
+def solver_in(schedule: Schedule, candidate: Candidate, levels: NoiseLevels, usual: str) -> str | Weights:
+    """What a file's candidate is sampled with: the weights that the file brings, or the usual solver.
+
+    Raises ModelMismatch where the file's noise levels are not the model's: its weights are of no use at others.
+    """
+    plan = schedule.plan
+    if isinstance(plan, SegmentsPlan) or plan.weights is None:
+        return usual
+    here = levels.sigmas(candidate.places)
+    if plan.noise != levels.kind or len(here) != len(plan.levels) or not all(map(_alike, here, plan.levels)):
+        raise ModelMismatch(
+            f"{schedule.name}: its solver is fitted to noise levels that this model has not. Use it with a checkpoint "
+            "of the same noise schedule, or a schedule without weights"
+        )
+    return plan.weights
+
+
+def _alike(level: float, other: float) -> bool:
+    return abs(level - other) <= ALIKE * other
+
+
+def choice_of(name: str, schedule: Schedule, experiment: Experiment, progress: Progress) -> Choice:
+    """The row of a file for an experiment's model and teacher; a warning becomes a line."""
     candidate, warning = to_candidate(schedule, experiment.model, experiment.teacher)
     if warning is not None:
         progress.say(f"note: {warning}")
-    return candidate
+    solver = solver_in(schedule, candidate, experiment.model.levels, experiment.settings.usual_solver)
+    speedup = experiment.settings.steps / candidate.cost(experiment.table)
+    return Choice("found", speedup, name, candidate, solver)
 
 
-def _places(sigmas: Sequence[float], model: DiffusionModel) -> tuple[int, ...]:
+def _places(sigmas: Sequence[float], model: Checkpoint) -> tuple[int, ...]:
     """The model's nearest places, made to fall strictly."""
     return distinct([model.levels.place(sigma) for sigma in sigmas], len(model.levels) - 1)
+
+
+def with_fitted_rivals(settings: Settings, schedules: Iterable[Schedule]) -> Settings:
+    """Where a file brings its own solver, its rivals have one too."""
+    brings = any(isinstance(schedule.plan, StepsPlan) and schedule.plan.weights for schedule in schedules)
+    return replace(settings, solver=FITTED) if brings else settings
 
 
 def settings_of(schedule: Schedule, base: Settings) -> Settings:
@@ -61,7 +98,7 @@ def settings_of(schedule: Schedule, base: Settings) -> Settings:
     Raises ConfigError for a sampler that this tool has not.
     """
     sampling = schedule.sampling
-    solver = sampling.sampler or base.solver
+    solver = sampling.sampler or base.usual_solver
     if solver not in SOLVERS:
         raise ConfigError(
             schedule.name, f"its sampler {solver!r} is not one of this tool", f"Known: {', '.join(SOLVERS)}"
@@ -70,6 +107,7 @@ def settings_of(schedule: Schedule, base: Settings) -> Settings:
         **{
             **base.to_dict(),
             "solver": solver,
+            "teacher_solver": solver,
             "steps": sampling.steps,
             "spacing": sampling.scheduler if sampling.scheduler in SPACINGS else base.spacing,
             "guidance": base.guidance if base.guidance is not None else sampling.cfg,

@@ -14,8 +14,7 @@ from flexsearch.report import figures
 from flexsearch.report.rows import Comparison, Row, comparisons
 from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
-from flexsearch.runs.final_table import Choice
-from flexsearch.runs.from_file import candidate_of, settings_of
+from flexsearch.runs.from_file import choice_of, settings_of, with_fitted_rivals
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 
@@ -48,21 +47,20 @@ def measure_files(
     """
     experiment = Experiment(_settings(schedules, base), cache_folder() / "references")
     progress.say(f"model: {experiment.described()}")
-    candidates, choices, known = [], [final_table.teacher(experiment)], dict[str, float]()
+    found, choices, known = [], [final_table.teacher(experiment)], final_table.Known(experiment)
     for _, schedule in schedules:
         if schedule.model.sha256 not in (None, experiment.model.sha256):
             progress.say(f"note: {schedule.name} was searched on another checkpoint, {str(schedule.model.sha256)[:10]}")
-        candidate = candidate_of(schedule, experiment, progress)
-        cost = candidate.cost(experiment.table)
-        speedup = experiment.settings.steps / cost
-        choices.append(Choice("found", speedup, schedule.name, candidate))
+        choice = choice_of(schedule.name, schedule, experiment, progress)
+        choices.append(choice)
         if rivals:
-            choices += final_table.rivals(experiment, speedup, cost, known)
-        candidates.append(candidate)
+            cost = choice.candidate.cost(experiment.table)
+            choices += final_table.rivals(experiment, experiment.settings.steps / cost, cost, known)
+        found.append(choice)
     engine = experiment.held_out_engine
     with progress.stage("measure", len(choices), "schedules") as at:
         measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
-    files = {candidate.key: file for candidate, (file, _) in zip(candidates, schedules, strict=True)}
+    files = {choice.key: file for choice, (file, _) in zip(found, schedules, strict=True)}
     rows = final_table.rows(engine, measured, final_table.time_all(engine, measured, progress), files)
     if picture is not None:
         figures.samples(picture, [(choice.label, outcome.pictures) for choice, outcome in measured])
@@ -76,4 +74,4 @@ def _settings(schedules: Sequence[tuple[str, Schedule]], base: Settings) -> Sett
     for (file, _), settings in zip(schedules, wanted, strict=True):
         if settings != wanted[0]:
             raise ConfigError(file, f"it was made for another sampling than {first}", "Compare files of one teacher")
-    return wanted[0]
+    return with_fitted_rivals(wanted[0], [schedule for _, schedule in schedules])

@@ -15,6 +15,7 @@ from flexiffusion.search.methods.space import PlacementSpace, slots_for
 from flexiffusion.search.methods.variation import Variation
 from flexiffusion.search.seeds import Seed
 from flexsearch.errors import ConfigError
+from flexsearch.named import callable_of, is_named
 
 if TYPE_CHECKING:
     from flexsearch.runs.experiment import Experiment
@@ -72,6 +73,17 @@ BUILDERS: dict[str, Callable[[Experiment], Method]] = {
     "autodiffusion": autodiffusion,
     "joint": joint,
 }
+
+
+def build(experiment: Experiment) -> Method:
+    """The method that the settings ask for: one of `BUILDERS`, or what a `package.module:name` makes of the experiment.
+
+    Raises ConfigError.
+    """
+    name = experiment.settings.method
+    builder = callable_of("--method", name) if is_named(name) else BUILDERS[name]
+    made: Method = builder(experiment)
+    return made
 
 
 def _seeds(experiment: Experiment) -> list[Seed]:

@@ -12,7 +12,7 @@ from flexiffusion.search.planner import Planned, Planner
 from flexsearch.errors import ConfigError
 from flexsearch.models.identity import cache_folder
 from flexsearch.runs.experiment import Experiment
-from flexsearch.runs.export import schedule_file
+from flexsearch.runs.export import schedule_file, with_weights
 from flexsearch.runs.final_table import described
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
@@ -65,12 +65,13 @@ def _too_fast(experiment: Experiment, speedup: float) -> ConfigError:
 def write(plans: Plans, folder: Path) -> list[str]:
     """A schedule file for each plan. Raises ConfigError where the folder cannot be written."""
     experiment, files = plans.experiment, []
+    settings = experiment.settings
     for speedup, planned in plans.schedules:
-        name = (
-            f"{experiment.model.family}-{experiment.settings.solver}-{experiment.settings.steps}-{speedup:g}x-planned"
-        )
+        name = f"{experiment.model.family}-{settings.solver_name}-{settings.steps}-{speedup:g}x-planned"
         text = f"{described(planned.candidate)}; planned for {speedup:g}x, not measured"
         steps = planned.candidate.steps_plan(experiment.model.levels)
+        if settings.fits:
+            steps = with_weights(steps, experiment.search_engine.fit(planned.candidate))
         path = folder / f"{name}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)

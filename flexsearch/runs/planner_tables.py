@@ -15,15 +15,14 @@ from safetensors.numpy import load_file, save_file
 
 from flexiffusion.search import macro_steps
 from flexiffusion.search.macro_steps import Tables
-from flexsearch.models.denoiser import ModelDenoiser
-from flexsearch.models.model import DiffusionModel
+from flexiffusion.whole_file import whole_file
+from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.sampling.references import ImageSet
 from flexsearch.sampling.solvers import SamplerSettings, solver_maker
-from flexsearch.whole_file import whole_file
 
 
 def known_or_measured(
-    model: DiffusionModel,
+    model: Checkpoint,
     sampling: SamplerSettings,
     images: ImageSet,
     folder: Path,
@@ -58,7 +57,7 @@ def known_or_measured(
             for _ in range(len(tables.grid) * math.ceil(images.count / batch)):
                 progress()
             return tables
-    denoiser = ModelDenoiser(model, images.conditioning(model), sampling.guidance)
+    denoiser = images.denoiser(model, sampling.guidance)
     maker = solver_maker(sampling.solver, model.levels)
     tables = macro_steps.measure(denoiser, maker, images.noise(model), batch, progress)
     save(path, tables)

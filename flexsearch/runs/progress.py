@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -21,6 +21,9 @@ class Stage(Protocol):
 class Progress(Protocol):
     """What is told of the work."""
 
+    def expect(self, work: Mapping[str, float]) -> None:
+        """The stages to come, in their order: by label, about how much each takes, all in one unit."""
+
     def stage(self, label: str, total: int, unit: str = "steps", done: int = 0) -> AbstractContextManager[Stage]:
         """A stage of `total` units, `done` of which an earlier, interrupted call has done."""
 
@@ -30,6 +33,9 @@ class Progress(Protocol):
 
 class Silent:
     """Progress that nobody looks at."""
+
+    def expect(self, work: Mapping[str, float]) -> None:
+        pass
 
     @contextlib.contextmanager
     def stage(self, label: str, total: int, unit: str = "steps", done: int = 0) -> Iterator[Stage]:

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from flexiffusion import __version__
+from flexiffusion.whole_file import whole_file
 from flexsearch.errors import ConfigError, FlexsearchError, ModelError, RunFolderError
 from flexsearch.runs.settings import Settings
-from flexsearch.whole_file import whole_file
 
 # Optuna and torch are imported where they are needed: a folder that cannot be used is refused at once.
 if TYPE_CHECKING:

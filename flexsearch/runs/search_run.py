@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from optuna.trial import TrialState
@@ -13,11 +13,14 @@ from flexiffusion.search.front import front
 from flexiffusion.search.method import Evaluated
 from flexsearch.devices import peak_memory
 from flexsearch.metrics.real_fid import require_pictures
+from flexsearch.named import callable_of, is_named
 from flexsearch.report import figures, pictures
-from flexsearch.report.rows import Comparison, Row, comparisons
+from flexsearch.report.rows import KINDS, Comparison, Row, comparisons
+from flexsearch.report.table import searched_words
 from flexsearch.runs import final_table, trial_store
 from flexsearch.runs.driver import search
 from flexsearch.runs.evaluators import opened
+from flexsearch.runs.expected_work import FINAL_TABLE, REFERENCES, SEARCH, TABLES, expected_work
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.export import schedule_name, to_schedule
 from flexsearch.runs.optuna_sampler import MethodSampler
@@ -57,6 +60,7 @@ def start(path: Path, settings: Settings, progress: Progress) -> Result:
     The folder is made when everything that the settings name is known to be usable, the model above all. Raises
     ConfigError, what loading a model raises, and RunFolderError where the folder or the trial store cannot be used.
     """
+    settings = replace(settings, solver=settings.chosen_solver, teacher_solver=settings.usual_solver)  # for good
     experiment = Experiment(settings, RunFolder(path).references)
     _require(experiment)
     return _conduct(RunFolder.create(path, settings), experiment, progress)
@@ -72,6 +76,9 @@ def resume(folder: RunFolder, settings: Settings, progress: Progress) -> Result:
 def _require(experiment: Experiment) -> None:
     """Raises what a setting, the model or the trial store is refused with; nothing is sampled for it."""
     settings = experiment.settings
+    for flag, value in (("--method", settings.method), ("--solver", settings.solver), ("--error", settings.error)):
+        if value is not None and is_named(value):
+            callable_of(flag, value)
     _ = experiment.model, experiment.batch, experiment.prompts, experiment.features, experiment.teacher
     if settings.real is not None:
         require_pictures(Path(settings.real))
@@ -101,19 +108,17 @@ def _search(folder: RunFolder, experiment: Experiment, progress: Progress) -> li
     progress.say(f"run folder: {folder.path}")
     progress.say(f"model: {experiment.described()}")
     folder.keep_model(experiment.model.family, experiment.model.sha256)
-    with progress.stage("teacher and converged reference", 2, "image sets") as at:
-        _ = experiment.search_engine
-        at.advance()
-        _ = experiment.held_out_engine
-        at.advance()
+    progress.expect(expected_work(experiment))
+    with progress.stage(REFERENCES, experiment.reference_calls, "network calls") as at:
+        experiment.draw_references(at.advance)
     if settings.plans:
-        with progress.stage("planner's tables", experiment.table_levels, "levels") as at:
+        with progress.stage(TABLES, experiment.table_levels, "levels") as at:
             experiment.tables(at.advance)
     folder.write_json("costs.json", experiment.costs.to_dict())
     sampler = MethodSampler(experiment.method, settings.seed)
     study = folder.study(settings, sampler)
     done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    with progress.stage("search", settings.evaluations, "evaluations", done) as at:
+    with progress.stage(SEARCH, settings.evaluations, "evaluations", done) as at:
         if done < settings.evaluations:
             with opened(experiment, at.say) as evaluator:
                 search(
@@ -137,21 +142,22 @@ def _measure(
 ) -> tuple[Row, ...]:
     settings, engine = experiment.settings, experiment.held_out_engine
     choices = final_table.choose(experiment, evaluated)
-    with progress.stage("final table", len(choices), "schedules") as at:
+    with progress.stage(FINAL_TABLE, len(choices), "schedules") as at:
         measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
     seconds = final_table.time_all(engine, measured, progress)
-    files = {}
+    files: dict[final_table.Key, str] = {}
     for choice, outcome in measured:
         if choice.kind == "found":
             schedule = to_schedule(experiment, engine, choice, outcome, len(evaluated))
             path = folder.schedules / f"{schedule_name(experiment, choice)}.json"
             codec.write(path, schedule)
-            files[choice.candidate.key] = str(path)
+            files[choice.key] = str(path)
     rows = final_table.rows(engine, measured, seconds, files)
     folder.write_json(
         "result.json",
         {
             "settings": settings.to_dict() | {"storage": settings.storage and trial_store.shown(settings.storage)},
+            "objective": asdict(settings.objective),
             "evaluations": len(evaluated),
             "network_calls": sum(item.calls for item in evaluated),
             "peak_memory": peak_memory(experiment.model.device),
@@ -171,27 +177,26 @@ def _measure(
             figures.FrontPoint(row.cost_full_steps, error.mean, row.kind, low=error.low, high=error.high)
             for row, error in ((row, row.errors[key]) for row in rows)
         ],
-        # where both are of the rows' kinds
-        evaluated=[(item.cost, item.error) for item in evaluated]
-        if key.startswith(objective.error) and settings.cost == "macs"
-        else (),
-        title=f"{experiment.model.family}, {settings.solver}, {settings.held_out} held-out images",
+        # where both costs are of one kind
+        evaluated=[(item.cost, item.error) for item in evaluated] if settings.cost == "macs" else (),
+        evaluated_name=f"{searched_words(objective)},\n{settings.images} search images",
+        title=f"{experiment.model.family}, {settings.solver_name}, {settings.held_out} held-out images",
         error_name=f"paired {key.replace('/', ' error to the ')}",
         teacher_cost=float(settings.steps),
     )
-    shown = [(choice, outcome) for choice, outcome in measured if choice.kind in ("teacher", "found")]
-    shown.sort(key=lambda item: item[0].speedup or 0.0)
+    # of the same cost, plain steps stand below what was found
+    shown = [(choice, outcome) for choice, outcome in measured if choice.kind in ("teacher", "found", "plain")]
+    shown.sort(key=lambda item: (item[0].speedup or 0.0, KINDS.index(item[0].kind)))
     figures.samples(
         folder.samples,
         [
-            (
-                "teacher" if choice.speedup is None else f"{choice.speedup:g}x\n{choice.label}",
-                outcome.pictures,
-            )
-            for choice, outcome in shown
+            ("teacher" if choice.speedup is None else f"{choice.speedup:g}x {choice.kind}\n{choice.label}", o.pictures)
+            for choice, o in shown
         ],
     )
     for choice, outcome in shown:
+        if choice.kind == "plain":
+            continue
         name = pictures.TEACHER if choice.speedup is None else schedule_name(experiment, choice)
         pictures.write(folder.pictures / name, outcome.pictures)
     return rows

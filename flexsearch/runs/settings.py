@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import types
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from flexiffusion.cost import CostTable
 from flexiffusion.noise import SPACINGS, Spacing
@@ -20,27 +20,34 @@ from flexiffusion.search.objective import (
     paired_reference,
 )
 from flexiffusion.search.racing import SLACK
-from flexsearch.choices import COSTS, ENGINES, METHODS, SOLVERS, CostName, EngineName, MethodName
+from flexsearch.choices import COSTS, ENGINES, FITTED, METHODS, SOLVERS, CostName, EngineName
 from flexsearch.errors import ConfigError
+from flexsearch.named import is_named
+
+NAMED = ("--method", "--solver", "--error")  # which take a `package.module:name` beside their words
+
+USUAL_SOLVER = "dpmpp_2m"
 
 
 @dataclass(frozen=True)
 class Settings:
     """See `flexsearch run --help` for each. `guidance`, `size` and `batch` None: as the model or the device has it;
-    `error` None: as the method has it; `profile`: another device's cost table in milliseconds, as JSON has it;
+    `error` and `solver` None: as the method has it; `teacher_solver` None: as `solver`, where that is not fitted;
+    `profile`: another device's cost table in milliseconds, as JSON has it;
     `timesteps` None: as many as the asked cost pays for; `reference`: or a path to real pictures; `workers` None: one
     for each device."""
 
     model: str = "tiny"
-    method: MethodName = "placement"
-    solver: str = "dpmpp_2m"
+    method: str = "placement"
+    solver: str | None = None
+    teacher_solver: str | None = None
     steps: int = 30
     spacing: Spacing = "uniform"
     guidance: float | None = None
     speedups: tuple[float, ...] = (2.0, 3.0, 5.0)
     timesteps: int | None = None
     reference: str = "teacher"
-    error: ErrorName | None = None
+    error: str | None = None
     statistic: StatisticName = "mean"
     cost: CostName = "macs"
     profile: dict[str, Any] | None = None
@@ -71,15 +78,20 @@ class Settings:
         """Raises ConfigError, naming the flag, its value and the remedy."""
         for flag, value, choices in (
             ("--method", self.method, METHODS),
-            ("--solver", self.solver, SOLVERS),
+            ("--solver", self.solver, (None, FITTED, *SOLVERS)),
+            ("--teacher-solver", self.teacher_solver, (None, *SOLVERS)),
             ("--spacing", self.spacing, SPACINGS),
             ("--engine", self.engine, ENGINES),
             ("--error", self.error, (None, *ERRORS)),
             ("--statistic", self.statistic, STATISTICS),
             ("--cost", self.cost, COSTS),
         ):
-            if value not in choices:
-                raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(filter(None, choices))}")
+            own = flag in NAMED and value is not None and is_named(value)
+            if value not in choices and not own:
+                words = [*filter(None, choices), *["package.module:name"] * (flag in NAMED)]
+                raise ConfigError(flag, f"{value!r} is not known", f"Choose one of {', '.join(words)}")
+        if self.solver == FITTED and not self.own_method:
+            raise ConfigError("--solver", f"--method {self.method} has none that is fitted", "Choose another solver")
         if self.statistic != "mean" and not self.objective.paired:
             name = "FID" if self.real else "relative FID"
             raise ConfigError("--statistic", f"{name} is one number for all images", "Leave it out")
@@ -121,6 +133,21 @@ class Settings:
         return self.method in ("placement", "joint")
 
     @property
+    def fits(self) -> bool:
+        """Whether every schedule has a solver of its own."""
+        return self.chosen_solver == FITTED
+
+    @property
+    def chosen_solver(self) -> str:
+        """What schedules are sampled with."""
+        return self.solver or (FITTED if self.own_method else USUAL_SOLVER)
+
+    @property
+    def usual_solver(self) -> str:
+        """What the teacher is sampled with, and what a user would have typed."""
+        return self.teacher_solver or (USUAL_SOLVER if self.fits else self.chosen_solver)
+
+    @property
     def plans(self) -> bool:
         """Whether the search begins with the planner's schedules."""
         return self.planner and self.own_method
@@ -148,7 +175,12 @@ class Settings:
     def objective(self) -> Objective:
         """What the search minimises."""
         own: ErrorName = "fid" if self.real else "rfid" if self.method == "flexiffusion" else "latent"
-        return Objective(self.error or own, self.statistic)
+        return Objective(cast(ErrorName, self.error or own), self.statistic)
+
+    @property
+    def solver_name(self) -> str:
+        """The solver of schedules as files and tables call it: of a `package.module:name` the name."""
+        return short(self.chosen_solver)
 
     @property
     def other_device(self) -> CostTable | None:
@@ -205,3 +237,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+
+
+def short(solver: str) -> str:
+    """A solver's name without the module that it comes from."""
+    return solver.rpartition(":")[2]

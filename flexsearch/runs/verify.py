@@ -13,8 +13,7 @@ from flexsearch.report.rows import Row
 from flexsearch.runs import final_table
 from flexsearch.runs.claims import Finding, findings, plain_ratios
 from flexsearch.runs.experiment import Experiment
-from flexsearch.runs.final_table import Choice
-from flexsearch.runs.from_file import candidate_of, settings_of
+from flexsearch.runs.from_file import choice_of, settings_of, with_fitted_rivals
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 
@@ -48,16 +47,16 @@ def unused_seed(schedule: Schedule) -> int:
 
 def verify(schedule: Schedule, base: Settings, progress: Progress) -> Verification:
     """Measure a schedule as it was made for, beside the best hand-made rivals at its cost, and judge its claims."""
-    experiment = Experiment(settings_of(schedule, base), cache_folder() / "references")
+    settings = with_fitted_rivals(settings_of(schedule, base), [schedule])
+    experiment = Experiment(settings, cache_folder() / "references")
     progress.say(f"model: {experiment.described()}")
     same = schedule.model.sha256 == experiment.model.sha256
     if schedule.model.sha256 is not None and not same:
         progress.say(f"note: searched on another checkpoint of {schedule.model.family}, {schedule.model.sha256[:10]}")
-    candidate = candidate_of(schedule, experiment, progress)
-    cost = candidate.cost(experiment.table)
-    speedup = experiment.settings.steps / cost
-    found = Choice("found", speedup, schedule.name, candidate)
-    choices = [final_table.teacher(experiment), found, *final_table.rivals(experiment, speedup, cost, {})]
+    found = choice_of(schedule.name, schedule, experiment, progress)
+    cost = found.candidate.cost(experiment.table)
+    beside = final_table.rivals(experiment, experiment.settings.steps / cost, cost, final_table.Known(experiment))
+    choices = [final_table.teacher(experiment), found, *beside]
     engine = experiment.held_out_engine
     with progress.stage("measure", len(choices), "schedules") as at:
         measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))

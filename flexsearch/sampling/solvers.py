@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from torch import Tensor
 
 from flexiffusion.noise import NoiseLevels
 from flexiffusion.search.trajectory import Trajectory, sample
-from flexiffusion.solver import Plms, SolverMaker, check_falling, dpmpp_2m, euler
+from flexiffusion.solver import Multistep, Plms, SolverMaker, Weights, check_falling, dpmpp_2m, dpmpp_3m, euler
 from flexsearch.choices import SOLVERS as SOLVERS
-from flexsearch.models.denoiser import ModelDenoiser
+from flexsearch.errors import ConfigError
+from flexsearch.models.checkpoint import CheckpointDenoiser
 from flexsearch.models.model import no_room
+from flexsearch.named import callable_of, is_named
 
 
 @dataclass(frozen=True)
@@ -68,28 +71,45 @@ def _same(maker: SolverMaker) -> Callable[[NoiseLevels], SolverMaker]:
     return lambda levels: maker
 
 
-# The registry: a name (one of SOLVERS), and what makes the solver of one trajectory for a model's levels.
+# The registry: a name (one of SOLVERS, or DPM-Solver++ 3M), and what makes the solver of one trajectory for a model's
+# levels. The order of 3M's last step but one depends on how many steps there are: no two lists share what begins alike,
+# as a search needs it, so it is a rival only.
 MAKERS: dict[str, Callable[[NoiseLevels], SolverMaker]] = {
     "ddim": _same(euler),
     "plms": _plms,
     "dpmpp_2m": _same(dpmpp_2m),
+    "dpmpp_3m": _same(dpmpp_3m),
     "euler": _same(euler),
     "uni_pc": _same(UniPc),
 }
 
 
+VP_ONLY = ("plms", "uni_pc")  # written for samples of a variance-preserving model
+
+
 def solver_maker(name: str, levels: NoiseLevels) -> SolverMaker:
-    """What makes the solver of one trajectory. Raises ValueError for an unknown name."""
+    """What makes the solver of one trajectory.
+
+    Raises ValueError for an unknown name, and ConfigError for a `package.module:name`, itself such a maker, that cannot
+    be imported, and for a solver that the model's kind of noise does not have.
+    """
+    if is_named(name):
+        own: SolverMaker = callable_of("--solver", name)
+        return own
     if name not in MAKERS:
-        raise ValueError(f"unknown solver {name!r}: choose from {', '.join(SOLVERS)}")
+        raise ValueError(f"unknown solver {name!r}: choose from {', '.join(MAKERS)}")
+    if levels.kind == "flow" and name in VP_ONLY:
+        raise ConfigError("--solver", f"{name} is not there for flow models", "Choose dpmpp_2m or euler")
     return MAKERS[name](levels)
 
 
 def draw(
-    denoiser: ModelDenoiser, solver: str, noise: Tensor, places: Sequence[int], *rest: Any, **more: Any
+    denoiser: CheckpointDenoiser, solver: str | Weights, noise: Tensor, places: Sequence[int], *rest: Any, **more: Any
 ) -> Trajectory:
-    """`flexiffusion.search.trajectory.sample` by a solver's name. Raises ModelError where not even one image fits."""
+    """`flexiffusion.search.trajectory.sample` by a solver's name, or with a table of weights. Raises ModelError where
+    not even one image fits."""
+    maker = solver_maker(solver, denoiser.levels) if isinstance(solver, str) else partial(Multistep, weights=solver)
     try:
-        return sample(denoiser, solver_maker(solver, denoiser.levels), noise, places, *rest, **more)
+        return sample(denoiser, maker, noise, places, *rest, **more)
     except MemoryError as error:
         raise no_room(denoiser.model) from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from flexiffusion import codec
 from flexiffusion.schedule import Metric, Schedule
+from flexiffusion.summary import sampling_text
 from flexsearch.errors import ConfigError
 from flexsearch.report import figures
 from flexsearch.report.rows import rows_from
@@ -119,7 +120,12 @@ def _readme(
         lines += [f"![The teacher above, the schedules below, the same seed in each column]({COMPARISON})", ""]
     lines += ["| schedule | model | made for | speed-up (multiply-adds) | evidence | by |", "|---|---|---|---|---|---|"]
     for schedule, stem in zip(schedules, stems, strict=True):
-        cells = (_made_for(schedule), _speedup(schedule), _evidence(schedule), _plain(schedule.author))
+        cells = (
+            _plain(sampling_text(schedule.sampling)),
+            _speedup(schedule),
+            _evidence(schedule),
+            _plain(schedule.author),
+        )
         lines.append(f"| [{stem}](schedules/{stem}.json) | {_model(schedule)} | " + " | ".join(cells) + " |")
     lines += ["", *(f"![{stem}](strips/{stem}.png)\n" for stem in stems)]
     source = f"hf:{repo}" if repo else "FOLDER-OR-ADDRESS"
@@ -154,14 +160,6 @@ def _told(settings: dict[str, Any]) -> dict[str, Any]:
 def _model(schedule: Schedule) -> str:
     digest = schedule.model.sha256
     return schedule.model.family + (f", SHA-256 {digest[:10]}" if digest else ", any checkpoint")
-
-
-def _made_for(schedule: Schedule) -> str:
-    sampling = schedule.sampling
-    parts = [sampling.sampler or "any sampler", sampling.scheduler, f"{sampling.steps} steps"]
-    parts += [f"cfg {sampling.cfg:g}"] if sampling.cfg is not None else []
-    parts += [f"{sampling.size[0]}x{sampling.size[1]}"] if sampling.size else []
-    return _plain(", ".join(part for part in parts if part))
 
 
 def _speedup(schedule: Schedule) -> str:

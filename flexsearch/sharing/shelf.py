@@ -22,8 +22,8 @@ from flexiffusion import codec, presets
 from flexiffusion.errors import ScheduleError
 from flexiffusion.presets import Preset
 from flexiffusion.schedule import Schedule
+from flexiffusion.whole_file import whole_file
 from flexsearch.errors import ConfigError
-from flexsearch.whole_file import whole_file
 
 NOTES = ".sources"  # JSON, but without .json: hosts list every file with that ending
 Outcome = Literal["added", "replaced", "there already"]

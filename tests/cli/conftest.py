@@ -10,6 +10,8 @@ import pytest
 
 from flexiffusion.cost import CostTable
 from flexsearch.models import costs
+from flexsearch.runs import final_table
+from flexsearch.sampling import references
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,4 +29,15 @@ def multiply_adds_counted_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(costs, "unet_macs", once)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_measurements() -> Iterator[None]:
+    """These tests look at what commands write, neither at speed-ups nor at how converged the converged solution is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(final_table, "FEWEST_TURNS", 1)
+        patch.setattr(final_table, "MOST_TURNS", 1)
+        patch.setattr(final_table, "TIMED_IMAGES", 2)
+        patch.setattr(references, "CONVERGED_STEPS", 12)
         yield

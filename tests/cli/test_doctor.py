@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from flexiffusion import __version__
 from flexsearch.cli.app import COMMANDS, main
+from flexsearch.cli.kinds import PictureSize
 from flexsearch.sharing import hosts
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +130,8 @@ def test_completion_scripts(shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [("flexsearch ", set(COMMANDS)), ("flexsearch verify sd15-turns-1", {"sd15-turns-10", "sd15-turns-12"}),
-     ("flexsearch presets ", {"add", "list", "pull"})],
+     ("flexsearch presets ", {"add", "list", "pull"}),
+     ("flexsearch run --prediction ", {"auto", "epsilon", "v_prediction"}), ("flexsearch run --model t", {"tiny"})],
 )  # fmt: skip
 def test_the_shell_completes_commands_and_presets(words: str, expected: set[str]) -> None:
     environment = {**os.environ, "_FLEXSEARCH_COMPLETE": "bash_complete", "COMP_WORDS": words,
@@ -136,3 +139,24 @@ def test_the_shell_completes_commands_and_presets(words: str, expected: set[str]
     code = "from flexsearch.cli import main; main(prog_name='flexsearch')"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert expected <= {line.partition(",")[2] for line in done.stdout.splitlines()}, done.stderr
+
+
+# What takes numbers, or texts that nobody can list.
+NUMBERS = (click.types.IntParamType, click.types.FloatParamType, click.types.BoolParamType, PictureSize)
+FREE = {"author", "family", "guidance", "host", "name", "ray_address", "repo", "storage", "title", "args"}
+
+
+def test_the_shell_completes_every_parameter_that_has_words_or_files() -> None:
+    group = main.make_context("flexsearch", ["doctor"], resilient_parsing=True)
+    commands = [main.get_command(group, name) for name in main.list_commands(group)]
+    seen = set()
+    for command in commands:
+        assert command is not None
+        context = click.Context(command)
+        inner = command.commands.values() if isinstance(command, click.Group) else [command]
+        for parameter in (parameter for one in inner for parameter in one.params):
+            if isinstance(parameter.type, NUMBERS) or parameter.name in FREE:
+                continue
+            seen.add(parameter.name)
+            assert parameter.shell_complete(context, ""), (command.name, parameter.name)
+    assert {"prediction", "device", "features", "reference", "method", "prompts_file"} <= seen

@@ -50,7 +50,7 @@ def test_show_tells_everything(file: Path) -> None:
         "sd15-test-2x",
         "me [red]",
         "sd15, 12 branches, checkpoint abababababab…",
-        "dpmpp_2m, karras, 10 steps, guidance 7, 512 x 512, epsilon",
+        "dpmpp_2m, karras, 10 steps, cfg 7, 512 x 512 pixels, epsilon",
         "2 full, 4 partial, 4 null",
         "2.60x by multiply-adds, 5.2 T multiply-adds per image, 512 ms on NVIDIA H100, fp16",
         "3.14 (95 %: 2.9 to 3.4), n = 256, against teacher, same noise, features inception-2048",

@@ -75,6 +75,7 @@ def run(tmp_path: Path) -> Path:
     }
     result = {
         "settings": settings,
+        "objective": {"error": "latent", "statistic": "mean"},
         "evaluations": 24,
         "network_calls": 1234,
         "peak_memory": 1 << 30,
@@ -152,6 +153,30 @@ def test_out_and_open(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert call(run, "--out", tmp_path / "none" / "x.html").exit_code == exit_codes.USAGE
 
 
+def test_strips_lie_beside_the_page_and_the_run_is_left_alone(run: Path, tmp_path: Path) -> None:
+    """Its folder may be somebody else's, which cannot be written."""
+    before = sorted(run.rglob("*"))
+    (tmp_path / "elsewhere").mkdir()
+    assert call(run, "--out", tmp_path / "elsewhere" / "page.html").exit_code == 0
+    assert [path.name for path in sorted((tmp_path / "elsewhere" / "strips").iterdir())] == [
+        "tiny-2x.png",
+        "tiny-4x.png",
+    ]
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [('{"rows": [{}]}', "it lacks 'errors'"), ('{"rows": []}', "it lacks 'settings'"), ("{}", "it lacks 'rows'"),
+     ("[]", "it lacks what a result has"), ('{"rows"', "it cannot be read")],
+)  # fmt: skip
+def test_what_a_result_lacks_is_named(run: Path, text: str, words: str) -> None:
+    (run / "result.json").write_text(text)
+    done = call(run)
+    assert done.exit_code == exit_codes.RUN_FOLDER
+    assert f"{run / 'result.json'}: {words}" in done.stderr and "flexsearch resume" in done.stderr
+
+
 def test_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
     assert "there is no run" in call(tmp_path).stderr
     (run / "result.json").unlink()
@@ -164,12 +189,38 @@ def test_what_is_no_finished_run(run: Path, tmp_path: Path) -> None:
 def test_marks_lie_inside_the_plot_whatever_the_errors() -> None:
     for errors in ((1e-4, 1e-3), (1.0, 1.1), (0.0, 0.0), (1e-12, 1e3)):
         rows = [row("teacher", None, 20.0, 0.0)] + [row("found", 2.0, 5.0 * i, e) for i, e in enumerate(errors, 1)]
-        for panel in plot.front(rows, [(3.0, 0.5), (4.0, 0.0)], "latent/teacher", 20.0).panels:
+        for panel in plot.front(rows, [(3.0, 0.5), (4.0, 0.0)], 20.0).panels:
             for mark in panel.marks:
                 assert plot.LEFT <= mark.x <= plot.WIDTH - plot.RIGHT
                 for y in (mark.y, mark.low, mark.high):
                     assert plot.TOP - 1 <= y <= plot.HEIGHT - plot.BOTTOM + 1
             assert panel.ticks or not panel.marks
+
+
+def test_what_the_search_minimised_has_a_plot_of_its_own(run: Path) -> None:
+    """Its errors are of other images and of another statistic than the marks'."""
+    assert call(run).exit_code == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    panels = {part.partition('"')[0]: part for part in page.split('<g data-panel="')[1:]}
+    assert list(panels) == ["latent/teacher", "latent/converged", "searched"]
+    assert {key: part.count('fill="#9A9A9A"') for key, part in panels.items()} == {
+        "latent/teacher": 0,
+        "latent/converged": 0,
+        "searched": 2,
+    }
+    assert '<option value="searched">mean root latent error, on the search images</option>' in page
+
+
+def test_the_first_cards_name_the_nearest_rival_that_was_measured(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text())
+    result["rows"] = [row for row in result["rows"] if row["kind"] != "plain"]
+    result["rows"] = [row for row in result["rows"] if row["speedup_asked"] != 4.0 or row["kind"] == "found"]
+    (run / "result.json").write_text(json.dumps(result))
+    assert call(run).exit_code == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    first, second = page.partition('<ul class="summary">')[2].partition("</ul>")[0].split("</li>")[:2]
+    assert "error against DeepCache uniform: <span" in first
+    assert "no rival of this cost was measured" in second
 
 
 def test_pictures_are_replaced_whole(tmp_path: Path) -> None:
@@ -238,4 +289,6 @@ class TestInTheBrowser:
             ".map(t => t.getBoundingClientRect().height)"
         )
         assert min(sizes) >= 10, "the plot's words stay readable"
+        keys = page.run("[...document.querySelectorAll('.keys span')].map(k => k.getBoundingClientRect().height)")
+        assert len(keys) == 2 * 3 and max(keys) < 30, "a colour and its words stay on one line"
         assert page.run("getComputedStyle(document.querySelector('#row-1 td + td')).display") == "grid"

@@ -7,11 +7,19 @@ from pathlib import Path
 
 import click
 import pytest
+from click.core import ParameterSource
 from click.testing import CliRunner, Result
 
-from flexsearch.cli import output, settings
+from flexsearch.cli import output
 from flexsearch.cli.app import COMMANDS, Entry, main
 from flexsearch.cli.command import Command
+
+SOURCES = {
+    ParameterSource.COMMANDLINE: "flag",
+    ParameterSource.ENVIRONMENT: "environment",
+    ParameterSource.DEFAULT_MAP: "file",
+    ParameterSource.DEFAULT: "default",
+}
 
 
 @click.command("demo", cls=Command)
@@ -23,8 +31,11 @@ from flexsearch.cli.command import Command
 @output.json_option
 @click.pass_context
 def demo(ctx: click.Context, /, **_: object) -> None:
-    """Says what it got."""
-    output.emit(settings.effective(ctx))
+    """Says what it got, and from where."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    words = {name: SOURCES[source] for name, source in sources.items() if source is not None}
+    found = {name: {"value": value, "source": words[name]} for name, value in ctx.params.items()}
+    output.emit(json.loads(json.dumps(found, default=str)))
 
 
 @pytest.fixture(autouse=True)
@@ -163,24 +174,25 @@ def test_the_words_of_choices_are_the_cores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "kind", "offered"),
+    ("words", "kinds", "offered"),
     [
-        (["run", "--model"], "file", [""]),
-        (["run", "--prompts"], "file", [""]),
-        (["run", "--config"], "file", [""]),
-        (["run", "--out"], "dir", [""]),
-        (["resume"], "dir", [""]),
-        (["show"], "file", [""]),
-        (["presets", "add"], "file", [""]),
-        (["run", "--solver"], "plain", ["ddim", "plms", "dpmpp_2m", "euler", "uni_pc"]),
-        (["run", "--cost"], "plain", ["macs", "latency", "units"]),
-        (["run", "--dtype"], "plain", ["auto", "float32", "float16", "bfloat16"]),
+        (["run", "--model"], {"file", "plain"}, ["", "tiny", "pixel", "emoji"]),
+        (["run", "--prediction"], {"plain"}, ["auto", "epsilon", "v_prediction"]),
+        (["run", "--prompts"], {"file"}, [""]),
+        (["run", "--config"], {"file"}, [""]),
+        (["run", "--out"], {"dir"}, [""]),
+        (["resume"], {"dir"}, [""]),
+        (["show"], {"file"}, [""]),
+        (["presets", "add"], {"file"}, [""]),
+        (["run", "--solver"], {"plain"}, ["fitted", "ddim", "plms", "dpmpp_2m", "euler", "uni_pc"]),
+        (["run", "--cost"], {"plain"}, ["macs", "latency", "units"]),
+        (["run", "--dtype"], {"plain"}, ["auto", "float32", "float16", "bfloat16"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_the_shell_completes_files_and_words(words: list[str], kind: str, offered: list[str]) -> None:
+def test_the_shell_completes_files_and_words(words: list[str], kinds: set[str], offered: list[str]) -> None:
     from click.shell_completion import BashComplete
 
     found = BashComplete(main, {}, "flexsearch", "_FLEXSEARCH_COMPLETE").get_completions(words, "")
-    assert {item.type for item in found} == {kind}
+    assert {item.type for item in found} == kinds
     assert [item.value for item in found] == offered

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from PIL import Image
 from flexiffusion import codec
 from flexiffusion.schedule import FULL, StepsPlan
 from flexsearch.cli import exit_codes, main
-from flexsearch.runs import final_table
 
 SMALL = ["--steps", "8", "--speedup", "2", "--images", "4", "--held-out", "4", "--no-planner"]
 
@@ -29,16 +27,6 @@ def call(*arguments: str) -> Result:
 def document(result: Result) -> Any:
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_short_turn() -> Iterator[None]:
-    """Speed-ups are not what these tests look at."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(final_table, "FEWEST_TURNS", 1)
-        patch.setattr(final_table, "MOST_TURNS", 1)
-        patch.setattr(final_table, "TIMED_IMAGES", 2)
-        yield
 
 
 @pytest.fixture(autouse=True)

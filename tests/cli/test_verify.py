@@ -13,7 +13,6 @@ from flexiffusion import codec
 from flexiffusion.schedule import FULL, Action, Cost, Metric, ModelInfo, Provenance, Sampling, Schedule, Step, StepsPlan
 from flexsearch.cli import exit_codes
 from flexsearch.cli.app import main
-from flexsearch.runs import final_table
 
 LEVELS = (14.61, 6.0, 3.0, 1.6, 0.9, 0.45, 0.2, 0.06)
 SCHEDULE = Schedule(
@@ -26,11 +25,8 @@ SCHEDULE = Schedule(
 
 
 @pytest.fixture(autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "verify-cache"))
-    monkeypatch.setattr(final_table, "FEWEST_TURNS", 1)
-    monkeypatch.setattr(final_table, "MOST_TURNS", 1)
-    monkeypatch.setattr(final_table, "TIMED_IMAGES", 1)
 
 
 def claim(value: float, reference: str) -> Metric:

@@ -1,13 +1,14 @@
-"""What the tests of the cut share: a full call that captures everything, and where to look."""
+"""What the tests of the cut share: a full call that captures everything, what comes after it, and where to look."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from networks import Network
 from torch import Tensor, nn
 
-from flexiffusion.cut import Capture, capturing
+from flexiffusion.cut import Capture, capturing, skipping
 from flexiffusion.layouts import Layout, find_layout
 
 
@@ -32,3 +33,11 @@ def full(network: Network, sample: Tensor, conditioning: Any, **more: Any) -> tu
         result = network(sample, conditioning, **more)
     assert capture.problem is None
     return result, layout, capture
+
+
+def assert_partial_after_full_is_the_same(network: Network, size: tuple[int, int]) -> None:
+    sample, conditioning = network.sample(size=size), network.conditioning(2)
+    expected, layout, capture = full(network, sample, conditioning)
+    for branch in branches(layout):
+        with skipping(layout, branch, capture.features[branch], capture.shapes):
+            assert torch.equal(network(sample, conditioning), expected), (size, branch)

@@ -9,7 +9,11 @@ import pytest
 from networks import NETWORKS, Network, build, dictionaries
 
 
-@pytest.fixture(scope="session", params=NETWORKS)
+def _param(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow if name.endswith("-original") else ())
+
+
+@pytest.fixture(scope="session", params=map(_param, NETWORKS))
 def network(request: pytest.FixtureRequest) -> Network:
     return build(request.param)
 

@@ -1,6 +1,7 @@
 """The networks that every contract test runs on: tiny widths, but the level and layer counts of the real ones.
 
-Those in the LDM layout are made from ldm_unet.py; where ldm itself is installed, from its own code too ("-original").
+Those in the LDM layout are made from ldm_unet.py; where ldm itself is installed, from its own code too ("-original",
+seen by test_ldm.py and by slow tests).
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class Network:
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """Latent sizes to test."""
+        """Latent sizes to test: the usual one, then an unusual one, then others."""
         side = self.multiple
-        return [(8, 16), (16, 24), (9, 13), (1, 7), (2, 1)] if side == 1 else [(side, side), (side, 2 * side)]
+        return [(8, 16), (9, 13), (16, 24), (1, 7), (2, 1)] if side == 1 else [(side, side), (side, 2 * side)]
 
     def sample(self, rows: int = 2, size: tuple[int, int] | None = None, seed: int = 0) -> Tensor:
         size = size or self.sizes[0]

@@ -99,7 +99,7 @@ class TestSettings:
     def test_what_is_open_is_not_compared(self) -> None:
         made = replace(MADE, sampling=Sampling(None, None, 6, None, None, None), levels=None, metrics=())
         assert misfit(made, sampler="euler", cfg=1.0, size=(1, 1), prediction="sample", levels=(3.0,)) is None
-        assert made_for(made) == "6 steps, a hand-made rule"
+        assert made_for(made) == "any sampler, 6 steps, a hand-made rule"
 
     def test_names_of_one_solver(self) -> None:
         made = replace(MADE, sampling=replace(MADE.sampling, sampler="ddim"))

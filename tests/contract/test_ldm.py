@@ -9,6 +9,7 @@ import importlib
 
 import pytest
 import torch
+from calls import assert_partial_after_full_is_the_same
 from ldm_decoder import Decoder
 from networks import LDM_NETWORKS, build, original
 
@@ -33,6 +34,13 @@ def test_units_are_those_of_the_original(name: str) -> None:
     ours, theirs = (find_layout(build(made).unet) for made in (name, f"{name}-original"))
     assert [type(unit).__name__ for unit in ours.units] == [type(unit).__name__ for unit in theirs.units]
     assert list(ours.droppable) == list(theirs.droppable)
+
+
+@pytest.mark.parametrize("name", LDM_NETWORKS)
+def test_partial_after_full_is_bitwise_the_same_on_the_original(name: str) -> None:
+    """All other contracts on the original are slow tests."""
+    theirs = build(f"{name}-original")
+    assert_partial_after_full_is_the_same(theirs, theirs.sizes[1])
 
 
 @torch.no_grad()

@@ -140,8 +140,6 @@ def test_the_engineers_tutorial_from_its_first_to_its_last_command(
         monkeypatch.setenv(f"FLEXSEARCH_RUN_{key}", value)
     monkeypatch.setenv("FLEXSEARCH_VERIFY_IMAGES", "4")
     monkeypatch.setenv("FLEXSEARCH_VERIFY_CHOOSE_ON", "2")
-    monkeypatch.setattr("flexsearch.runs.final_table.MOST_TURNS", 1)
-    monkeypatch.setattr("flexsearch.runs.final_table.TIMED_IMAGES", 1)
     done = []
     for block in blocks("docs/tutorials/one-gpu.md"):
         if block.kind == "sh" and block.more != "own":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.study import Study
@@ -59,19 +62,32 @@ def go(folder: Path, method: Method, engine: OneByOne | Pool, evaluations: int, 
     return study
 
 
-def trials_of(study: Study) -> list[tuple[int, dict[str, int], list[float]]]:
+Trial = tuple[int, dict[str, int], list[float]]
+
+
+def trials_of(study: Study) -> list[Trial]:
     return [(t.number, t.params, t.values) for t in study.get_trials() if t.state == TrialState.COMPLETE]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[list[Trial], list[str]]]:
+    """By a method's name: the trials of a search of 18, and what it evaluated. Made once."""
+
+    @functools.cache
+    def made(name: str) -> tuple[list[Trial], list[str]]:
+        engine = Engine()
+        return trials_of(go(tmp_path_factory.mktemp(name), METHODS[name], engine, 18)), engine.evaluated
+
+    return made
 
 
 @pytest.mark.parametrize("name", METHODS)
 class TestEveryMethod:
-    def test_no_duplicate_is_evaluated(self, name: str, tmp_path: Path) -> None:
-        engine = Engine()
-        go(tmp_path / "run", METHODS[name], engine, 26)
-        assert len(engine.evaluated) == 26 == len(set(engine.evaluated))
+    def test_no_duplicate_is_evaluated(self, name: str, whole: Any) -> None:
+        _, evaluated = whole(name)
+        assert len(evaluated) == 18 == len(set(evaluated))
 
-    def test_a_search_killed_again_and_again_equals_a_whole_one(self, name: str, tmp_path: Path) -> None:
-        whole = trials_of(go(tmp_path / "whole", METHODS[name], Engine(), 18))
+    def test_a_search_killed_again_and_again_equals_a_whole_one(self, name: str, whole: Any, tmp_path: Path) -> None:
         done = 0
         for stop_at in (0, 3, 1, 7):
             engine = Engine(stop_at)
@@ -80,12 +96,11 @@ class TestEveryMethod:
             done += len(engine.evaluated)
         last = Engine()
         resumed = trials_of(go(tmp_path / "killed", METHODS[name], last, 18))
-        assert resumed == whole
+        assert resumed == whole(name)[0]
         assert done + len(last.evaluated) == 18  # what was finished before a kill was not evaluated again
 
-    def test_another_seed_searches_elsewhere(self, name: str, tmp_path: Path) -> None:
-        first = trials_of(go(tmp_path / "a", METHODS[name], Engine(), 10))
-        assert first != trials_of(go(tmp_path / "b", METHODS[name], Engine(), 10, seed=1))
+    def test_another_seed_searches_elsewhere(self, name: str, whole: Any, tmp_path: Path) -> None:
+        assert whole(name)[0][:10] != trials_of(go(tmp_path / "run", METHODS[name], Engine(), 10, seed=1))
 
     def test_a_finished_search_is_left_as_it_is(self, name: str, tmp_path: Path) -> None:
         go(tmp_path / "run", METHODS[name], Engine(), 5)
@@ -105,8 +120,8 @@ class TestManyWorkers:
 
     def test_no_duplicate_is_evaluated(self, name: str, tmp_path: Path) -> None:
         engine = Engine()
-        study = go(tmp_path / "run", METHODS[name], self.pool(engine), 26)
-        assert len(engine.evaluated) == 26 == len(set(engine.evaluated)) == len(trials_of(study))
+        study = go(tmp_path / "run", METHODS[name], self.pool(engine), 20)
+        assert len(engine.evaluated) == 20 == len(set(engine.evaluated)) == len(trials_of(study))
         beside = [len(trial.user_attrs.get("pending", ())) for trial in study.get_trials()]
         assert max(beside) == 3  # three workers, and one candidate that waits for the first that is free
 

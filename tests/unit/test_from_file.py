@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from flexiffusion.errors import ModelMismatch
 from flexiffusion.layouts import find_layout
 from flexiffusion.noise import spaced_places
 from flexiffusion.plan import Plan
@@ -14,7 +15,7 @@ from flexiffusion.run import Run
 from flexiffusion.schedule import FULL, Action, ModelInfo, Sampling, Schedule, Step, StepsPlan
 from flexsearch.models.load import load_model
 from flexsearch.models.model import DiffusionModel
-from flexsearch.runs.from_file import to_candidate
+from flexsearch.runs.from_file import solver_in, to_candidate
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,34 @@ def test_files_that_run_the_same_are_one_candidate(tiny: DiffusionModel) -> None
     assert keys[0] == keys[1] != keys[2]
     results = [sampled(tiny, schedule) for schedule in (plain, deeper, other)]
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+
+
+class TestItsOwnSolver:
+    WEIGHTS = ((1.0,), (1.3, -0.3), (1.2, -0.1, -0.1), (0.9, 0.1))
+
+    def own(self, model: DiffusionModel) -> Schedule:
+        schedule = file(model, FULL, FULL, FULL, FULL)
+        assert isinstance(schedule.plan, StepsPlan)
+        levels = [model.levels.sigma(model.levels.place(step.sigma)) for step in schedule.plan.steps]
+        steps = (Step(level, FULL, row) for level, row in zip(levels, self.WEIGHTS, strict=True))
+        return replace(schedule, plan=StepsPlan(tuple(steps)))
+
+    def solver(self, model: DiffusionModel, schedule: Schedule) -> object:
+        teacher = (model.levels.place(14.0), *spaced_places(model.levels, 20, "uniform")[1:])
+        candidate, _ = to_candidate(schedule, model, teacher)
+        return solver_in(schedule, candidate, model.levels, "dpmpp_2m")
+
+    def test_is_the_files_weights(self, tiny: DiffusionModel) -> None:
+        assert self.solver(tiny, self.own(tiny)) == self.WEIGHTS
+        assert self.solver(tiny, file(tiny, FULL, FULL, FULL, FULL)) == "dpmpp_2m"
+
+    def test_is_refused_at_other_levels_than_it_is_fitted_to(self, tiny: DiffusionModel) -> None:
+        own = self.own(tiny)
+        assert isinstance(own.plan, StepsPlan)
+        first, *rest = own.plan.steps
+        for steps in ((replace(first, sigma=1000.0), *rest), (replace(first, sigma=14.5), *rest)):
+            with pytest.raises(ModelMismatch, match="test: its solver is fitted to noise levels"):
+                self.solver(tiny, replace(own, plan=StepsPlan(steps)))
 
 
 @torch.inference_mode()

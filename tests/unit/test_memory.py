@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from flexiffusion.search.trajectory import Trajectory
 from flexsearch import devices as memory
 from flexsearch.errors import ModelError
 from flexsearch.models.costs import measure_ms
@@ -51,16 +52,24 @@ ERRORS = [
 ]
 
 
+def of_seven(model: DiffusionModel, batch: int) -> Trajectory:
+    noise, told = initial_noise(0, range(7), model.latent_shape), model.encode(["a bag"] * 7)
+    return draw(ModelDenoiser(model, told, 2.0), "dpmpp_2m", noise, STEPS, batch=batch)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny: DiffusionModel) -> torch.Tensor:
+    return of_seven(tiny, 7).latents
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=["cuda", "cpu", "python"])
 def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(
-    error: BaseException, tiny: DiffusionModel, caplog: pytest.LogCaptureFixture
+    error: BaseException, tiny: DiffusionModel, expected: torch.Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
     small = Small(tiny.unet, 4, error)  # two images with guidance
-    noise, told = initial_noise(0, range(7), tiny.latent_shape), tiny.encode(["a bag"] * 7)
-    made = draw(ModelDenoiser(dataclasses.replace(tiny, unet=small), told, 2.0), "dpmpp_2m", noise, STEPS, batch=8)
-    expected = draw(ModelDenoiser(tiny, told, 2.0), "dpmpp_2m", noise, STEPS)
+    made = of_seven(dataclasses.replace(tiny, unet=small), 8)
     assert made.batch == 2 and small.tried[:2] == [14, 14]
-    assert torch.allclose(made.latents, expected.latents, atol=1e-4)
+    assert torch.allclose(made.latents, expected, atol=1e-4)
     assert "out of memory at 8 images together; going on with 4" in caplog.text
 
 

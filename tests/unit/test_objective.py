@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from unittest import mock
 
@@ -114,7 +115,8 @@ def test_lpips_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         perceptual.load_lpips()
 
 
-def test_milliseconds_are_measured_once_and_kept(tmp_path: Path) -> None:
+def test_milliseconds_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "measure_ms", functools.partial(costs.measure_ms, repeats=1))
     model, path = load_model("tiny", "cpu", "auto", None, "auto", False), tmp_path / "latency.json"
     first = costs.known_or_measured_ms(model, 2.0, 1, path)
     assert first.unit == "ms" and set(first.partial) == set(range(-1, model.branches))

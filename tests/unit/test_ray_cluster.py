@@ -73,7 +73,8 @@ def job(number: int, last: int) -> Job:
 def test_all_candidates_come_back_though_a_worker_is_killed(cluster: RayCluster) -> None:
     said: list[str] = []
     pool = Pool(cluster, 1, said.append)
-    pool.wait_for_workers()
+    while pool.ready < pool.workers:
+        pool.step()
     done = []
     for number in range(pool.slots):
         pool.submit(job(number, 500 + number))

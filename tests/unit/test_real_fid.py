@@ -96,3 +96,37 @@ def test_what_is_refused(tmp_path: Path, pictures: Path) -> None:
     assert "gives 6 features" in refused(tmp_path / "other.npz")
     write_statistics(tmp_path / "nan.npz", Statistics(np.full(6, np.nan), np.eye(6)))
     assert "not finite" in refused(tmp_path / "nan.npz")
+
+
+# EXIF orientation -> how the stored picture must be turned or mirrored to stand upright (EXIF 2.32, table 6)
+STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    6: Image.Transpose.ROTATE_90,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_a_photograph_that_lies_on_its_side_is_turned_as_viewers_do(
+    orientation: int, ending: str, tmp_path: Path
+) -> None:
+    pixels = np.zeros((24, 40, 3), dtype=np.uint8)
+    pixels[:8, :, 0], pixels[:, :8, 2] = 255, 255  # red above, blue on the left
+    upright = Image.fromarray(pixels)
+    stored, exif = upright.transpose(STORED[orientation]), Image.Exif()
+    exif[0x0112] = orientation
+    more = {"quality": 100, "subsampling": 0} if ending == "jpg" else {}
+    upright.save(tmp_path / f"a.{ending}", **more)
+    stored.save(tmp_path / f"b.{ending}", exif=exif, **more)
+    (read,) = read_pictures([tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"], (20, 12))
+    torch.testing.assert_close(read[1], read[0], atol=0.02, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("exif", [b"garbage", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x05"])
+def test_a_picture_with_damaged_exif_stays_as_it_is(exif: bytes, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "a.jpg", exif=b"Exif\0\0" + exif)
+    (read,) = read_pictures([tmp_path / "a.jpg"], (16, 16))
+    assert read.shape == (1, 3, 16, 16)

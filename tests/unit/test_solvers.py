@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 
 from flexiffusion.noise import NoiseLevels, initial_scale, spaced_places
-from flexiffusion.solver import adams_bashforth, dpmpp_2m_weights
+from flexiffusion.solver import Multistep, adams_bashforth, dpmpp_2m_weights, dpmpp_3m_weights
 from flexsearch.models.denoiser import clean
 from flexsearch.sampling.solvers import SOLVERS, solver_maker
 
@@ -131,9 +131,55 @@ def test_the_cores_solvers_are_diffusers_on_random_predictions(kind: str, timest
     torch.testing.assert_close(state, theirs, rtol=2e-4, atol=2e-4)
 
 
-def test_dpmpp_2m_weights_are_k_diffusions() -> None:
-    """k-diffusion's sample_dpmpp_2m, written out: denoised_d = (1 + 1 / (2 r)) D_i - 1 / (2 r) D_{i-1}."""
-    sigmas = (14.6, 9.0, 3.0, 2.9, 0.4, 0.03)
+LISTS = {
+    "even": (14.6, 9.0, 3.0, 1.2, 0.4, 0.03),
+    "uneven": (14.6, 14.2, 3.0, 2.9, 2.85, 0.4, 0.39, 0.03),
+    "two": (14.6, 0.3),
+    "one": (14.6,),
+    "flow": (0.97, 0.9, 0.6, 0.59, 0.3, 0.1),
+    "flow from pure noise": (1.0, 0.9, 0.6, 0.59, 0.3, 0.1),
+    "long": tuple(14.6 * 0.8**i for i in range(17)),
+    "one order at a time": tuple(14.6 * 0.6**i for i in range(14)),
+}
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("name", LISTS)
+def test_the_weights_are_diffusers_of_vp_and_flow_models(order: int, name: str) -> None:
+    sigmas, kind = LISTS[name], "flow" if name.startswith("flow") else "vp"
+    scheduler = diffusers_multistep(order, sigmas, kind == "flow")
+    rows = {1: ((1.0,),) * len(sigmas), 2: dpmpp_2m_weights(sigmas, kind), 3: dpmpp_3m_weights(sigmas, kind)}[order]
+    solver, stream = Multistep(sigmas, rows), torch.Generator().manual_seed(2)
+    alphas = [1 - sigma if kind == "flow" else 1 / math.sqrt(1 + sigma**2) for sigma in (*sigmas, 0.0)]
+    scales = [1.0] * len(alphas) if kind == "flow" else alphas  # of their sample in ours
+    state = torch.randn(NOISE.shape, generator=stream, dtype=torch.float64)
+    theirs = state * scales[0]
+    for index, sigma in enumerate(sigmas):
+        denoised = torch.randn(NOISE.shape, generator=stream, dtype=torch.float64)
+        noise = (theirs - alphas[index] * denoised) / (sigma * (1.0 if kind == "flow" else alphas[index]))
+        output = noise - denoised if kind == "flow" else noise
+        theirs = scheduler.step(output, scheduler.timesteps[index], theirs, return_dict=False)[0].double()
+        state = solver.step(denoised, state, index)
+    torch.testing.assert_close(state * scales[-1], theirs, rtol=1e-5, atol=1e-5)
+
+
+def diffusers_multistep(order: int, sigmas: tuple[float, ...], flow: bool) -> Any:
+    """DPM-Solver++ over these levels; its update rules read only the three that are put in place of its own."""
+    more = {"prediction_type": "flow_prediction", "use_flow_sigmas": True} if flow else {}
+    made: Any = DPMSolverMultistepScheduler(
+        **CONFIG, algorithm_type="dpmsolver++", solver_order=order, final_sigmas_type="zero", **more
+    )
+    made.set_timesteps(len(sigmas))
+    made.timesteps = torch.arange(len(sigmas), 0, -1)
+    made.sigmas = torch.tensor([*sigmas, 0.0], dtype=torch.float64)
+    made.set_begin_index(0)
+    return made
+
+
+@pytest.mark.parametrize("sigmas", [(14.6, 9.0, 3.0, 2.9, 0.4, 0.03), (1.0, 0.9, 0.6, 0.59, 0.3, 0.1)])
+def test_dpmpp_2m_weights_are_k_diffusions(sigmas: tuple[float, ...]) -> None:
+    """k-diffusion's sample_dpmpp_2m, written out: denoised_d = (1 + 1 / (2 r)) D_i - 1 / (2 r) D_{i-1}; the levels of
+    flow models are to it as any others."""
     for i, row in enumerate(dpmpp_2m_weights(sigmas)):
         if i in (0, len(sigmas) - 1):
             assert row == (1.0,)

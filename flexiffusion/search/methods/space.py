@@ -16,10 +16,18 @@ from ...cost import CostTable
 from ...schedule import FULL, NULL, PREDICTORS, Action
 from ..candidate import Candidate, make_candidate
 
+MANY = 12  # branches, more than which no U-Net has
+TRIED = (-1, 0, 1, 3, 7)  # of a network with more: one block more or less makes no difference worth a search
+
+
+def tried_branches(branches: int) -> tuple[int, ...]:
+    """The branches that a search tries of a network with branches -1 .. branches - 1."""
+    return tuple(range(-1, branches)) if branches <= MANY else TRIED
+
 
 @dataclass(frozen=True)
 class PlacementSpace:
-    """Candidates of at most `slots` steps from place `first` down, with partial branches -1 .. branches - 1."""
+    """Candidates of at most `slots` steps from place `first` down, with the `tried_branches` of a network."""
 
     first: int
     slots: int
@@ -28,7 +36,7 @@ class PlacementSpace:
     @cached_property
     def partials(self) -> tuple[Action, ...]:
         return tuple(
-            Action("partial", branch, predictor) for branch in range(-1, self.branches) for predictor in PREDICTORS
+            Action("partial", branch, predictor) for branch in tried_branches(self.branches) for predictor in PREDICTORS
         )
 
     @cached_property

@@ -1,0 +1,227 @@
+"""Models whose network is a transformer: a whole diffusers pipeline, run through its own sampling loop.
+
+There is no adapter for a family: `PipelineLoop` asks the pipeline itself how its network is called. What the solver
+sees as a sample is what the pipeline's loop steps, packed or not.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flexiffusion.noise import NoiseLevels
+from flexiffusion.search.denoiser import Calls
+from flexsearch.models.checkpoint import Checkpoint
+from flexsearch.models.denoiser import clean
+from flexsearch.models.model import PIXELS_AT_ONCE
+from flexsearch.models.pipeline_loop import Asked, NetworkProxy, PipelineLoop, accepts
+
+T = TypeVar("T")
+
+LOOPS = 64  # calls of the pipeline that are kept open at a time, each with the text states of its prompts
+LONGEST = "max_sequence_length"  # the tokens that prompts are padded to, where a pipeline asks
+FLOATS_PER_TOKEN = 40  # activations of one token, in units of its width; only a start: too large a batch is halved
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineModel(Checkpoint):
+    """A loaded diffusers pipeline.
+
+    `part` is the name of its network among its parts, `dry` a weightless copy of that, on the meta device; `loops` are
+    the pipeline's calls that are open, by prompts and guidance.
+    """
+
+    pipe: Any  # diffusers has no types
+    part: str
+    dry: nn.Module
+    loops: OrderedDict[tuple[tuple[str, ...], float], PipelineLoop] = field(default_factory=OrderedDict)
+
+    @property
+    def network(self) -> Any:
+        return getattr(self.pipe, self.part)
+
+    @property
+    def blocks(self) -> int | None:
+        return self.branches + 1
+
+    @property
+    def prediction(self) -> str:
+        return "flow" if self.levels.kind == "flow" else str(self.noise_config.get("prediction_type", "epsilon"))
+
+    @property
+    def conditional(self) -> bool:
+        return True
+
+    def denoiser(self, prompts: Sequence[str], guidance: float) -> PipelineDenoiser:
+        return PipelineDenoiser(self, tuple(prompts), guidance)
+
+    def sized(self, size: tuple[int, int]) -> PipelineModel:
+        self.require_multiple(size)
+        return measured(replace(self, image_size=size, loops=OrderedDict()))
+
+    def bytes_per_image(self, guidance: float) -> int:
+        width = max(getattr(module, "in_features", 1) for module in self.network.modules())
+        tokens = math.prod(self.latent_shape) // min(self.latent_shape[0], self.latent_shape[-1])
+        return FLOATS_PER_TOKEN * width * tokens * self.dtype.itemsize
+
+    def skeleton(self, guidance: float) -> tuple[nn.Module, Callable[[], object]]:
+        calls = self.loop(("",), guidance).asked.calls
+        try:
+            for made in calls:
+                made.on(self.dry, "meta")
+        except (RuntimeError, NotImplementedError):  # the network looks at values: it is counted as it is
+            return self.network, lambda: [made.on(self.network, self.device) for made in calls]
+        return self.dry, lambda: [made.on(self.dry, "meta") for made in calls]
+
+    def arguments(self, prompts: Sequence[str], guidance: float) -> dict[str, Any]:
+        """What the pipeline is called with.
+
+        Guidance is `true_cfg_scale` where a pipeline has it and its network was not distilled to be told a scale.
+        """
+        width, height = self.image_size
+        generator = torch.Generator(self.device)  # torch's own random state is not ours to draw from
+        given: dict[str, Any] = {"prompt": list(prompts), "width": width, "height": height, "generator": generator}
+        call = type(self.pipe).__call__
+        if accepts(call, "true_cfg_scale") and not self.network.config.get("guidance_embeds", False):
+            given |= {"true_cfg_scale": guidance, "negative_prompt": [""] * len(prompts)}
+        else:
+            given["guidance_scale"] = guidance
+        longest = inspect.signature(call).parameters.get(LONGEST)
+        if longest is not None and self.text_tokens < longest.default:
+            given[LONGEST] = self.text_tokens
+        return given
+
+    @property
+    def text_tokens(self) -> int:
+        """The most tokens of a prompt that the pipeline's last text encoder reads, by its tokenizer."""
+        names = sorted(name for name in self.pipe.components if name.startswith("tokenizer"))
+        limit = getattr(getattr(self.pipe, names[-1], None), "model_max_length", None) if names else None
+        return limit if isinstance(limit, int) else sys.maxsize
+
+    def loop(self, prompts: tuple[str, ...], guidance: float) -> PipelineLoop:
+        """The pipeline's loop for these prompts: the one that is open, or a new one."""
+        key = prompts, guidance
+        loop = self.loops.pop(key, None)
+        if loop is None or loop.over:
+            if loop is not None:
+                loop.close()
+            while len(self.loops) >= LOOPS:
+                self.loops.popitem(last=False)[1].close()
+            loop = self._opened(prompts, guidance)
+        self.loops[key] = loop
+        return loop
+
+    def _opened(self, prompts: tuple[str, ...], guidance: float) -> PipelineLoop:
+        arguments = {**self.arguments(prompts, guidance), "output_type": "latent"}
+        discrete = self.levels.kind == "vp"
+        return first_that_works(lambda dry: PipelineLoop(self.pipe, self.part, arguments, discrete, dry), self.dry)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        at_once = max(1, PIXELS_AT_ONCE // (self.image_size[0] * self.image_size[1]))
+        return torch.cat([self._decode(rows) for rows in latents.split(at_once)])
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """The end of the pipeline's own call, whose one step gives these latents; of a video, its middle frame."""
+        arguments = {**self.arguments([""] * len(latents), 1.0), "output_type": "pt", "num_inference_steps": 1}
+
+        def finish(dry: nn.Module | None) -> Any:
+            pipe, scheduler = copy.copy(self.pipe), copy.copy(self.pipe.scheduler)
+
+            def set_timesteps(steps: int = 1, device: Any = None, sigmas: Any = None, mu: Any = None) -> None:
+                scheduler.timesteps = torch.ones(1, device=device)
+
+            def step(output: Any, timestep: Any, sample: Tensor, *_: Any, return_dict: bool = True, **__: Any) -> Any:
+                given = latents.to(sample.device, sample.dtype)
+                return SimpleNamespace(prev_sample=given) if return_dict else (given,)
+
+            scheduler.set_timesteps, scheduler.step = set_timesteps, step
+            scheduler.scale_model_input = lambda sample, *_, **__: sample
+            vars(pipe).update({"scheduler": scheduler, self.part: NetworkProxy(self.network, Asked(), dry)})
+            return pipe(**arguments, return_dict=False)[0]
+
+        made = torch.as_tensor(first_that_works(finish, self.dry)).float().cpu()
+        if made.dim() == 5:  # (n, frames, 3, height, width)
+            made = made[:, made.shape[1] // 2]
+        return made.clamp(0, 1)
+
+
+def first_that_works(function: Callable[[nn.Module | None], T], dry: nn.Module) -> T:
+    """`function` with the weightless network; where a pipeline looks at what its network returns, with the real one."""
+    try:
+        return function(dry)
+    except (RuntimeError, NotImplementedError, ValueError):
+        return function(None)
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineDenoiser:
+    """See `flexiffusion.search.denoiser.Denoiser`, for one prompt an image."""
+
+    model: PipelineModel
+    prompts: tuple[str, ...]
+    guidance: float
+
+    @property
+    def network(self) -> nn.Module:
+        network: nn.Module = self.model.network
+        return network
+
+    @property
+    def levels(self) -> NoiseLevels:
+        return self.model.levels
+
+    @property
+    def branches(self) -> int:
+        return self.model.branches
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def taken(self, images: Sequence[int]) -> PipelineDenoiser:
+        return replace(self, prompts=tuple(self.prompts[i] for i in images))
+
+    def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
+        model, sigma = self.model, self.model.levels.sigma(place)
+        loop = model.loop(self.prompts[images], self.guidance)
+        flow = self.levels.kind == "flow"
+        seen = sample if flow else sample / math.sqrt(1 + sigma**2)
+        output = loop.evaluate(seen, sigma * model.noise_config["num_train_timesteps"] if flow else place, run)
+        return clean(output.float(), sample, sigma, model.prediction)
+
+
+def measured(model: PipelineModel) -> PipelineModel:
+    """The model with the shape of its samples and its noise levels, which the pipeline itself tells for a size."""
+    asked = model.loop(("",), model.default_guidance).asked
+    assert asked.latents is not None
+    levels = flow_levels(model.pipe.scheduler, asked.timesteps) if model.levels.kind == "flow" else model.levels
+    return replace(model, latent_shape=tuple(asked.latents.shape[1:]), levels=levels)
+
+
+def flow_levels(scheduler: Any, asked: Mapping[str, Any]) -> NoiseLevels:
+    """A flow model's noise levels: what its scheduler makes of as many steps as it was trained with.
+
+    asked: what the pipeline gave to `set_timesteps`, such as the shift for pictures of this size (`mu`)
+    """
+    own = copy.copy(scheduler)
+    count = int(scheduler.config.num_train_timesteps)
+    given = {name: value for name, value in asked.items() if value is not None and accepts(own.set_timesteps, name)}
+    if "sigmas" in given:  # the pipeline makes the list itself: evenly from 1, which the scheduler then shifts
+        given["sigmas"] = np.linspace(1.0, 1 / count, count)
+    else:
+        given["num_inference_steps"] = count
+    own.set_timesteps(**given)
+    sigmas = sorted({float(sigma) for sigma in own.sigmas if 0 < float(sigma) <= 1})
+    return NoiseLevels(tuple(sigmas), "flow")

@@ -1,0 +1,117 @@
+"""Load a diffusers pipeline whose network is a transformer, from a folder, without any network."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flexiffusion.errors import ModelMismatch
+from flexiffusion.families import FAMILIES
+from flexiffusion.fit import family_of
+from flexiffusion.layouts import find_layout
+from flexiffusion.noise import NoiseLevels
+from flexsearch.errors import ModelError
+from flexsearch.models.folder import Loader, weight_files
+from flexsearch.models.folder_config import in_short, read_noise
+from flexsearch.models.folder_index import Index
+from flexsearch.models.identity import sha256_of
+from flexsearch.models.pipeline import PipelineModel, measured
+from flexsearch.models.prediction import PredictionName, noise_levels
+
+PART = "transformer"
+FLOW = "flow_prediction"  # as diffusers' solvers for diffusion models call it
+SECOND = "transformer_2"  # the expert of low noise, of Wan 2.2
+TEXT_TO_PICTURES = "Give a pipeline that makes pictures of a prompt alone"
+
+
+def load_pipeline(
+    folder: Path, index: Index, device: torch.device, dtype: torch.dtype, prediction: PredictionName | None = None
+) -> PipelineModel:
+    """Read a pipeline with a transformer; nothing is downloaded, and no code that lies in the folder is run.
+
+    Raises ModelError for a pipeline that is not known, lacks parts, cannot be cut, or needs more than a prompt.
+    """
+    import diffusers
+
+    maker = getattr(diffusers, index.pipeline, None)
+    if maker is None:
+        problem = f"its pipeline is {index.pipeline or 'not named'}, which diffusers {diffusers.__version__} has not"
+        raise ModelError(str(folder), problem, "Install a newer diffusers, or give another model")
+    if SECOND in index.parts:
+        problem = "it has two networks (transformer and transformer_2, one for each half of the noise levels)"
+        raise ModelError(str(folder), problem, "Give a pipeline with one")
+    loader = Loader(folder, index.parts, [*index.notes])
+    parts = {PART: loader.part(PART, "transformer", dtype)}
+    if "vae" in index.parts:
+        parts["vae"] = loader.part("vae", "VAE", torch.float32)
+    try:
+        layout = find_layout(parts[PART])
+    except ModelMismatch as error:
+        raise ModelError(str(folder), str(error), "Give a model with another network") from error
+    try:
+        pipe = maker.from_pretrained(
+            str(folder.resolve()), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **parts
+        )
+    except Exception as error:  # the libraries raise a dozen kinds for broken files
+        raise ModelError(str(folder), f"it cannot be loaded ({in_short(error)})", "Copy the folder again") from error
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(device)
+    noise, levels = _noise(
+        loader.at("scheduler"), index.parts.get("scheduler"), dict(pipe.scheduler.config), prediction
+    )
+    family = family_of(parts[PART]) or "custom"
+    scale = int(getattr(pipe, "vae_scale_factor", 8))
+    with torch.device("meta"):
+        dry = type(parts[PART]).from_config(parts[PART].config).eval()
+    model = PipelineModel(
+        source=str(folder),
+        family=family,
+        sha256=sha256_of(weight_files(loader.at(PART))),
+        noise_config=noise,
+        levels=levels,
+        branches=layout.branches,
+        latent_shape=(),
+        device=device,
+        dtype=dtype,
+        image_size=_size(pipe, family, scale),
+        multiple=2 * scale,
+        default_guidance=FAMILIES[family].guidance if family in FAMILIES else 1.0,
+        notes=tuple(loader.notes),
+        pipe=pipe,
+        part=PART,
+        dry=dry,
+    )
+    try:
+        return measured(model)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a pipeline raises where it is called with a prompt alone
+        problem = f"its pipeline {index.pipeline} cannot be called with a prompt ({in_short(error)})"
+        raise ModelError(str(folder), problem, TEXT_TO_PICTURES) from error
+
+
+def _noise(
+    folder: Path, name: str | None, config: dict[str, Any], prediction: PredictionName | None
+) -> tuple[dict[str, Any], NoiseLevels]:
+    """What determines the noise levels, and the levels; those of a flow model are told by the pipeline later on."""
+    kept = {key: value for key, value in config.items() if not key.startswith("_")}
+    if str(name).startswith("FlowMatch") or config.get("use_flow_sigmas") or config.get("prediction_type") == FLOW:
+        if prediction is not None:
+            problem = f"it is a flow model, and {prediction} was asked for"
+            raise ModelError(str(folder), problem, "Leave out --prediction")
+        return kept, NoiseLevels((1.0,), "flow")
+    noise = read_noise(folder, name, prediction).noise
+    return noise, noise_levels(noise)
+
+
+def _size(pipe: Any, family: str, scale: int) -> tuple[int, int]:
+    """Width and height of a picture where nothing is asked: what the pipeline takes, or the family's."""
+    call = inspect.signature(type(pipe).__call__).parameters
+    width, height = (call[name].default if name in call else None for name in ("width", "height"))
+    if isinstance(width, int) and isinstance(height, int):
+        return width, height
+    side = FAMILIES[family].side if family in FAMILIES else int(getattr(pipe, "default_sample_size", 64)) * scale
+    return side, side

@@ -1,0 +1,29 @@
+"""How much each stage of a run takes, about: what the time left for the whole of it is told by."""
+
+from __future__ import annotations
+
+from flexiffusion.search import macro_steps
+from flexsearch.runs import final_table
+from flexsearch.runs.experiment import Experiment
+
+# The stages' labels, in their order; the last is `final_table.TIMING`.
+REFERENCES, TABLES, SEARCH, FINAL_TABLE = "teacher and converged reference", "planner's tables", "search", "final table"
+
+_TABLES = 8  # full calls for each level and image: its own, short and long steps from it, and how errors grow
+_RACED = 0.6  # of a schedule's calls on all images, where clearly worse ones leave early and first steps are shared
+_ROWS = 6  # of the final table for each asked speed-up: what was found and its rivals
+
+
+def expected_work(experiment: Experiment) -> dict[str, float]:
+    """By a stage's label, full network calls of one image. A guess: stages correct it as they go."""
+    settings = experiment.settings
+    steps = settings.steps + _ROWS * sum(settings.targets)
+    mean = sum(settings.targets) / len(settings.targets)
+    work = {REFERENCES: float(experiment.reference_calls)}
+    if settings.plans:
+        at_once = min(experiment.batch, settings.images, macro_steps.IMAGES)
+        work[TABLES] = float(_TABLES * experiment.table_levels * at_once)
+    work[SEARCH] = settings.evaluations * settings.images * mean * (_RACED if settings.racing else 1.0)
+    work[FINAL_TABLE] = settings.held_out * steps
+    work[final_table.TIMING] = final_table.FEWEST_TURNS * final_table.TIMED_IMAGES * steps
+    return work

@@ -1,0 +1,132 @@
+"""A search whose schedules have a solver each: what is judged, what is measured, what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flexiffusion.schedule import FULL, Action, StepsPlan
+from flexiffusion.search.candidate import Candidate, make_candidate, plain
+from flexiffusion.search.objective import Objective
+from flexiffusion.search.paired import squared_error
+from flexsearch.engines.local import LocalEngine
+from flexsearch.errors import ConfigError
+from flexsearch.runs import final_table
+from flexsearch.runs.experiment import Experiment
+from flexsearch.runs.export import with_weights
+from flexsearch.runs.settings import Settings
+
+LATENT = Objective("latent")
+HEAD = Action("partial", -1, "linear")
+SMALL = Settings(model="pixel", steps=6, speedups=(2.0,), images=10, held_out=3, batch=4)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    return Experiment(SMALL, tmp_path_factory.mktemp("references"))
+
+
+@pytest.fixture(scope="module")
+def engine(experiment: Experiment) -> LocalEngine:
+    return experiment.search_engine
+
+
+def candidates(experiment: Experiment) -> list[Candidate]:
+    first, second, third, *_, last = experiment.teacher
+    return [
+        make_candidate((first, second, third, last), [FULL, HEAD, FULL, FULL]),
+        make_candidate((first, second, third, last - 20), [FULL, HEAD, FULL, HEAD]),
+        plain((first, third, last)),
+    ]
+
+
+class TestJudging:
+    def test_the_first_images_are_fitted_on_and_the_others_judge_with_these_weights(
+        self, experiment: Experiment, engine: LocalEngine
+    ) -> None:
+        assert engine.fitted_on == 8
+        candidate = candidates(experiment)[0]
+        judged, weights = engine.judge(candidate, LATENT), engine.fit(candidate)
+        rest = engine.evaluate(candidate, 8, 10, weights).trajectory.latents
+        np.testing.assert_array_equal(
+            judged.errors[8:], squared_error(rest, engine.references["teacher"].latents[8:10])
+        )
+
+    def test_it_is_nearer_to_the_teacher_than_the_usual_solver(
+        self, experiment: Experiment, engine: LocalEngine
+    ) -> None:
+        for candidate in candidates(experiment):
+            usual = engine.judge(candidate, LATENT, solver="dpmpp_2m").error
+            assert engine.judge(candidate, LATENT).error < 0.8 * usual
+
+    def test_races_and_shared_prefixes_change_nothing(self, experiment: Experiment, engine: LocalEngine) -> None:
+        alone = experiment.engine_for_search(engine.references)
+        alone.prefixes = None
+        shared = experiment.engine_for_search(engine.references)
+        rival = np.full(10, 1e9)  # nobody leaves
+        for candidate in candidates(experiment):
+            expected = alone.judge(candidate, LATENT)
+            for again in (shared.judge(candidate, LATENT, rival), shared.judge(candidate, LATENT)):
+                np.testing.assert_array_equal(again.errors, expected.errors)
+            assert again.calls < expected.calls  # the second time
+
+    def test_who_leaves_early_met_only_the_images_that_it_was_fitted_on(
+        self, experiment: Experiment, engine: LocalEngine
+    ) -> None:
+        rival = np.full(10, 1e-9)
+        assert len(engine.judge(candidates(experiment)[2], LATENT, rival).errors) == 8
+
+
+def test_a_file_with_the_weights_is_measured_as_the_choice_was(experiment: Experiment) -> None:
+    candidate = candidates(experiment)[0]
+    solver = final_table.solver_of(experiment, candidate)
+    assert not isinstance(solver, str)
+    plan = with_weights(candidate.steps_plan(experiment.model.levels), solver)
+    assert isinstance(plan, StepsPlan) and plan.weights == solver
+    choice = final_table.Choice("found", 2.0, "found", candidate, solver)
+    usual = final_table.Choice("plain", 2.0, "plain", candidate, "dpmpp_2m")
+    again = final_table.Choice("placed_fitted", 2.0, "again", candidate, plan.weights)
+    held_out = experiment.held_out_engine
+    measured = final_table.measure(held_out, [choice, usual, again], lambda _: None)
+    assert measured[0][1] is measured[2][1] and measured[0][1] is not measured[1][1]
+    errors = [outcome.latent_errors("teacher").mean() for _, outcome in measured]
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_rivals_are_the_users_own_solver_others_and_fitted_ones(experiment: Experiment) -> None:
+    chosen = final_table.rivals(experiment, 2.0, 3.0, final_table.Known(experiment))
+    solvers = {choice.kind: choice.solver for choice in chosen}
+    assert {kind: solvers[kind] for kind in ("plain", "uni_pc", "dpmpp_3m", "deepcache")} == {
+        "plain": "dpmpp_2m", "uni_pc": "uni_pc", "dpmpp_3m": "dpmpp_3m", "deepcache": "dpmpp_2m"
+    }  # fmt: skip
+    assert not isinstance(solvers["plain_fitted"], str)
+
+
+class TestSettings:
+    def test_our_searches_fit_and_the_papers_do_not(self) -> None:
+        assert Settings().fits and Settings(method="joint").fits and Settings().usual_solver == "dpmpp_2m"
+        papers = Settings(method="flexiffusion")
+        assert not papers.fits and papers.solver_name == papers.usual_solver == "dpmpp_2m"
+        with pytest.raises(ConfigError, match="--solver: --method autodiffusion has none that is fitted"):
+            Settings(method="autodiffusion", solver="fitted")
+
+    def test_the_teacher_is_sampled_as_the_user_does(self) -> None:
+        assert Settings(solver="uni_pc").usual_solver == "uni_pc"
+        assert Settings(teacher_solver="uni_pc").usual_solver == "uni_pc" and Settings(teacher_solver="uni_pc").fits
+        with pytest.raises(ConfigError, match="--teacher-solver: 'fitted' is not known"):
+            Settings(teacher_solver="fitted")
+
+    def test_runs_of_before_go_on_as_they_were(self) -> None:
+        document = json.loads(json.dumps(Settings(solver="ddim").to_dict()))
+        del document["teacher_solver"]
+        assert Settings.from_dict(document) == Settings(solver="ddim")
+
+
+def test_a_converged_reference_is_what_is_fitted_to(tmp_path: Path) -> None:
+    settings = Settings(model="pixel", steps=6, speedups=(2.0,), images=2, held_out=2, reference="converged")
+    engine = Experiment(settings, tmp_path).search_engine
+    assert engine.path is not None and len(engine.path.sigmas) == 60
+    assert np.array_equal(engine.path.end.numpy(), engine.references["converged"].latents.numpy())
