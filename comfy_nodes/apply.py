@@ -14,19 +14,21 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..flexiffusion.families import pixels_per_latent
-from ..flexiffusion.fit import misfit, require_fit
+from ..flexiffusion.fit import misfit, require_fit, require_noise
 from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, why_not_cut
+from ..flexiffusion.noise import NoiseKind
 from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for, require_host_solver
 from ..flexiffusion.presets import Preset
-from ..flexiffusion.run import Run
-from ..flexiffusion.schedule import FULL, Schedule, SegmentsPlan, StepsPlan
+from ..flexiffusion.run import Report, Run
+from ..flexiffusion.schedule import FULL, Action, Schedule, SegmentsPlan, StepsPlan
+from . import caches
+from .network import noise_of, picture_size, prediction_of, uncompiled
 from .samplers import count_note, name_of
 
 KEY = "flexiffusion"
@@ -49,13 +51,15 @@ def apply(
     listener: told the report of every sampling that comes to an end
 
     Raises:
-        ModelMismatch: the model is a U-Net that the schedule was not made for.
+        ModelMismatch: the schedule was not made for this network, or for noise levels of another kind.
         ScheduleError: the schedule brings its own solver.
     """
     if schedule is not None:
         require_host_solver(schedule)
-    if schedule is not None and why_not_cut(unet := model.get_model_object("diffusion_model")) is None:
-        require_fit(schedule, unet, presets)
+        network = uncompiled(model.get_model_object("diffusion_model"))
+        require_noise(schedule, noise_of(model.get_model_object("model_sampling")), type(network).__name__)
+        if why_not_cut(network) is None:
+            require_fit(schedule, network, presets)
     clone = model.clone()
     applied = _Applied(schedule, mapping, listener)
     for kind, wrapper in (
@@ -88,10 +92,27 @@ def thin(schedule: Schedule, sigmas: Sequence[float], mapping: LevelMapping = "p
 
 @dataclass
 class _Sampling:
-    """State of one sampling. Options are copied on their way to the network, objects in them are not."""
+    """State of one sampling. Options are copied on their way to the network, objects in them are not.
+
+    plan:      what to do at each noise level
+    noise:     what they are
+    run:       of the network, from the first evaluation on
+    network:   that the run is of
+    action:    of the evaluation in progress
+    elsewhere: what the plan wanted of calls that another network was called with, such as a copy on a second device
+    """
 
     plan: Plan
+    noise: NoiseKind
     run: Run | None = None
+    network: Any = None
+    action: Action = FULL
+    elsewhere: list[Action] = field(default_factory=list)
+
+    def report(self, run: Run) -> Report:
+        """Counts of the run's calls and of all others."""
+        report, wanted = run.report, sum(action.kind == "partial" for action in self.elsewhere)
+        return replace(report, full=report.full + len(self.elsewhere), misses=report.misses + wanted)
 
 
 class _Applied:
@@ -116,7 +137,7 @@ class _Applied:
         if wanted != given:
             sigmas = torch.tensor(wanted, dtype=sigmas.dtype, device=sigmas.device)
         options = guider.model_options.setdefault("transformer_options", {})
-        sampling = options[KEY] = _Sampling(plan)
+        sampling = options[KEY] = _Sampling(plan, noise_of(_model_sampling(guider)))
         try:
             result = executor(noise, latent, sampler, sigmas, *args, **kwargs)
             if isinstance(result, Tensor):
@@ -127,13 +148,13 @@ class _Applied:
             if sampling.run is not None:
                 sampling.run.close()
                 name = None if self._schedule is None else self._schedule.name
-                self._tell(SamplingReport(name, sampling.run.report, len(given) - 1, tuple(notes)))
+                report = sampling.report(sampling.run)
+                after = [nothing_saved(name or "", report), _elsewhere(len(sampling.elsewhere))]
+                for note in filter(None, after):
+                    _log.warning("%s", note)
+                self._tell(SamplingReport(name, report, len(given) - 1, (*notes, *filter(None, after))))
 
     def _tell(self, report: SamplingReport) -> None:
-        note = nothing_saved(report.schedule or "", report.report)
-        if note:
-            _log.warning("%s", note)
-            report = replace(report, notes=(*report.notes, note))
         _log.info("%s", report.line)
         if self._listener is not None:
             self._listener(report)
@@ -147,19 +168,22 @@ class _Applied:
         if schedule is None:
             return given, everything, []
         as_given = schedule  # what notes compare with: below, levels may be filled in
-        model = guider.model_patcher.model
-        unet, notes = model.diffusion_model, []
-        cuttable = why_not_cut(unet) is None
+        network, notes = _network(guider), []
+        levels_of, name = _model_sampling(guider), type(network).__name__
+        require_noise(schedule, noise_of(levels_of), name)  # again: other nodes may have changed it after Apply
+        cuttable = why_not_cut(network) is None
         if not cuttable and isinstance(schedule.plan, StepsPlan):
-            note = f"{schedule.name}: {type(unet).__name__} is not a U-Net and has no use for a U-Net's noise levels"
+            note = (
+                f"{schedule.name}: {name} is not a network that can be cut, and has no use for another's noise levels"
+            )
             return given, everything, [f"{note}; every step runs in full"]
         if self._mapping == "level" and schedule.levels is None and isinstance(schedule.plan, SegmentsPlan):
-            schedule = replace(schedule, levels=_even_levels(model.model_sampling, schedule.plan.total_steps))
+            schedule = replace(schedule, levels=_even_levels(levels_of, schedule.plan.total_steps))
         wanted, plan = thin(schedule, given, self._mapping)
         if not cuttable:
             plan = in_full(plan)
-            notes.append(f"{schedule.name}: {type(unet).__name__} is not a U-Net; only its null steps act")
-        Run(unet, plan).close()  # refuses before anything is sampled
+            notes.append(f"{schedule.name}: {name} is not a network that can be cut; only null steps act")
+        Run(network, plan, noise_of(levels_of)).close()  # refuses before anything is sampled
         if plan.warning:
             notes.append(plan.warning)
         if len(levels) < FEWEST_STEPS:
@@ -178,27 +202,36 @@ class _Applied:
 
 def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels: Sequence[float] | None) -> list[str]:
     """What the user should know before sampling. levels: where they should be those that segments were made on."""
-    pixels = pixels_per_latent(schedule.model.family)
-    size = (noise.shape[-1] * pixels, noise.shape[-2] * pixels) if noise.ndim == 4 else None
+    model = guider.model_patcher.model
     differs = misfit(
         schedule,
         sampler=name_of(sampler),
         cfg=getattr(guider, "cfg", None),
-        size=size,
-        prediction=_prediction(guider.model_patcher.model),
+        size=picture_size(model, noise),
+        prediction=prediction_of(model, _model_sampling(guider)),
         levels=levels if isinstance(schedule.plan, SegmentsPlan) else None,
     )
     checkpoint = schedule.model.sha256 and (
         f"{schedule.name} was searched on the checkpoint with SHA-256 {schedule.model.sha256[:12]}...; "
         "this host does not tell which one is loaded. On another one its quality was not measured"
     )
-    options = guider.model_options.get("transformer_options", {})
-    name = type(options.get("easycache")).__name__.removesuffix("Holder")  # LazyCache uses the same key
-    cache = "easycache" in options and (
-        f"{name} is on the same model: it leaves out network calls that the schedule counts on, so partial steps "
-        "fall back to full ones. Use one of both"
-    )
-    return [note for note in (differs, checkpoint, count_note(sampler), cache) if note]
+    return [note for note in (differs, checkpoint, count_note(sampler), caches.note(guider.model_options)) if note]
+
+
+def _elsewhere(calls: int) -> str | None:
+    """A sentence where another network was called, which no schedule speeds up; None: it was not."""
+    if not calls:
+        return None
+    return f"{calls} network calls went to a copy of the model (on a second device?) and ran in full there"
+
+
+def _network(guider: Any) -> Any:
+    return uncompiled(guider.model_patcher.get_model_object("diffusion_model"))
+
+
+def _model_sampling(guider: Any) -> Any:
+    """With the patches of other nodes (shifts), which the host puts in only when sampling begins."""
+    return guider.model_patcher.get_model_object("model_sampling")
 
 
 def _predict_noise(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -207,10 +240,11 @@ def _predict_noise(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwa
     if sampling is not None and sampling.plan.levels:
         if sampling.run is None:
             # now and not before: other nodes may put modules into the network when sampling begins
-            sampling.run = Run(executor.class_obj.model_patcher.model.diffusion_model, sampling.plan)
+            sampling.network = uncompiled(executor.class_obj.model_patcher.model.diffusion_model)
+            sampling.run = Run(sampling.network, sampling.plan, sampling.noise)
         sigma = float(timestep.flatten()[0])
         # a sampler that looks at the picture itself, noise level 0, is at the end of the list
-        sampling.run.evaluate(sigma if 0 < sigma < math.inf else sampling.plan.levels[-1])
+        sampling.action = sampling.run.evaluate(sigma if 0 < sigma < math.inf else sampling.plan.levels[-1])
     return executor(x, timestep, *args, **kwargs)
 
 
@@ -218,6 +252,10 @@ def _apply_model(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     options = next((value for value in (*args, *kwargs.values()) if isinstance(value, dict) and KEY in value), {})
     sampling: _Sampling | None = options.get(KEY)
     if sampling is None or sampling.run is None:
+        return executor(x, *args, **kwargs)
+    if uncompiled(executor.class_obj.diffusion_model) is not sampling.network:
+        # a copy on a second device, which the host calls from a thread of its own: the run must not touch it
+        sampling.elsewhere.append(sampling.action)
         return executor(x, *args, **kwargs)
     return sampling.run(lambda: executor(x, *args, **kwargs), x, _chunks(options))
 
@@ -250,8 +288,3 @@ def _even_levels(model_sampling: Any, count: int) -> tuple[float, ...]:
         float(model_sampling.sigma_max),
         *(float(model_sampling.percent_to_sigma(i / count)) for i in range(1, count)),
     )
-
-
-def _prediction(model: Any) -> str | None:
-    kind = getattr(getattr(model, "model_type", None), "name", "")
-    return {"EPS": "epsilon", "V_PREDICTION": "v_prediction"}.get(kind)

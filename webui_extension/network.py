@@ -1,4 +1,4 @@
-"""The loaded U-Net: the only place where AUTOMATIC1111 and Forge differ."""
+"""The loaded network: the only place where AUTOMATIC1111 and Forge differ."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from flexiffusion.errors import ModelMismatch
 from flexiffusion.fit import family_of
+from flexiffusion.noise import NoiseKind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,11 +17,13 @@ class Network:
     """A network and the weights in it: a refiner may be another network, or other weights in the same one.
 
     sha256: of the checkpoint; None where the host has not computed it.
+    noise: what the host's noise levels are, of a flow model or not.
     """
 
-    unet: nn.Module
+    unet: nn.Module  # or a transformer: the host calls every diffusion network so
     checkpoint: object
     sha256: str | None
+    noise: NoiseKind = "vp"
 
     def is_same(self, other: Network | None) -> bool:
         """Whether features of one mean anything to the other."""
@@ -28,7 +31,7 @@ class Network:
 
     @property
     def family(self) -> str | None:
-        """Its family's name in schedule files; None: no U-Net, or of no known family."""
+        """Its family's name in schedule files; None: a network that cannot be cut, or of no known family."""
         try:
             return family_of(self.unet)
         except ModelMismatch:
@@ -46,4 +49,10 @@ def network_of(sd_model: Any) -> Network | None:
     if not isinstance(unet, nn.Module):
         return None
     info = getattr(sd_model, "sd_checkpoint_info", None)
-    return Network(unet, info, getattr(info, "sha256", None))
+    return Network(unet, info, getattr(info, "sha256", None), _noise(wrapped))
+
+
+def _noise(model: Any) -> NoiseKind:
+    """Forge and Forge Neo say it in the predictor, "const" for flow matching; AUTOMATIC1111 has no flow models."""
+    predictor = getattr(model, "predictor", None)
+    return "flow" if getattr(predictor, "prediction_type", None) == "const" else "vp"

@@ -1,7 +1,7 @@
 """One call of a host's sampler under a schedule. Whatever it changes is an attribute of an object, put back at the end.
 
 Changed while the sampler runs: `forward` of the CFG denoiser (which noise level is asked for, and which step of the
-prompt schedule it is) and of the U-Net (one network call: full or partial, by the core's Run). Nothing is
+prompt schedule it is) and of the network (one network call: full or partial, by the core's Run). Nothing is
 re-implemented, so ControlNet, FreeU, HyperTile and whoever else wraps the same attributes before or after us still run.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from flexiffusion.attributes import Attributes
 from flexiffusion.errors import FlexiffusionError, ModelMismatch
 from flexiffusion.families import FAMILIES
-from flexiffusion.fit import require_fit
+from flexiffusion.fit import require_fit, require_noise
 from flexiffusion.host import SamplingReport, in_full, nothing_saved, total, why_not_cut
 from flexiffusion.plan import LevelMapping
 from flexiffusion.presets import Preset
@@ -150,13 +150,15 @@ class Sampling:
         network = self._find_network()
         if network is None:
             raise FlexiffusionError("Flexiffusion: no model is loaded; it runs the plain way")
+        require_noise(self._schedule, network.noise, type(network.unet).__name__)
         try:
             require_fit(self._schedule, network.unet, self._presets)
         except ModelMismatch:
             if why_not_cut(network.unet) is None or self._schedule.model.family in FAMILIES:
                 raise
             self._plan = in_full(self._plan)
-            self._warn(f"{self._schedule.name}: the model is no U-Net that can be cut, so only null steps act")
+            name = type(network.unet).__name__
+            self._warn(f"{self._schedule.name}: {name} is not a network that can be cut, so only null steps act")
         made_for = self._schedule.model.sha256
         if made_for and network.sha256 and made_for != network.sha256:
             self._warn(
@@ -191,11 +193,12 @@ class Sampling:
         plan = self._plan
         if not first:
             try:
+                require_noise(self._schedule, network.noise, type(network.unet).__name__)
                 require_fit(self._schedule, network.unet, self._presets)
             except FlexiffusionError as error:
                 plan = in_full(plan)
                 self._warn(f"{error}. It runs in full from here on")
-        self._run = run = Run(network.unet, plan)
+        self._run = run = Run(network.unet, plan, network.noise)
         original = network.unet.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from comfy_hosts import Calls, ComfyUI, StandIn, conditionings, karras, noise_for, part
+from comfy_hosts import Calls, ComfyUI, StandIn, conditionings, karras, noise_for
 from networks import CONTEXT, TOKENS
+from pack import part
 from torch import Tensor, nn
 
 engine = part("comfy_nodes.apply")
@@ -164,7 +165,10 @@ class TestCounts:
             live = executor.class_obj.model_options["transformer_options"]["flexiffusion"].run
             kept.append([len(entries) for chunk in live._cache.values() for entries in chunk.histories.values()])
             features.extend(
-                weakref.ref(e.feature) for c in live._cache.values() for es in c.histories.values() for e in es
+                weakref.ref(e.feature.streams[0])
+                for c in live._cache.values()
+                for es in c.histories.values()
+                for e in es
             )
             return result
 
@@ -548,7 +552,9 @@ class TestTransformers:
         (outcome,) = outcomes
         assert (outcome.report.full, outcome.report.partial, outcome.report.null) == (5, 0, 3)
         assert model.model.diffusion_model.calls == 5
-        assert any("Transformer is not a U-Net; only its null steps act" in note for note in outcome.notes)
+        assert any(
+            "Transformer is not a network that can be cut; only null steps act" in note for note in outcome.notes
+        )
 
     def test_levels_of_a_unet_mean_nothing_to_it(self, model: Any) -> None:
         outcomes: list[Any] = []

@@ -15,7 +15,7 @@ from typing import Any
 import comfy_api_standin
 import pytest
 import torch
-from comfy_hosts import ROOT, load_pack, part
+from pack import ROOT, load_pack, part
 
 GOLDEN = ROOT / "tests" / "golden" / "comfy_nodes.json"
 LANGUAGES = ("en", "zh", "ja")

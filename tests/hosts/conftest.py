@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +43,31 @@ def comfyui(comfyui_path: Path, comfyui_models: Path, tmp_path_factory: pytest.T
 
     with Server(comfyui_path, tmp_path_factory.mktemp("host") / "base", comfyui_models) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def comfy(comfyui_path: Path) -> Iterator[None]:
+    """The host's own modules in this process, on the CPU."""
+    from comfy_families import import_host
+    from comfy_sampling import LOADED
+
+    import_host()
+    yield
+    LOADED.clear()  # a model that is left takes leave of modules of the host that are gone by then
+
+
+@pytest.fixture
+def load(comfy: None) -> Iterator[Callable[[str], Any]]:
+    """Gives a family's tiny transformer by name; afterwards no module may have another forward or hook."""
+    from comfy_sampling import loaded, state
+
+    before: list[tuple[Any, Any]] = []
+
+    def get(name: str) -> Any:
+        found = loaded(name)
+        before.append((found.network, state(found.network)))
+        return found
+
+    yield get
+    for network, was in before:
+        assert state(network) == was

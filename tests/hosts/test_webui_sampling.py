@@ -481,7 +481,7 @@ class TestWords:
         schedule = Schedule("drops", ModelInfo("sd15", BRANCHES), Sampling(None, None, 10, None, None, None), plan)
         plain, _ = host.run(None, steps=10)
         assert torch.equal(plain, host.run(schedule, steps=10)[0])
-        assert "dropped layer middle_block.9" in host.warnings[0]
+        assert "dropped unit middle_block.9" in host.warnings[0]
 
     def test_dropped_layers(self, host: WebUI) -> None:
         """What is dropped does not run, at the steps that drop it; the counts say so; nothing stays changed."""
@@ -547,11 +547,11 @@ class TestWords:
                 return 0.1 * x
 
         host.unet = host.sd_model.model.diffusion_model = Transformer()
-        host.run(segments("FPN FPN FPNN", model=ModelInfo("flux", BRANCHES)), steps=10)
+        host.run(segments("FPN FPN FPNN", model=ModelInfo("another", BRANCHES)), steps=10)
         assert host.outcomes[0].counts == "full 6, partial 0, null 4, misses 0"
         assert "only null steps act" in host.warnings[0]
         host.run(segments("FPN FPN FPNN"), steps=10)
-        assert len(host.outcomes) == 1 and "U-Net" in host.warnings[-1]
+        assert len(host.outcomes) == 1 and "not a network that can be cut" in host.warnings[-1]
 
 
 def test_by_noise_level_needs_recorded_levels(host: WebUI) -> None:
