@@ -16,6 +16,7 @@ TURNS: tuple[Spacing, ...] = ("uniform", "logsnr")  # of full and partial steps 
 
 SeedKind = Literal["plain", "deepcache", "spectrum", "easycache", "alternating", "planned"]
 
+IN_TURN = (1, 2, 3)  # partial steps after each full one
 WARM_UPS = (3, 5)  # Spectrum's full steps at the beginning; 5 in its code
 WINDOW = 2  # its first one
 GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 16.0)  # of the window; 0.75 in its code
@@ -92,10 +93,10 @@ def forecast_seeds(teacher: Sequence[int], table: CostTable, target: float) -> I
             break
 
 
-def alternating(places: Sequence[int], branch: int, predictor: Predictor) -> Candidate:
-    """Full and partial steps by turns."""
+def alternating(places: Sequence[int], branch: int, predictor: Predictor, partials: int = 1) -> Candidate:
+    """A full step and so many partial ones by turns."""
     partial = Action("partial", branch, predictor)
-    return make_candidate(places, [partial if i % 2 else FULL for i in range(len(places))])
+    return make_candidate(places, [partial if i % (partials + 1) else FULL for i in range(len(places))])
 
 
 def alternating_seeds(levels: NoiseLevels, table: CostTable, target: float, branches: Sequence[int]) -> Iterator[Seed]:
@@ -110,6 +111,30 @@ def alternating_seeds(levels: NoiseLevels, table: CostTable, target: float, bran
             for predictor in DRAWN:
                 name = f"full/partial by turns, branch {branch}, {predictor}, {spacing}, {count} steps"
                 yield Seed("alternating", name, alternating(spaced_places(levels, count, spacing), branch, predictor))
+
+
+def fitted_seeds(
+    levels: NoiseLevels, table: CostTable, targets: Sequence[float], branches: int, spacing: Spacing
+) -> list[Seed]:
+    """Where a search begins that fits a solver to every schedule, at the asked costs (in full steps): plain steps, and
+    a full step and one to three partial ones by turns, spaced as the teacher.
+
+    A fitted solver follows the teacher's own way, so the teacher's spacing is the natural one; and of the baselines the
+    others are no place to begin: with weights fitted, the best of them had twice the error of these, for several times
+    the network calls (benchmarks/README.md).
+    """
+    counts = sorted({int(target + 1e-9) for target in targets if target >= 1})
+    found = list(plain_seeds(levels, counts))
+    for target in sorted(targets):
+        for branch in (branch for branch in (-1, 0) if branch < branches):
+            for partials in IN_TURN:
+                share = table.partial[branch] / table.full
+                count = (1 + partials) * int((target + 1e-9) / (1 + partials * share))
+                if 3 <= count <= len(levels):
+                    name = f"a full step and {partials} of branch {branch} by turns, linear, {spacing}, {count} steps"
+                    places = spaced_places(levels, count, spacing)
+                    found.append(Seed("alternating", name, alternating(places, branch, "linear", partials)))
+    return list({seed.candidate.key: seed for seed in reversed(found)}.values())[::-1]
 
 
 def all_seeds(

@@ -91,12 +91,18 @@ def _facts(schedule: Schedule) -> Iterator[tuple[str, str]]:
     yield "licence", schedule.license
     model = schedule.model
     checkpoint = f", checkpoint {model.sha256[:12]}…" if model.sha256 else ""
-    yield "model", f"{model.family}, {model.branches} branches{checkpoint}"
+    blocks = f", {model.blocks} blocks" if model.blocks is not None else ""
+    yield "model", f"{model.family}, {model.branches} branches{blocks}{checkpoint}"
     yield "sampling", sampling_text(schedule.sampling)
     yield "steps", counts_text(schedule.plan.actions())
     levels = schedule.levels if isinstance(schedule.plan, SegmentsPlan) else schedule.plan.levels
     if levels:
-        yield "noise", f"sigma {levels[0]:.4g} down to {levels[-1]:.4g}"
+        unit = "sigma" if schedule.plan.noise == "vp" else "s"
+        yield "noise", f"{unit} {levels[0]:.4g} down to {levels[-1]:.4g}"
+    weights = None if isinstance(schedule.plan, SegmentsPlan) else schedule.plan.weights
+    if weights is not None:
+        read = max(len(row) for row in weights)
+        yield "solver", f"its own: weights of up to {read} predictions a step, in place of the sampler's"
     yield "speed-up", _speedup(schedule)
     for metric in schedule.metrics:
         yield metric.name.replace("_", " "), _metric(metric)

@@ -19,7 +19,7 @@ from flexiffusion.search.objective import ReferenceName
 from flexiffusion.search.planner import plans
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import stages
-from flexiffusion.search.seeds import Seed, all_seeds
+from flexiffusion.search.seeds import Seed, all_seeds, fitted_seeds
 from flexsearch.devices import automatic_batch
 from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ConfigError
@@ -269,8 +269,11 @@ class Experiment:
 
     @cached_property
     def seeds(self) -> list[Seed]:
-        """Every hand-made schedule within the asked costs."""
-        return self.seeds_at(self.settings.targets)
+        """Hand-made schedules within the asked costs, where the search begins."""
+        settings = self.settings
+        if settings.fits:
+            return fitted_seeds(self.model.levels, self.costs, settings.targets, self.model.branches, settings.spacing)
+        return self.seeds_at(settings.targets)
 
     def seeds_at(self, targets: Sequence[float]) -> list[Seed]:
         """Every hand-made schedule within these costs, in full steps."""

@@ -75,6 +75,18 @@ def test_show_a_heuristic_of_explicit_steps(tmp_path: Path) -> None:
     assert "aa aa" in words  # branch 10 stands as a, below its step
 
 
+def test_show_tells_of_a_solver_that_the_file_brings_and_of_flow_models() -> None:
+    done = run("show", Path(__file__).parents[1] / "golden" / "weights.json")
+    assert done.exit_code == 0, done.stderr
+    words = " ".join(done.stdout.split())
+    for part in (
+        "flux, 57 branches, 57 blocks",
+        "s 1 down to 0.5",
+        "its own: weights of up to 3 predictions a step, in place of the sampler's",
+    ):
+        assert part in words
+
+
 def test_show_json_holds_the_file(file: Path) -> None:
     shown = json.loads(run("show", file, "--json").stdout)
     assert shown["schedule"] == json.loads(file.read_text(encoding="utf-8"))

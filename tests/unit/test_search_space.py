@@ -13,7 +13,7 @@ from flexiffusion.schedule import FULL, Action
 from flexiffusion.search.candidate import Candidate, make_candidate, plain
 from flexiffusion.search.methods.space import PlacementSpace, slots_for
 from flexiffusion.search.methods.variation import Variation
-from flexiffusion.search.seeds import all_seeds, alternating, deepcache, easycache, spectrum
+from flexiffusion.search.seeds import all_seeds, alternating, deepcache, easycache, fitted_seeds, spectrum
 
 SPACE = PlacementSpace(TEACHER[0], 24, BRANCHES)
 VARIATION = Variation(SPACE, SCHEDULE, TABLE)
@@ -197,6 +197,19 @@ class TestSeeds:
     def test_easycache_protects_both_ends(self) -> None:
         kinds = "".join(action.kind[0] for action in easycache(TEACHER, 4).actions)
         assert kinds == "ffffpppfpppfpppfpppf"
+
+    def test_where_solvers_are_fitted_it_begins_with_plain_steps_and_turns_in_the_teachers_spacing(self) -> None:
+        seeds = fitted_seeds(SCHEDULE, TABLE, (10.0, 5.0), BRANCHES, "karras")
+        assert len({seed.candidate.key for seed in seeds}) == len(seeds)
+        assert {seed.kind for seed in seeds} == {"plain", "alternating"}
+        assert sum(seed.kind == "plain" for seed in seeds) == 6
+        for seed in seeds:
+            if seed.kind == "alternating":
+                places = seed.candidate.places
+                assert places == spaced_places(SCHEDULE, len(places), "karras")
+                assert any(0.7 * target <= seed.candidate.cost(TABLE) <= target for target in (5.0, 10.0))
+        kinds = {"".join(action.kind[0] for action in seed.candidate.actions) for seed in seeds}
+        assert {"fp" * 9, "fpp" * 9, "fppp" * 9, "fp" * 4, "fpp" * 4, "fppp" * 4} <= kinds
 
     def test_deepcache_is_uniform(self) -> None:
         kinds = "".join(action.kind[0] for action in deepcache(TEACHER, 3, 1).actions)
