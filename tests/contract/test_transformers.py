@@ -12,7 +12,7 @@ from main_transformers import ENTRIES
 from newer_transformers import NEWER
 from torch import Tensor, nn
 from transformer_inputs import Inputs
-from transformer_networks import Transformer, build, converted, dictionaries, rows_of, spread
+from transformer_networks import Transformer, build, converted, dictionaries, made, rows_of, spread
 
 from flexiffusion.cut import Capture, capturing, skipping
 from flexiffusion.errors import ModelMismatch
@@ -215,13 +215,13 @@ class TestTransformers:
         transformer, mode = some, torch.no_grad
         inputs = transformer.inputs()
         if form == "bfloat16":
-            transformer = build.__wrapped__(some.name)  # type: ignore[attr-defined]
+            transformer = made(some.name)
             transformer.network.to(torch.bfloat16)
             inputs = converted(inputs, torch.bfloat16)
         elif form == "inference mode":
             mode = torch.inference_mode
         else:
-            transformer = build.__wrapped__(some.name)  # type: ignore[attr-defined]
+            transformer = made(some.name)
             transformer.network.requires_grad_(True)
             mode = torch.enable_grad
         with mode():

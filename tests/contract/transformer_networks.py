@@ -115,11 +115,19 @@ def spread(transformer: Transformer) -> list[int]:
 
 @functools.cache
 def build(name: str) -> Transformer:
-    """One network of the table, every weight of it random: classes start some at zero, or leave them as memory was."""
+    """One network of the table."""
+    return made(name)
+
+
+def made(name: str, **config: Any) -> Transformer:
+    """A new network of the table, with another configuration where one is given.
+
+    Every weight of it is random: classes start some at zero, or leave them as memory was.
+    """
     entry = (ENTRIES | NEWER)[name]
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        network = getattr(diffusers, name)(**entry.config).eval().requires_grad_(False)
+        network = getattr(diffusers, name)(**(entry.config | config)).eval().requires_grad_(False)
         for weight_name, weight in network.named_parameters():
             norm = weight.dim() == 1 and weight_name.endswith("weight")
             weight.normal_(std=0.1 if weight.dim() < 2 else (weight.numel() / weight.shape[0]) ** -0.5)
