@@ -19,6 +19,7 @@ from flexiffusion.search.objective import Objective, paired_reference
 from flexiffusion.summary import step_text
 from flexsearch.errors import RunFolderError
 from flexsearch.report import palette, pictures, plot
+from flexsearch.report.public_settings import public_settings
 from flexsearch.report.rows import KIND_WORDS, Comparison, Row, comparisons, groups, rivals_met, rows_from
 from flexsearch.report.table import ERROR_TITLES, NOTE, error_text, multiply_adds, searched_words
 
@@ -158,7 +159,7 @@ def render(run: Path) -> str:
         multiply_adds=multiply_adds,
         note=NOTE,
         result=result,
-        settings=_told(settings),
+        settings=_settings(settings),
         costs=_costs(run),
         run=str(run),
     )
@@ -181,21 +182,15 @@ def _family(run: Path) -> str:
         return "a run"
 
 
-def _told(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The settings worth a line. A storage's address may hold a password: it stays out of a page that is passed on."""
-    told = []
-    for key, value in settings.items():
-        if key == "storage" or value is None or value == []:
-            continue
-        if isinstance(value, dict):
-            value = "given"
-        text = (
-            ", ".join(f"{entry:g}" if isinstance(entry, float) else str(entry) for entry in value)
-            if (isinstance(value, list))
-            else str(value)
-        )
-        told.append((key.replace("_", " "), text if len(text) <= 300 else f"{len(value)} of them"))
-    return told
+def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every setting that others may read, in words."""
+    return [(key.replace("_", " "), _in_words(value)) for key, value in public_settings(settings).items()]
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_in_words, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _compared(found: Sequence[Comparison]) -> dict[tuple[float, str, str], Comparison]:

@@ -6,13 +6,13 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from flexiffusion import codec
 from flexiffusion.schedule import Metric, Schedule
 from flexiffusion.summary import sampling_text
 from flexsearch.errors import ConfigError
 from flexsearch.report import figures
+from flexsearch.report.public_settings import public_settings
 from flexsearch.report.rows import rows_from
 from flexsearch.report.table import error_text, markdown
 from flexsearch.sharing import own_presets, png
@@ -139,22 +139,9 @@ def _readme(
         lines += [f"![Error against cost]({FRONT})", ""]
     for run in runs:
         document = json.loads((run / "result.json").read_text(encoding="utf-8"))
-        lines += ["## How they were found", "", "```json", json.dumps(_told(document["settings"])), "```", ""]
+        lines += ["## How they were found", "", "```json", json.dumps(public_settings(document["settings"])), "```", ""]
         lines += [markdown(rows_from(document["rows"])), ""]
     return "\n".join(lines)
-
-
-def _told(settings: dict[str, Any]) -> dict[str, Any]:
-    """A run's settings for everybody: without a database's password, a whole table, paths or prompts."""
-    told = {
-        key: value
-        for key, value in settings.items()
-        if value not in (None, [], "") and key not in ("storage", "profile")
-    }
-    for key in ("prompts", "held_out_prompts"):
-        if key in told:
-            told[key] = len(told[key])
-    return {**told, "model": Path(str(told.get("model", ""))).name}
 
 
 def _model(schedule: Schedule) -> str:

@@ -124,7 +124,8 @@ def test_the_page_loads_nothing_and_runs_nothing_of_a_strangers(run: Path) -> No
     assert [tag for tag, _ in elements].count("script") == 1
     assert not [tag for tag, _ in elements if tag in ("link", "iframe", "object", "base")]
     assert "&lt;script&gt;alert" in page, "the label is there, as a text"
-    assert "secret" not in page and page.count("a cat") == 0
+    assert "secret" not in page and page.count("a cat") == 0 and "/home/somebody" not in page
+    assert '<td data-name="value">a.safetensors</td>' in page and '<td data-name="value">2, 4</td>' in page
 
 
 def test_what_is_shared_of_a_run_tells_how_but_nothing_private(run: Path, tmp_path: Path) -> None:

@@ -141,6 +141,11 @@ class TestCut:
         assert counts[0] == 1
         assert [*counts, convolutions.count] == sorted({*counts, convolutions.count})
 
+    @pytest.mark.parametrize(
+        "some_network",
+        ["ddpm-cifar10", "compvis-three-levels", pytest.param("sd1", marks=pytest.mark.slow)],
+        indirect=True,
+    )
     def test_multiply_adds_grow_with_the_branch(self, some_network: Network) -> None:
         network = some_network
         meta = replace(network, unet=copy.deepcopy(network.unet).to("meta"))
