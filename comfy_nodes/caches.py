@@ -1,4 +1,4 @@
-"""Other packs that leave out network calls or blocks of their own: two of a kind on one model are in each other's way."""
+"""Other packs that leave out network calls or blocks: two of a kind on one model are in each other's way."""
 
 from __future__ import annotations
 

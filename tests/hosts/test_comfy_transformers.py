@@ -16,6 +16,7 @@ from torch import Tensor
 pytestmark = pytest.mark.host
 
 errors = part("flexiffusion.errors")
+bundled_folder, find = part("flexiffusion.presets").bundled_folder, part("flexiffusion.presets").find
 Load = Callable[[str], Loaded]
 
 
@@ -246,3 +247,40 @@ class TestRefusals:
             used = schedule(family)
             made = replace(used, sampling=S.Sampling(None, None, T, None, (640, 640), "flow"))
             assert any(f"here: {size} pixels" in note for note in sample(family, made).outcome.notes), name
+
+
+_LARGE = dict(hidden_size=3072, num_heads=24, axes_dim=[16, 56, 56], mlp_ratio=4.0)
+_DIT = dict(model_channels=2048, num_blocks=28, num_heads=16, crossattn_emb_channels=1024)
+# The published sizes, as comfy.model_detection reads them off the files: a family here, its tiny one, what differs.
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "chroma": ("chroma", _LARGE | dict(depth=19, depth_single_blocks=38, out_dim=3072, hidden_dim=5120, n_layers=5)),
+    "flux": ("flux", _LARGE | dict(depth=19, depth_single_blocks=38)),
+    "flux2": ("flux2", dict(hidden_size=6144, num_heads=48, axes_dim=[32] * 4, depth=8, depth_single_blocks=48)),
+    "sd35-medium": ("sd3", dict(depth=24, num_patches=None, x_block_self_attn_layers=list(range(13)))),
+    "sd35-large": ("sd3", dict(depth=38, num_patches=None, x_block_self_attn_layers=[])),
+    "qwen-image": (
+        "qwen",
+        dict(num_layers=60, attention_head_dim=128, num_attention_heads=24, axes_dims_rope=(16, 56, 56)),
+    ),
+    "z-image": ("zimage", dict(dim=3840, n_layers=30, n_heads=30, n_kv_heads=30, axes_dims=[32, 48, 48])),
+    "lumina2": ("lumina2", dict(dim=2304, n_layers=26, n_heads=24, n_kv_heads=8, axes_dims=[32, 32, 32])),
+    "wan-14b": ("wan", dict(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, text_dim=4096)),
+    "wan-5b": ("wan-5b", dict(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, text_dim=4096)),
+    "wan-1.3b": ("wan", dict(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, text_dim=4096)),
+    "hunyuan-video": ("hunyuanvideo", _LARGE | dict(depth=20, depth_single_blocks=40)),
+    "anima": ("anima", _DIT),
+    "cosmos-predict2": ("predict2", _DIT),
+}
+
+
+class TestPresets:
+    @pytest.mark.parametrize("name", PUBLISHED)
+    def test_one_fits_the_published_size_and_no_other(self, comfy: None, name: str) -> None:
+        presets = {p.schedule.name: p.schedule for p in find([bundled_folder()])[0] if p.schedule.model.blocks}
+        assert set(presets) == {f"{family}-alternate-linear" for family in PUBLISHED}
+        tiny, differs = PUBLISHED[name]
+        model = comfy_families.build(tiny, changed=differs, device=torch.device("meta"))
+        engine.apply(model, presets.pop(f"{name}-alternate-linear"))
+        for other in presets.values():
+            with pytest.raises(errors.ModelMismatch):
+                engine.apply(model, other)
