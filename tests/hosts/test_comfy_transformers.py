@@ -69,6 +69,45 @@ class TestWhatIsOnTheModel:
         sample(family, model=model, positive=positive, steps=2)
         assert set(checked) == set(range(-1, len(family.blocks) - 1))
 
+    @pytest.mark.parametrize("name", ["qwen", "zimage", "wan"])
+    def test_patches_after_a_block(self, load: Load, name: str) -> None:
+        """What ControlNets of Qwen-Image and Z-Image are: they write into what each block returned."""
+        family = load(name)
+        ran: list[int] = []
+
+        def patch(arguments: dict[str, Any]) -> dict[str, Any]:
+            ran.append(arguments["block_index"])
+            arguments["img"].mul_(1.05)
+            return arguments
+
+        def patched(model: Any) -> Any:
+            model.set_model_patch(patch, "double_block")
+            return model
+
+        plain = sample(family, model=patched(family.model.clone()))
+        assert ran and not torch.equal(plain.latent, sample(family).latent), "the patch acts"
+        full = sample(family, schedule(family, "F" * T), model=patched(family.model.clone()))
+        assert torch.equal(full.latent, plain.latent)
+        assert sample(family, schedule(family), model=patched(family.model.clone())).counts == (T // 2, T // 2, 0)
+        model, checked = compared(family)
+        sample(family, model=patched(model), steps=2)
+        assert set(checked) == set(range(-1, len(family.blocks) - 1))
+
+    @pytest.mark.parametrize(
+        ("name", "shape"), [("flux", (16, 8, 12)), ("flux2", (128, 4, 6)), ("qwen", (16, 1, 6, 8))]
+    )
+    def test_reference_pictures(self, load: Load, name: str, shape: tuple[int, ...]) -> None:
+        """Kontext, FLUX.2 and Qwen-Image-Edit: their tokens lengthen what blocks return, of the prompt's side alone."""
+        family = load(name)
+        ((text, extra),) = comfy_families.conditioning(name, 1)
+        reference = torch.randn(1, *shape, generator=torch.Generator().manual_seed(9))
+        positive = [[text, extra | {"reference_latents": [reference]}]]
+        plain = sample(family, positive=positive)
+        assert not torch.equal(plain.latent, sample(family).latent), "the reference acts"
+        assert torch.equal(sample(family, schedule(family, "F" * T), positive=positive).latent, plain.latent)
+        half = sample(family, schedule(family), positive=positive)
+        assert half.counts[2] == 0 and half.counts[0] == half.counts[1] > 0
+
     @pytest.mark.parametrize("name", ["flux", "sd3", "zimage", "wan"])
     def test_lora(self, load: Load, name: str) -> None:
         family = load(name)
