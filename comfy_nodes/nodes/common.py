@@ -21,7 +21,11 @@ def schema(search_aliases: list[str], **facts: Any) -> io.Schema:
 
 
 def model_input() -> Any:
-    return io.Model.Input("model", tooltip="The model to make faster. A U-Net: SD 1.x, SD 2.x, SDXL and their kin.")
+    return io.Model.Input(
+        "model",
+        tooltip="The model to make faster: SD 1.x, SD 2.x, SDXL, Flux, Chroma, SD3.5, Qwen-Image, Z-Image, Wan and "
+        "their kin.",
+    )
 
 
 def schedule_input() -> Any:

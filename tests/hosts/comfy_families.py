@@ -286,23 +286,36 @@ def import_host() -> None:
     args.cpu, args.use_pytorch_cross_attention = True, True
 
 
-def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
-    """A MODEL (ModelPatcher) of this family with random weights, computed in float32 on the CPU."""
+CPU = torch.device("cpu")
+
+
+def build(
+    name: str,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    changed: Mapping[str, Any] | None = None,
+    device: torch.device = CPU,
+) -> Any:
+    """A MODEL (ModelPatcher) of this family with random weights, computed in float32.
+
+    changed: what differs from the tiny configuration
+    device:  on "meta" there are shapes only
+    """
     import comfy.model_patcher
     import comfy.supported_models
 
     tiny = FAMILIES[name]
-    config = getattr(comfy.supported_models, tiny.model)(dict(tiny.config))
+    config = getattr(comfy.supported_models, tiny.model)({**tiny.config, **(changed or {})})
     config.set_inference_dtype(dtype, None if dtype == torch.float32 else torch.float32)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        model = config.get_model({})
+        model = config.get_model({}, device=device)
         positions = ((key, buffer) for key, buffer in model.named_buffers() if key.endswith("pos_embed"))
-        for key, parameter in (*model.named_parameters(), *positions):
-            _draw(key, parameter)
+        if device.type != "meta":
+            for key, parameter in (*model.named_parameters(), *positions):
+                _draw(key, parameter)
     model.eval().requires_grad_(False)
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+    return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
 
 
 def _draw(name: str, parameter: Tensor) -> None:

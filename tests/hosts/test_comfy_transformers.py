@@ -16,6 +16,7 @@ from torch import Tensor
 pytestmark = pytest.mark.host
 
 errors = part("flexiffusion.errors")
+bundled_folder, find = part("flexiffusion.presets").bundled_folder, part("flexiffusion.presets").find
 Load = Callable[[str], Loaded]
 
 
@@ -67,6 +68,45 @@ class TestWhatIsOnTheModel:
         model, checked = compared(family)
         sample(family, model=model, positive=positive, steps=2)
         assert set(checked) == set(range(-1, len(family.blocks) - 1))
+
+    @pytest.mark.parametrize("name", ["qwen", "zimage", "wan"])
+    def test_patches_after_a_block(self, load: Load, name: str) -> None:
+        """What ControlNets of Qwen-Image and Z-Image are: they write into what each block returned."""
+        family = load(name)
+        ran: list[int] = []
+
+        def patch(arguments: dict[str, Any]) -> dict[str, Any]:
+            ran.append(arguments["block_index"])
+            arguments["img"].mul_(1.05)
+            return arguments
+
+        def patched(model: Any) -> Any:
+            model.set_model_patch(patch, "double_block")
+            return model
+
+        plain = sample(family, model=patched(family.model.clone()))
+        assert ran and not torch.equal(plain.latent, sample(family).latent), "the patch acts"
+        full = sample(family, schedule(family, "F" * T), model=patched(family.model.clone()))
+        assert torch.equal(full.latent, plain.latent)
+        assert sample(family, schedule(family), model=patched(family.model.clone())).counts == (T // 2, T // 2, 0)
+        model, checked = compared(family)
+        sample(family, model=patched(model), steps=2)
+        assert set(checked) == set(range(-1, len(family.blocks) - 1))
+
+    @pytest.mark.parametrize(
+        ("name", "shape"), [("flux", (16, 8, 12)), ("flux2", (128, 4, 6)), ("qwen", (16, 1, 6, 8))]
+    )
+    def test_reference_pictures(self, load: Load, name: str, shape: tuple[int, ...]) -> None:
+        """Kontext, FLUX.2 and Qwen-Image-Edit: their tokens lengthen what blocks return, of the prompt's side alone."""
+        family = load(name)
+        ((text, extra),) = comfy_families.conditioning(name, 1)
+        reference = torch.randn(1, *shape, generator=torch.Generator().manual_seed(9))
+        positive = [[text, extra | {"reference_latents": [reference]}]]
+        plain = sample(family, positive=positive)
+        assert not torch.equal(plain.latent, sample(family).latent), "the reference acts"
+        assert torch.equal(sample(family, schedule(family, "F" * T), positive=positive).latent, plain.latent)
+        half = sample(family, schedule(family), positive=positive)
+        assert half.counts[2] == 0 and half.counts[0] == half.counts[1] > 0
 
     @pytest.mark.parametrize("name", ["flux", "sd3", "zimage", "wan"])
     def test_lora(self, load: Load, name: str) -> None:
@@ -246,3 +286,40 @@ class TestRefusals:
             used = schedule(family)
             made = replace(used, sampling=S.Sampling(None, None, T, None, (640, 640), "flow"))
             assert any(f"here: {size} pixels" in note for note in sample(family, made).outcome.notes), name
+
+
+_LARGE = dict(hidden_size=3072, num_heads=24, axes_dim=[16, 56, 56], mlp_ratio=4.0)
+_DIT = dict(model_channels=2048, num_blocks=28, num_heads=16, crossattn_emb_channels=1024)
+# The published sizes, as comfy.model_detection reads them off the files: a family here, its tiny one, what differs.
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "chroma": ("chroma", _LARGE | dict(depth=19, depth_single_blocks=38, out_dim=3072, hidden_dim=5120, n_layers=5)),
+    "flux": ("flux", _LARGE | dict(depth=19, depth_single_blocks=38)),
+    "flux2": ("flux2", dict(hidden_size=6144, num_heads=48, axes_dim=[32] * 4, depth=8, depth_single_blocks=48)),
+    "sd35-medium": ("sd3", dict(depth=24, num_patches=None, x_block_self_attn_layers=list(range(13)))),
+    "sd35-large": ("sd3", dict(depth=38, num_patches=None, x_block_self_attn_layers=[])),
+    "qwen-image": (
+        "qwen",
+        dict(num_layers=60, attention_head_dim=128, num_attention_heads=24, axes_dims_rope=(16, 56, 56)),
+    ),
+    "z-image": ("zimage", dict(dim=3840, n_layers=30, n_heads=30, n_kv_heads=30, axes_dims=[32, 48, 48])),
+    "lumina2": ("lumina2", dict(dim=2304, n_layers=26, n_heads=24, n_kv_heads=8, axes_dims=[32, 32, 32])),
+    "wan-14b": ("wan", dict(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, text_dim=4096)),
+    "wan-5b": ("wan-5b", dict(dim=3072, ffn_dim=14336, num_heads=24, num_layers=30, text_dim=4096)),
+    "wan-1.3b": ("wan", dict(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, text_dim=4096)),
+    "hunyuan-video": ("hunyuanvideo", _LARGE | dict(depth=20, depth_single_blocks=40)),
+    "anima": ("anima", _DIT),
+    "cosmos-predict2": ("predict2", _DIT),
+}
+
+
+class TestPresets:
+    @pytest.mark.parametrize("name", PUBLISHED)
+    def test_one_fits_the_published_size_and_no_other(self, comfy: None, name: str) -> None:
+        presets = {p.schedule.name: p.schedule for p in find([bundled_folder()])[0] if p.schedule.model.blocks}
+        assert set(presets) == {f"{family}-alternate-linear" for family in PUBLISHED}
+        tiny, differs = PUBLISHED[name]
+        model = comfy_families.build(tiny, changed=differs, device=torch.device("meta"))
+        engine.apply(model, presets.pop(f"{name}-alternate-linear"))
+        for other in presets.values():
+            with pytest.raises(errors.ModelMismatch):
+                engine.apply(model, other)

@@ -539,6 +539,23 @@ class TestWords:
         host.run(segments("F " * 10), steps=10)
         assert host.warnings == []
 
+    def test_flow_levels_and_sigmas_are_not_taken_for_each_other(self) -> None:
+        """Forge Neo's rectified-flow SDXL: the schedule of another kind of levels is refused, the picture is plain."""
+        host = WebUI(forge=True)
+        flow = Sampling(None, None, 10, None, None, "flow")
+        used = segments("FP FP FP FP FP")
+        kinds = {"epsilon": used, "const": replace(used, plan=replace(used.plan, noise="flow"), sampling=flow)}
+        wrapped = host.sd_model.forge_objects.unet.model
+        plain, _ = host.run(None, steps=10)
+        for kind in kinds:
+            wrapped.predictor = SimpleNamespace(prediction_type=kind)
+            for made, schedule in kinds.items():
+                del host.warnings[:], host.outcomes[:]
+                result, _ = host.run(schedule, steps=10)
+                assert torch.equal(result, plain) == (made != kind)
+                assert bool(host.outcomes) == (made == kind)
+                assert made == kind or "is sampled over" in host.warnings[0]
+
     def test_a_network_without_blocks_runs_null_steps_only(self) -> None:
         host = WebUI()
 
