@@ -45,11 +45,16 @@ IN_ROOT = ("unet", "scheduler")  # parts that the pipelines of 2022 keep in the 
 
 
 def load_folder(
-    folder: Path, device: torch.device, dtype: torch.dtype, prediction: PredictionName | None = None
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    prediction: PredictionName | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Checkpoint:
     """Read `model_index.json` and the parts that it names; nothing is downloaded.
 
-    `prediction` None means as the scheduler's configuration says. Raises ModelError, naming the file and the remedy,
+    `prediction` None means as the scheduler's configuration says; `size` is the pictures' (width, height), for models
+    whose noise levels depend on it (see also `Checkpoint.sized`). Raises ModelError, naming the file and the remedy,
     for a folder that is no diffusers pipeline, lacks a part or some of its tensors, holds weights other than
     safetensors, or is of a kind that is not supported.
     """
@@ -57,7 +62,7 @@ def load_folder(
     if TRANSFORMER in index.parts and "unet" not in index.parts:
         from flexsearch.models.pipeline_folder import load_pipeline
 
-        return load_pipeline(folder, index, device, dtype, prediction)
+        return load_pipeline(folder, index, device, dtype, prediction, size)
     require_unet(folder, index)
     encoders = [name for name in TEXT_ENCODERS if name in index.parts]
     conditioned = index.parts["unet"] == "UNet2DConditionModel"
@@ -198,7 +203,7 @@ class Loader:
                 local_files_only=True,
                 use_safetensors=True,
                 torch_dtype=dtype,
-                low_cpu_mem_usage=False,
+                low_cpu_mem_usage=bool(getattr(maker, "_keep_in_fp32_modules", None)),  # these cannot be read without
                 variant=variant_of(files[0]),
                 output_loading_info=True,
             )

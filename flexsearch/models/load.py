@@ -62,7 +62,7 @@ def load_model(
     if predicts is None and prediction != "auto":
         raise ConfigError("--prediction", f"{prediction!r} is not known", f"Choose auto, {', '.join(PREDICTIONS)}")
     try:
-        model = _load(name, where, DTYPES[dtype], predicts)
+        model = _load(name, where, DTYPES[dtype], predicts, size)
     except torch.OutOfMemoryError as error:
         remedy = "Give --dtype float16, or --device cpu"
         raise ModelError(name, f"its network does not fit on {where}", remedy) from error
@@ -72,7 +72,7 @@ def load_model(
         dynamo.cache_size_limit = max(dynamo.cache_size_limit, KINDS_OF_STEPS)
         model.network.compile()
     if size is not None:
-        model = model.sized(size)
+        model = model if model.image_size == size else model.sized(size)
         if model.bytes_per_image(1.0) > total_memory(where):
             raise no_room(model)
     return model
@@ -91,19 +91,24 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def _load(name: str, device: torch.device, dtype: torch.dtype, prediction: PredictionName | None) -> Checkpoint:
+def _load(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    prediction: PredictionName | None,
+    size: tuple[int, int] | None,
+) -> Checkpoint:
     if name in BUNDLED:
-        model = load_folder(ASSETS / name, device, dtype, prediction)
+        model = load_folder(ASSETS / name, device, dtype, prediction, size or BUNDLED[name].size)
         file = ASSETS / name / "prompts.txt"
         prompts = tuple(file.read_text(encoding="utf-8").splitlines()) if file.exists() else ()
         known = BUNDLED[name]
-        named = dataclasses.replace(
+        return dataclasses.replace(
             model, source=name, family=known.family, default_guidance=known.guidance, prompts=prompts
         )
-        return named if known.size is None else named.sized(known.size)
     path = Path(name)
     if path.is_dir():
-        return load_folder(path, device, dtype, prediction)
+        return load_folder(path, device, dtype, prediction, size)
     if path.is_file():
         return load_single_file(path, device, dtype, prediction)
     raise _nothing_there(name)

@@ -10,26 +10,30 @@ import copy
 import inspect
 import math
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flexiffusion.noise import NoiseLevels
 from flexiffusion.search.denoiser import Calls
+from flexsearch.errors import ModelError
 from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.models.denoiser import clean
+from flexsearch.models.folder_config import in_short
 from flexsearch.models.model import PIXELS_AT_ONCE
-from flexsearch.models.pipeline_loop import Asked, NetworkProxy, PipelineLoop, accepts
+from flexsearch.models.pipeline_loop import Asked, Call, NetworkProxy, OpenLoops, PipelineLoop, accepts, last_part
 
 T = TypeVar("T")
 
-LOOPS = 64  # calls of the pipeline that are kept open at a time, each with the text states of its prompts
+BINNING = "use_resolution_binning"  # by which some pipelines draw in another size than was asked for
+TEXT_TO_PICTURES = "Give a pipeline that makes pictures of a prompt alone, or another --size"
 LONGEST = "max_sequence_length"  # the tokens that prompts are padded to, where a pipeline asks
 FLOATS_PER_TOKEN = 40  # activations of one token, in units of its width; only a start: too large a batch is halved
 
@@ -39,13 +43,13 @@ class PipelineModel(Checkpoint):
     """A loaded diffusers pipeline.
 
     `part` is the name of its network among its parts, `dry` a weightless copy of that, on the meta device; `loops` are
-    the pipeline's calls that are open, by prompts and guidance.
+    the pipeline's calls that are open for pictures of this size.
     """
 
     pipe: Any  # diffusers has no types
     part: str
     dry: nn.Module
-    loops: OrderedDict[tuple[tuple[str, ...], float], PipelineLoop] = field(default_factory=OrderedDict)
+    loops: OpenLoops = field(default_factory=OpenLoops)
 
     @property
     def network(self) -> Any:
@@ -68,7 +72,7 @@ class PipelineModel(Checkpoint):
 
     def sized(self, size: tuple[int, int]) -> PipelineModel:
         self.require_multiple(size)
-        return measured(replace(self, image_size=size, loops=OrderedDict()))
+        return measured(replace(self, image_size=size, loops=OpenLoops()))
 
     def bytes_per_image(self, guidance: float) -> int:
         width = max(getattr(module, "in_features", 1) for module in self.network.modules())
@@ -81,24 +85,29 @@ class PipelineModel(Checkpoint):
             for made in calls:
                 made.on(self.dry, "meta")
         except (RuntimeError, NotImplementedError):  # the network looks at values: it is counted as it is
-            return self.network, lambda: [made.on(self.network, self.device) for made in calls]
-        return self.dry, lambda: [made.on(self.dry, "meta") for made in calls]
+            return self.network, partial(counted_on, self.network, calls, self.device)
+        return self.dry, partial(counted_on, self.dry, calls, torch.device("meta"))
 
     def arguments(self, prompts: Sequence[str], guidance: float) -> dict[str, Any]:
-        """What the pipeline is called with.
+        """What the pipeline is called with, made anew for each call: pipelines write into their list of prompts.
 
-        Guidance is `true_cfg_scale` where a pipeline has it and its network was not distilled to be told a scale.
+        Guidance is `true_cfg_scale` where a pipeline has it and its network was not distilled to be told a scale. A
+        scale of 1 is none, whatever number says that to the pipeline.
         """
         width, height = self.image_size
         generator = torch.Generator(self.device)  # torch's own random state is not ours to draw from
         given: dict[str, Any] = {"prompt": list(prompts), "width": width, "height": height, "generator": generator}
         call = type(self.pipe).__call__
-        if accepts(call, "true_cfg_scale") and not self.network.config.get("guidance_embeds", False):
+        if not accepts(call, "true_cfg_scale") or self.network.config.get("guidance_embeds", False):
+            given["guidance_scale"] = guidance - 1 if counts_from_zero(self.pipe) else guidance
+        elif guidance > 1:
             given |= {"true_cfg_scale": guidance, "negative_prompt": [""] * len(prompts)}
         else:
-            given["guidance_scale"] = guidance
+            given["true_cfg_scale"] = 1.0
+        if accepts(call, BINNING):
+            given[BINNING] = False
         longest = inspect.signature(call).parameters.get(LONGEST)
-        if longest is not None and self.text_tokens < longest.default:
+        if longest is not None and isinstance(longest.default, int) and self.text_tokens < longest.default:
             given[LONGEST] = self.text_tokens
         return given
 
@@ -111,21 +120,14 @@ class PipelineModel(Checkpoint):
 
     def loop(self, prompts: tuple[str, ...], guidance: float) -> PipelineLoop:
         """The pipeline's loop for these prompts: the one that is open, or a new one."""
-        key = prompts, guidance
-        loop = self.loops.pop(key, None)
-        if loop is None or loop.over:
-            if loop is not None:
-                loop.close()
-            while len(self.loops) >= LOOPS:
-                self.loops.popitem(last=False)[1].close()
-            loop = self._opened(prompts, guidance)
-        self.loops[key] = loop
-        return loop
+        return self.loops.get((prompts, guidance), lambda: self._opened(prompts, guidance))
 
     def _opened(self, prompts: tuple[str, ...], guidance: float) -> PipelineLoop:
-        arguments = {**self.arguments(prompts, guidance), "output_type": "latent"}
-        discrete = self.levels.kind == "vp"
-        return first_that_works(lambda dry: PipelineLoop(self.pipe, self.part, arguments, discrete, dry), self.dry)
+        def opened(dry: nn.Module | None) -> PipelineLoop:
+            arguments = {**self.arguments(prompts, guidance), "output_type": "latent"}
+            return PipelineLoop(self.pipe, self.part, arguments, self.levels.kind == "vp", dry)
+
+        return first_that_works(opened, self.dry)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
@@ -134,27 +136,33 @@ class PipelineModel(Checkpoint):
 
     def _decode(self, latents: Tensor) -> Tensor:
         """The end of the pipeline's own call, whose one step gives these latents; of a video, its middle frame."""
-        arguments = {**self.arguments([""] * len(latents), 1.0), "output_type": "pt", "num_inference_steps": 1}
 
         def finish(dry: nn.Module | None) -> Any:
-            pipe, scheduler = copy.copy(self.pipe), copy.copy(self.pipe.scheduler)
-
-            def set_timesteps(steps: int = 1, device: Any = None, sigmas: Any = None, mu: Any = None) -> None:
-                scheduler.timesteps = torch.ones(1, device=device)
-
-            def step(output: Any, timestep: Any, sample: Tensor, *_: Any, return_dict: bool = True, **__: Any) -> Any:
-                given = latents.to(sample.device, sample.dtype)
-                return SimpleNamespace(prev_sample=given) if return_dict else (given,)
-
-            scheduler.set_timesteps, scheduler.step = set_timesteps, step
-            scheduler.scale_model_input = lambda sample, *_, **__: sample
-            vars(pipe).update({"scheduler": scheduler, self.part: NetworkProxy(self.network, Asked(), dry)})
-            return pipe(**arguments, return_dict=False)[0]
+            arguments = {**self.arguments([""] * len(latents), 1.0), "output_type": "pt", "num_inference_steps": 1}
+            return last_part(self.pipe, self.part, NetworkProxy(self.network, Asked(), dry), latents, arguments)
 
         made = torch.as_tensor(first_that_works(finish, self.dry)).float().cpu()
         if made.dim() == 5:  # (n, frames, 3, height, width)
             made = made[:, made.shape[1] // 2]
         return made.clamp(0, 1)
+
+
+def counts_from_zero(pipe: Any) -> bool:
+    """Whether no guidance is a scale of 0 to a pipeline, whose scale is then one less than usual: Z-Image, Krea 2."""
+    probe = copy.copy(pipe)
+
+    def guided(scale: float) -> bool:
+        vars(probe)["_guidance_scale"] = scale
+        return bool(getattr(probe, "do_classifier_free_guidance", False))
+
+    return guided(0.5) and not guided(0.0)
+
+
+def counted_on(network: nn.Module, calls: Sequence[Call], device: torch.device) -> None:
+    """Makes recorded calls again where multiply-adds are counted; the CPU's fused attention would count as nothing."""
+    with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
+        for call in calls:
+            call.on(network, device)
 
 
 def first_that_works(function: Callable[[nn.Module | None], T], dry: nn.Module) -> T:
@@ -198,14 +206,33 @@ class PipelineDenoiser:
         loop = model.loop(self.prompts[images], self.guidance)
         flow = self.levels.kind == "flow"
         seen = sample if flow else sample / math.sqrt(1 + sigma**2)
-        output = loop.evaluate(seen, sigma * model.noise_config["num_train_timesteps"] if flow else place, run)
+        timestep = sigma * model.noise_config["num_train_timesteps"] if flow else place
+        output = loop.evaluate(seen, timestep, sigma, run)
         return clean(output.float(), sample, sigma, model.prediction)
 
 
 def measured(model: PipelineModel) -> PipelineModel:
-    """The model with the shape of its samples and its noise levels, which the pipeline itself tells for a size."""
-    asked = model.loop(("",), model.default_guidance).asked
-    assert asked.latents is not None
+    """The model with the shape of its samples and its noise levels, which the pipeline itself tells for a size.
+
+    Raises ModelError for a pipeline that cannot be called so, or that steps by something else than a prediction of its
+    sample.
+    """
+    try:
+        asked = model.loop(("",), model.default_guidance).asked
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever a pipeline raises where it is called with a prompt alone
+        width, height = model.image_size
+        name = type(model.pipe).__name__
+        problem = f"its pipeline {name} cannot make a picture of {width}x{height} of a prompt ({in_short(error)})"
+        raise ModelError(model.source, problem, TEXT_TO_PICTURES) from error
+    assert asked.latents is not None and asked.output is not None
+    if asked.output.shape != asked.latents.shape:
+        problem = (
+            f"its pipeline steps latents of {tuple(asked.latents.shape)} by an output of {tuple(asked.output.shape)}: "
+            "its network predicts more than the picture"
+        )
+        raise ModelError(model.source, problem, "Give a model that predicts the noise alone")
     levels = flow_levels(model.pipe.scheduler, asked.timesteps) if model.levels.kind == "flow" else model.levels
     return replace(model, latent_shape=tuple(asked.latents.shape[1:]), levels=levels)
 

@@ -24,20 +24,27 @@ from flexsearch.models.prediction import PredictionName, noise_levels
 PART = "transformer"
 FLOW = "flow_prediction"  # as diffusers' solvers for diffusion models call it
 SECOND = "transformer_2"  # the expert of low noise, of Wan 2.2
-TEXT_TO_PICTURES = "Give a pipeline that makes pictures of a prompt alone"
+SCALES = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")  # as pipelines name it
 
 
 def load_pipeline(
-    folder: Path, index: Index, device: torch.device, dtype: torch.dtype, prediction: PredictionName | None = None
+    folder: Path,
+    index: Index,
+    device: torch.device,
+    dtype: torch.dtype,
+    prediction: PredictionName | None = None,
+    size: tuple[int, int] | None = None,
 ) -> PipelineModel:
     """Read a pipeline with a transformer; nothing is downloaded, and no code that lies in the folder is run.
 
-    Raises ModelError for a pipeline that is not known, lacks parts, cannot be cut, or needs more than a prompt.
+    `size` is a picture's (width, height) in pixels, None for the pipeline's own. Raises ModelError for a pipeline that
+    is not known, lacks parts, cannot be cut, or needs more than a prompt, ConfigError for a size that it cannot.
     """
     import diffusers
 
-    maker = getattr(diffusers, index.pipeline, None)
-    if maker is None:
+    maker: Any = getattr(diffusers, index.pipeline, None)
+    known = isinstance(maker, type) and issubclass(maker, diffusers.DiffusionPipeline)
+    if not known:
         problem = f"its pipeline is {index.pipeline or 'not named'}, which diffusers {diffusers.__version__} has not"
         raise ModelError(str(folder), problem, "Install a newer diffusers, or give another model")
     if SECOND in index.parts:
@@ -45,8 +52,11 @@ def load_pipeline(
         raise ModelError(str(folder), problem, "Give a pipeline with one")
     loader = Loader(folder, index.parts, [*index.notes])
     parts = {PART: loader.part(PART, "transformer", dtype)}
-    if "vae" in index.parts:
-        parts["vae"] = loader.part("vae", "VAE", torch.float32)
+    for name in index.parts:  # those with weights: what is missing there would be drawn at random
+        if name == "vae":
+            parts[name] = loader.part(name, "VAE", torch.float32)
+        elif name.startswith("text_encoder"):
+            parts[name] = loader.part(name, "text encoder", dtype)
     try:
         layout = find_layout(parts[PART])
     except ModelMismatch as error:
@@ -63,7 +73,7 @@ def load_pipeline(
         loader.at("scheduler"), index.parts.get("scheduler"), dict(pipe.scheduler.config), prediction
     )
     family = family_of(parts[PART]) or "custom"
-    scale = int(getattr(pipe, "vae_scale_factor", 8))
+    scale = next((int(getattr(pipe, name)) for name in SCALES if hasattr(pipe, name)), 8)
     with torch.device("meta"):
         dry = type(parts[PART]).from_config(parts[PART].config).eval()
     model = PipelineModel(
@@ -76,7 +86,7 @@ def load_pipeline(
         latent_shape=(),
         device=device,
         dtype=dtype,
-        image_size=_size(pipe, family, scale),
+        image_size=size or _size(pipe, family, scale),
         multiple=2 * scale,
         default_guidance=FAMILIES[family].guidance if family in FAMILIES else 1.0,
         notes=tuple(loader.notes),
@@ -84,13 +94,9 @@ def load_pipeline(
         part=PART,
         dry=dry,
     )
-    try:
-        return measured(model)
-    except ModelError:
-        raise
-    except Exception as error:  # whatever a pipeline raises where it is called with a prompt alone
-        problem = f"its pipeline {index.pipeline} cannot be called with a prompt ({in_short(error)})"
-        raise ModelError(str(folder), problem, TEXT_TO_PICTURES) from error
+    if size is not None:
+        model.require_multiple(size)
+    return measured(model)
 
 
 def _noise(
@@ -108,10 +114,13 @@ def _noise(
 
 
 def _size(pipe: Any, family: str, scale: int) -> tuple[int, int]:
-    """Width and height of a picture where nothing is asked: what the pipeline takes, or the family's."""
+    """Width and height of a picture where nothing is asked: what the pipeline or the network says, or the family's."""
     call = inspect.signature(type(pipe).__call__).parameters
     width, height = (call[name].default if name in call else None for name in ("width", "height"))
     if isinstance(width, int) and isinstance(height, int):
         return width, height
+    latent = getattr(pipe, PART).config.get("sample_size")
+    if isinstance(latent, int):
+        return latent * scale, latent * scale
     side = FAMILIES[family].side if family in FAMILIES else int(getattr(pipe, "default_sample_size", 64)) * scale
     return side, side

@@ -12,7 +12,9 @@ import copy
 import inspect
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 
 from flexiffusion.search.denoiser import Calls
 
+LOOPS = 64  # calls of one pipeline that are kept open at a time: a batch of images has one, with its text states
 EVALUATIONS = 4096  # of one call of a pipeline; then it is called anew
 
 
@@ -43,10 +46,12 @@ class Call:
 
 @dataclass
 class Asked:
-    """What a pipeline asked of its scheduler when it began: the arguments of `set_timesteps`, and its own latents."""
+    """What a pipeline asked of its scheduler when it began: the arguments of `set_timesteps`, its own latents, and the
+    first output that it would have stepped by."""
 
     timesteps: Mapping[str, Any] = field(default_factory=dict)
     latents: Tensor | None = None
+    output: Tensor | None = None
     calls: list[Call] = field(default_factory=list)
 
 
@@ -96,30 +101,34 @@ class PipelineLoop:
         # past diffusers' own __setattr__, which would write into the configuration that both copies share
         vars(self._pipe).update({"scheduler": self._scheduler, network: self._network})
         self._timesteps = torch.zeros(EVALUATIONS, dtype=torch.int64 if discrete else torch.float32)
+        self._sigmas = torch.zeros(EVALUATIONS + 1)
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._steps = 0
+        self._waiting = True
         self._thread = threading.Thread(target=self._call, name="flexsearch pipeline", daemon=True)
         self._thread.start()
-        self._reply()
+        self.asked.output = self._reply()
         self._network.began = True
 
-    def evaluate(self, sample: Tensor, timestep: float, run: Calls | None) -> Tensor:
+    def evaluate(self, sample: Tensor, timestep: float, sigma: float, run: Calls | None) -> Tensor:
         """What the pipeline would step by at this timestep: the guided output of its network.
 
         sample: (n, *latent shape), scaled as the network sees it
+        sigma:  the noise level of the timestep, for pipelines that ask their scheduler for it
         """
         self._network.run = run
+        self._waiting = True
         try:
-            self._requests.put((sample, timestep))
+            self._requests.put((sample, timestep, sigma))
             return self._reply()
         finally:
             self._network.run = None
 
     @property
     def over(self) -> bool:
-        """Whether it has no evaluation left, or has failed."""
-        return self._steps >= EVALUATIONS or not self._thread.is_alive()
+        """Whether it has no evaluation left, has failed, or was left before it had answered (Ctrl-C)."""
+        return self._steps >= EVALUATIONS or self._waiting or not self._thread.is_alive()
 
     def close(self) -> None:
         """Ends the pipeline's call."""
@@ -129,6 +138,7 @@ class PipelineLoop:
 
     def _reply(self) -> Tensor:
         reply = self._replies.get()
+        self._waiting = False
         if isinstance(reply, BaseException):
             self._thread.join()
             raise reply
@@ -157,7 +167,7 @@ class PipelineLoop:
         ) -> None:
             self.asked.timesteps = {"sigmas": sigmas, "mu": mu}
             self._timesteps = self._timesteps.to(device)
-            stand_in.timesteps = self._timesteps
+            stand_in.timesteps, stand_in.sigmas = self._timesteps, self._sigmas
             stand_in.num_inference_steps = num_inference_steps
 
         def step(output: Tensor, timestep: Any, sample: Tensor, *_: Any, return_dict: bool = True, **__: Any) -> Any:
@@ -168,15 +178,70 @@ class PipelineLoop:
             request = self._requests.get()
             if isinstance(request, BaseException):
                 raise request
-            following, at = request
+            following, at, sigma = request
             if self._steps < EVALUATIONS:
                 self._timesteps[self._steps] = at  # the loop's next timestep is a view of it
+                self._sigmas[self._steps] = sigma
             following = following.to(sample.device, sample.dtype)
             return SimpleNamespace(prev_sample=following) if return_dict else (following,)
 
         stand_in.set_timesteps, stand_in.step = set_timesteps, step
         stand_in.scale_model_input = lambda sample, *_, **__: sample
         return stand_in
+
+
+def last_part(pipe: Any, network: str, proxy: NetworkProxy, latents: Tensor, arguments: Mapping[str, Any]) -> Any:
+    """The pictures of a pipeline's call of one step that gives these latents, in float32 as autoencoders want them."""
+    pipe, scheduler = copy.copy(pipe), copy.copy(pipe.scheduler)
+
+    def set_timesteps(
+        steps: int = 1, device: Any = None, timesteps: Any = None, sigmas: Any = None, mu: Any = None
+    ) -> None:
+        scheduler.timesteps, scheduler.sigmas = torch.ones(1, device=device), torch.zeros(2)
+
+    def step(output: Any, timestep: Any, sample: Tensor, *_: Any, return_dict: bool = True, **__: Any) -> Any:
+        given = latents.to(sample.device)
+        return SimpleNamespace(prev_sample=given) if return_dict else (given,)
+
+    scheduler.set_timesteps, scheduler.step = set_timesteps, step
+    scheduler.scale_model_input = lambda sample, *_, **__: sample
+    vars(pipe).update({"scheduler": scheduler, network: proxy})
+    return pipe(**arguments, return_dict=False)[0]
+
+
+class OpenLoops:
+    """The calls of a pipeline that are open, by prompts and guidance: at most `LOOPS`, the last used ones.
+
+    Each holds a thread and the text states of its prompts; all are ended when this is collected.
+    """
+
+    def __init__(self) -> None:
+        self._loops: OrderedDict[Hashable, PipelineLoop] = OrderedDict()
+        weakref.finalize(self, _close_all, self._loops)
+
+    def get(self, key: Hashable, make: Callable[[], PipelineLoop]) -> PipelineLoop:
+        """The open one, or a new one in place of the one that was used longest ago."""
+        loop = self._loops.pop(key, None)
+        if loop is None or loop.over:
+            if loop is not None:
+                loop.close()
+            while len(self._loops) >= LOOPS:
+                self._loops.popitem(last=False)[1].close()
+            loop = make()
+        self._loops[key] = loop
+        return loop
+
+    def __len__(self) -> int:
+        return len(self._loops)
+
+    def close(self) -> None:
+        """Ends all of them."""
+        _close_all(self._loops)
+
+
+def _close_all(loops: OrderedDict[Hashable, PipelineLoop]) -> None:
+    while loops:
+        loops.popitem()[1].close()
 
 
 def moved(value: Any, device: str | torch.device) -> Any:

@@ -87,7 +87,7 @@ class TestInFlexsearch:
         assert model.prompts[0] and len(model.prompts) == 974
 
     def test_head_only_steps_beat_fewer_steps(self, model: PipelineModel) -> None:
-        """The least that the method promises of it, where steps are many; with few, features change too fast at first."""
+        """The least that the method promises of it, where steps are many: with few, features change too fast."""
         denoiser, noise = model.denoiser(["red heart", "pizza"], 3.0), initial_noise(0, range(2), model.latent_shape)
         places = spaced_places(model.levels, 30, "uniform")
         teacher = draw(denoiser, "dpmpp_2m", noise, places).latents
