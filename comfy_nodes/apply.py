@@ -23,13 +23,13 @@ from torch import Tensor
 from ..flexiffusion.fit import misfit, require_fit, require_noise
 from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, why_not_cut
 from ..flexiffusion.noise import NoiseKind
-from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for, require_host_solver
+from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for
 from ..flexiffusion.presets import Preset
 from ..flexiffusion.run import Report, Run
 from ..flexiffusion.schedule import FULL, Action, Schedule, SegmentsPlan, StepsPlan
 from . import caches
 from .network import noise_of, picture_size, prediction_of, uncompiled
-from .samplers import count_note, name_of
+from .samplers import count_note, name_of, with_own_solver
 
 KEY = "flexiffusion"
 OUTER_SAMPLE, PREDICT_NOISE, APPLY_MODEL = "outer_sample", "predict_noise", "apply_model"  # WrappersMP of the host
@@ -52,10 +52,8 @@ def apply(
 
     Raises:
         ModelMismatch: the schedule was not made for this network, or for noise levels of another kind.
-        ScheduleError: the schedule brings its own solver.
     """
     if schedule is not None:
-        require_host_solver(schedule)
         network = uncompiled(model.get_model_object("diffusion_model"))
         require_noise(schedule, noise_of(model.get_model_object("model_sampling")), type(network).__name__)
         if why_not_cut(network) is None:
@@ -86,7 +84,7 @@ def thin(schedule: Schedule, sigmas: Sequence[float], mapping: LevelMapping = "p
     *levels, end = sigmas
     plan = _drawn_already(schedule, levels) if mapping == "position" else None
     if plan is None:
-        plan = plan_for(schedule, levels, mapping, max(end, 0.0))
+        plan = plan_for(schedule, levels, mapping, max(end, 0.0), own_solver=True)
     return [*plan.levels, end], plan
 
 
@@ -136,6 +134,8 @@ class _Applied:
             _log.warning("%s", note)
         if wanted != given:
             sigmas = torch.tensor(wanted, dtype=sigmas.dtype, device=sigmas.device)
+        if plan.weights is not None and self._schedule is not None:
+            sampler = with_own_solver(sampler, plan, self._schedule.name)
         options = guider.model_options.setdefault("transformer_options", {})
         sampling = options[KEY] = _Sampling(plan, noise_of(_model_sampling(guider)))
         try:
@@ -189,6 +189,9 @@ class _Applied:
         if len(levels) < FEWEST_STEPS:
             notes.append(f"no gain is to be expected of {len(levels)} steps: they are sampled as ever")
             return wanted, plan, notes
+        if plan.weights is not None:
+            own, sampler = f"{schedule.name} brings its own solver: sampler {name_of(sampler)} is not used", None
+            notes.append(own)
         notes += _notes(as_given, guider, noise, sampler, levels if self._mapping == "position" else None)
         fulls = sum(action == FULL for action in plan.actions)
         if fulls >= len(levels):
@@ -201,11 +204,15 @@ class _Applied:
 
 
 def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels: Sequence[float] | None) -> list[str]:
-    """What the user should know before sampling. levels: where they should be those that segments were made on."""
+    """What the user should know before sampling.
+
+    sampler: None: the schedule brings its own solver
+    levels:  where they should be those that segments were made on
+    """
     model = guider.model_patcher.model
     differs = misfit(
         schedule,
-        sampler=name_of(sampler),
+        sampler=None if sampler is None else name_of(sampler),
         cfg=getattr(guider, "cfg", None),
         size=picture_size(model, noise),
         prediction=prediction_of(model, _model_sampling(guider)),
@@ -215,7 +222,8 @@ def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels:
         f"{schedule.name} was searched on the checkpoint with SHA-256 {schedule.model.sha256[:12]}...; "
         "this host does not tell which one is loaded. On another one its quality was not measured"
     )
-    return [note for note in (differs, checkpoint, count_note(sampler), caches.note(guider.model_options)) if note]
+    counts = None if sampler is None else count_note(sampler)
+    return [note for note in (differs, checkpoint, counts, caches.note(guider.model_options)) if note]
 
 
 def _elsewhere(calls: int) -> str | None:

@@ -19,6 +19,7 @@ from .schedule import FULL, Action, Schedule, Segment, SegmentsPlan, StepsPlan, 
 LevelMapping = Literal["position", "level"]
 
 TOLERANCE = 1e-3  # hosts and solvers reach "the same" level with rounding errors of up to 1e-6 (half precision: 5e-4)
+FITTED_TOLERANCE = 0.01  # part by which a first level may differ from the one that a solver was fitted to
 FEWEST_STEPS = 5  # below this there is nothing worth saving and a lot to lose
 
 
@@ -30,12 +31,15 @@ class Plan:
     actions: full or partial, one per level; the first is full
     nulls:   how many of the host's levels are taken out
     warning: what the user should be told once, or None
+    weights: of a schedule that brings its own solver, for each level what the new prediction and those before it count
+             for, newest first; an entry of None: DPM-Solver++ 2M's. None altogether: the host's solver runs
     """
 
     levels: tuple[float, ...]
     actions: tuple[Action, ...]
     nulls: int
     warning: str | None = None
+    weights: tuple[tuple[float, ...] | None, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.levels) != len(self.actions):
@@ -44,6 +48,10 @@ class Plan:
             )
         if any(action.kind == "null" for action in self.actions):
             raise ScheduleError("Plan.actions", "a null action is listed", "Leave its level out and count it in nulls")
+        if self.weights is not None and len(self.weights) != len(self.levels):
+            raise ScheduleError(
+                "Plan.weights", f"{len(self.weights)} rows for {len(self.levels)} levels", "Give one per level"
+            )
         if self.actions and self.actions[0].kind != "full":
             raise ScheduleError("Plan.actions[0]", f"the first action is {self.actions[0].kind}", "Make it full")
 
@@ -122,8 +130,8 @@ def require_host_solver(schedule: Schedule) -> None:
     if isinstance(schedule.plan, StepsPlan) and schedule.plan.weights is not None:
         raise ScheduleError(
             schedule.name,
-            "it brings its own solver (weights fitted to its steps), which cannot be run here yet",
-            "Choose a schedule without weights; `flexsearch evaluate` runs this one",
+            "it brings its own solver (weights fitted to its steps), which cannot be run here",
+            "Choose a schedule without weights",
         )
 
 
@@ -163,7 +171,7 @@ def plan_for(
     if refused:
         return Plan(run, (FULL,) * len(run), 0, f"{schedule.name}: {refused}; every step runs in full")
     if isinstance(schedule.plan, StepsPlan):
-        return _steps(schedule.plan, run, end)
+        return _steps(schedule.name, schedule.plan, run, end)
     warning = None
     if mapping == "level":
         if schedule.levels is None:
@@ -218,7 +226,7 @@ def _with_nulls_out(levels: tuple[float, ...], actions: Sequence[Action], warnin
     return Plan(tuple(level for level, _ in row), tuple(action for _, action in row), len(levels) - len(row), warning)
 
 
-def _steps(plan: StepsPlan, levels: tuple[float, ...], end: float) -> Plan:
+def _steps(name: str, plan: StepsPlan, levels: tuple[float, ...], end: float) -> Plan:
     reaches = _reaches(plan.levels)
     # the steps at or above the host's first level: its own takes their place, as the last of them would run
     passed = sum(reach >= levels[0] for reach in reaches)
@@ -228,7 +236,42 @@ def _steps(plan: StepsPlan, levels: tuple[float, ...], end: float) -> Plan:
     rest = zip(plan.steps[passed:], reaches[passed:], strict=True)
     below = [step for step, reach in rest if step.sigma - (reach - step.sigma) > end]
     own = (levels[0], *(step.sigma for step in below))
-    return Plan(own, (start, *(step.action for step in below)), max(0, len(levels) - len(own)))
+    actions, nulls = (start, *(step.action for step in below)), max(0, len(levels) - len(own))
+    if plan.weights is None:
+        return Plan(own, actions, nulls)
+    weights, warning = _own_weights(name, plan, passed, own, end)
+    return Plan(own, actions, nulls, warning, weights)
+
+
+def _own_weights(
+    name: str, plan: StepsPlan, passed: int, levels: tuple[float, ...], end: float
+) -> tuple[tuple[tuple[float, ...] | None, ...], str | None]:
+    """The weights of a run over these levels, which are the plan's but for the first, and what to tell where some of
+    them cannot be used; passed: how many of the plan's steps lie at the first level or above it.
+
+    Weights were fitted to a run from the plan's first level on. A run that begins lower lacks earlier predictions, and
+    its first level is none of the plan's: until no step reads either of them, DPM-Solver++ 2M's are used. The same goes
+    for a last step that does not arrive where it was fitted to, because the run ends at another level.
+    """
+    assert plan.weights is not None
+    rows = [*plan.weights[passed - 1 :]] if passed else [(), *plan.weights]
+    whole_run = passed == 1 and _alike(levels[0], plan.levels[0])
+    fitted: list[tuple[float, ...] | None] = [
+        row if whole_run or (row and i >= len(row)) else None for i, row in enumerate(rows[: len(levels)])
+    ]
+    if end > 0:
+        fitted[-1] = None
+    count = sum(row is None for row in fitted)
+    warning = (
+        f"{name}: {count} of {len(fitted)} steps are taken by DPM-Solver++ 2M, because the run does not begin or end "
+        "where the schedule's own solver was fitted to"
+    )
+    return tuple(fitted), warning if count else None
+
+
+def _alike(level: float, other: float) -> bool:
+    """Whether a noise level is near enough to the one that a solver was fitted to."""
+    return abs(level - other) <= FITTED_TOLERANCE * other
 
 
 def _unfit(levels: tuple[float, ...], steps: int) -> str | None:

@@ -88,6 +88,46 @@ def advanced(state: Tensor, predictions: Sequence[Tensor], ratio: float, weights
     return result
 
 
+def planned_weights(levels: Sequence[float], weights: Sequence[Sequence[float] | None]) -> Weights:
+    """The rows of a plan's own solver (`Plan.weights`), with DPM-Solver++ 2M's where it has none."""
+    usual = dpmpp_2m_weights(levels)
+    return tuple(tuple(row) if row is not None else other for row, other in zip(weights, usual, strict=True))
+
+
+def sample_with(
+    weights: Weights,
+    model: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    disable: bool | None = None,
+) -> Tensor:
+    """A sampler as hosts have them from k-diffusion (`sample_euler` and its kin), with given weights, one row a step.
+
+    Args:
+        model: `model(x, sigma, **extra_args)` predicts the clean sample; sigma has one value for each image. # (B,)
+        x: the noisy sample in scaled states, which those of k-diffusion are. # (B, C, H, W) or (B, C, T, H, W)
+        sigmas: noise levels that fall, and the one where the run ends, mostly 0. # (steps + 1,)
+        callback: told of every step, as the host's own samplers tell it.
+        disable: as the host's own samplers have it; no progress is shown here.
+
+    Raises:
+        ValueError: there is not one row for each step.
+    """
+    if len(weights) != len(sigmas) - 1:
+        raise ValueError(f"{len(weights)} rows of weights for {len(sigmas) - 1} steps: give one for each")
+    levels = [float(sigma) for sigma in sigmas]
+    past: tuple[Tensor, ...] = ()
+    for i, row in enumerate(weights):
+        denoised = model(x, sigmas[i] * x.new_ones([x.shape[0]]), **(extra_args or {}))
+        if callback is not None:
+            callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+        past = (denoised, *past)[: max(map(len, weights))]
+        x = advanced(x, past, levels[i + 1] / levels[i], row)
+    return x
+
+
 class Plms(_Remembering):
     """Pseudo linear multistep (PNDM, arXiv 2202.09778, eqs. 9 and 12), Adams-Bashforth weights for uneven steps.
 

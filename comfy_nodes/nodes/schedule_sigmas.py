@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..apply import thin
+from ..samplers import own_function
 from .common import schedule_input, schema
 
 
@@ -22,19 +23,28 @@ class ScheduleSigmas(io.ComfyNode):
             display_name="Flexiffusion Schedule Sigmas",
             category="sampling/custom_sampling/sigmas",
             description="Takes the null steps of a schedule out of a list of sigmas; a schedule with noise levels of "
-            "its own replaces those below the first. Apply Schedule does this too; use it as well for partial steps.",
+            "its own replaces those below the first. Apply Schedule does this too; use it as well for partial steps. "
+            "The sampler is the schedule's own solver, where it brings one.",
             inputs=[
                 io.Sigmas.Input("sigmas", tooltip="The scheduler's noise levels, such as BasicScheduler's."),
                 schedule_input(),
             ],
             outputs=[
-                io.Sigmas.Output("sigmas_out", display_name="sigmas", tooltip="The noise levels that are evaluated.")
+                io.Sigmas.Output("sigmas_out", display_name="sigmas", tooltip="The noise levels that are evaluated."),
+                io.Sampler.Output(
+                    "sampler_out",
+                    display_name="sampler",
+                    tooltip="The solver that the schedule brings, for SamplerCustom; Euler's where it brings none.",
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, sigmas: Any, schedule: Any) -> Any:
+        from comfy.samplers import KSAMPLER, ksampler
+
         if len(sigmas) < 2:
-            return io.NodeOutput(sigmas)
-        levels, _ = thin(schedule, [float(sigma) for sigma in sigmas])
-        return io.NodeOutput(torch.tensor(levels, dtype=sigmas.dtype, device=sigmas.device))
+            return io.NodeOutput(sigmas, ksampler("euler"))
+        levels, plan = thin(schedule, [float(sigma) for sigma in sigmas])
+        thinned = torch.tensor(levels, dtype=sigmas.dtype, device=sigmas.device)
+        return io.NodeOutput(thinned, ksampler("euler") if plan.weights is None else KSAMPLER(own_function(plan)))

@@ -66,7 +66,7 @@ def install(monkeypatch: pytest.MonkeyPatch, models: Any) -> SimpleNamespace:
     module("comfy_api.latest", io=io, ui=SimpleNamespace(), ComfyExtension=object)
     comfy = module("comfy")
     sampler = SimpleNamespace(SAMPLERS=["euler", "dpmpp_2m"], SCHEDULERS=["normal", "karras"])
-    comfy.samplers = module("comfy.samplers", KSampler=sampler)  # type: ignore[attr-defined]
+    comfy.samplers = module("comfy.samplers", KSampler=sampler, KSAMPLER=lambda function: function, ksampler=str)  # type: ignore[attr-defined]
     module("nodes", common_ksampler=None)
     routes: dict[str, Any] = {}
 

@@ -84,6 +84,50 @@ def run(
     return result, calls, outcome
 
 
+def solved(*rows: tuple[float, str, tuple[float, ...]]) -> Any:
+    """Steps with a solver of their own."""
+    actions = {"F": S.FULL, "P": S.Action("partial", 0, "linear")}
+    return schedule(S.StepsPlan(tuple(S.Step(level, actions[kind], weights) for level, kind, weights in rows)))
+
+
+OWN_LEVELS = [14.6146, 8.0, 4.0, 2.0, 1.0, 0.4]
+EULER = solved(*((level, "F", (1.0,)) for level in OWN_LEVELS))
+
+
+class TestOwnSolver:
+    """A schedule with weights: its solver runs in the place of the chosen sampler's loop."""
+
+    def test_it_runs_whatever_sampler_was_chosen(self, host: Any) -> None:
+        expected = host.sample(host.model(), [*OWN_LEVELS, 0.0], sampler="euler")
+        for sampler in ("euler", "heun"):
+            result, calls, outcome = run(host, EULER, sampler=sampler)
+            torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+            assert (calls.full, calls.partial) == (6, 0)
+            assert f"made brings its own solver: sampler {sampler} is not used" in outcome.notes
+
+    def test_weights_reach_back(self, host: Any) -> None:
+        rows = [(1.0,), (1.3, -0.3), (1.2, -0.4, 0.2), (1.1, -0.1), (1.0,), (0.9, 0.1)]
+        own = solved(*zip(OWN_LEVELS, "FFPFPF", rows, strict=True))
+        result, calls, outcome = run(host, own)
+        assert calls.deep == [True, True, False, True, False, True] and outcome.report.misses == 0
+        plain, _, _ = run(host, solved(*zip(OWN_LEVELS, "FFPFPF", [(1.0,)] * 6, strict=True)))
+        assert not torch.allclose(result, plain, rtol=1e-2)
+
+    def test_a_tail_begins_with_the_usual_solver(self, host: Any) -> None:
+        """img2img: what was predicted above the first level is not there, so weights that read it are no use."""
+        rows = [(1.0,), (1.5, -0.5), (1.5, -0.5), (1.0,), (1.5, -0.5), (1.0,)]
+        own, tail = solved(*zip(OWN_LEVELS, "FFFFFF", rows, strict=True)), [7.0, 5.0, 3.0, 2.5, 1.5, 0.7, 0.3, 0.0]
+        result, calls, outcome = run(host, own, sigmas=tail)
+        assert calls.full == 5
+        assert "made: 2 of 5 steps are taken by DPM-Solver++ 2M" in " ".join(outcome.notes)
+        assert result.isfinite().all()
+
+    def test_a_sampler_without_a_place_for_it_is_refused_before_sampling(self, host: Any) -> None:
+        _, plan = engine.thin(EULER, [*OWN_LEVELS, 0.0])
+        with pytest.raises(errors.ScheduleError, match="its own solver, but the sampler, a object, has no place"):
+            part("comfy_nodes.samplers").with_own_solver(object(), plan, "made")
+
+
 class TestCounts:
     def test_all_full_is_bitwise_the_host_alone(self, host: Any) -> None:
         plain = host.sample(host.model(), LEVELS)
@@ -439,13 +483,6 @@ class TestWhatIsSaid:
         dropping = schedule(S.StepsPlan((S.Step(9.0, S.FULL), S.Step(1.0, S.Action("full", drop=("a",))))))
         with pytest.raises(errors.ModelMismatch, match="dropped unit a"):
             engine.apply(host.model(), dropping)
-
-    def test_a_schedule_that_brings_its_solver_is_refused_before_sampling(self, host: Any) -> None:
-        own = schedule(S.StepsPlan((S.Step(9.0, S.FULL, (1.0,)), S.Step(1.0, S.FULL, (1.2, -0.2)))))
-        with pytest.raises(errors.ScheduleError, match="brings its own solver"):
-            engine.apply(host.model(), own)
-        with pytest.raises(errors.ScheduleError, match="brings its own solver"):
-            engine.thin(own, [9.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
 
     def test_late_conditioning_is_one_miss(self, host: Any) -> None:
         """A size that changes in mid-run stands for any conditioning that comes late: one miss, then partial again."""

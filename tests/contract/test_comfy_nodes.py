@@ -185,10 +185,14 @@ class TestLoad:
 def test_schedule_sigmas(pack: Any) -> None:
     (schedule,) = pack.nodes[2].execute("sd15-turns-6.json").args
     sigmas = torch.tensor([14.0, 9.0, 5.0, 3.0, 1.0, 0.5, 0.0])
-    (thinned,) = pack.nodes[3].execute(sigmas, schedule).args
+    thinned, sampler = pack.nodes[3].execute(sigmas, schedule).args
     assert thinned[0] == 14.0 and thinned[-1] == 0.0 and len(thinned) == 13 and thinned.dtype == sigmas.dtype
     empty = torch.tensor([])
     assert pack.nodes[3].execute(empty, schedule).args[0] is empty
+    assert sampler == "euler"  # the stand-in's: a name where the host makes an object of it
+    own = part("flexiffusion.codec").read(Path(__file__).parents[1] / "golden" / "weights.json")
+    thinned, solver = pack.nodes[3].execute(torch.tensor([own.plan.levels[0] * 0.7**i for i in range(8)]), own).args
+    assert callable(solver)
 
 
 def test_the_strip(pack: Any) -> None:

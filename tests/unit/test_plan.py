@@ -119,6 +119,38 @@ class TestByLevel:
             plan_for(self.SCHEDULE, TEN, "time")  # type: ignore[arg-type]
 
 
+class TestOwnSolver:
+    """Which of a file's weights can be used, by where a run begins and ends."""
+
+    LEVELS = (14.6, 9.0, 4.0, 2.0, 1.0, 0.4)
+    ROWS = ((1.0,), (1.2, -0.2), (1.3, -0.4, 0.1), (1.1, -0.1), (1.0,), (0.8, 0.1, 0.1))
+    OWN = schedule(StepsPlan(tuple(Step(level, FULL, row) for level, row in zip(LEVELS, ROWS, strict=True))))
+
+    def test_a_whole_run_has_all(self) -> None:
+        plan = plan_for(self.OWN, (14.61, 8.0, 6.0, 2.0, 1.0, 0.5, 0.0), own_solver=True)
+        assert plan.weights == self.ROWS and plan.warning is None
+
+    def test_a_tail_has_those_that_read_none_of_what_is_missing(self) -> None:
+        plan = plan_for(self.OWN, (5.0, 4.5, 3.0, 2.5, 1.5, 0.7), own_solver=True)
+        assert plan.levels == (5.0, 4.0, 2.0, 1.0, 0.4)
+        # at 4.0 the row reads three predictions, of which one was made; that at 2.0 reads its own and that of 4.0
+        assert plan.weights == (None, None, *self.ROWS[3:])
+        assert plan.warning is not None and "2 of 5 steps are taken by DPM-Solver++ 2M" in plan.warning
+
+    def test_a_start_above_has_a_step_of_the_usual_solver_more(self) -> None:
+        plan = plan_for(self.OWN, (20.0, 8.0, 6.0, 2.0, 1.0, 0.5), own_solver=True)
+        assert plan.levels == (20.0, *self.LEVELS)
+        assert plan.weights == (None, *self.ROWS)
+
+    def test_a_run_that_ends_early_arrives_by_the_usual_solver(self) -> None:
+        plan = plan_for(self.OWN, (14.6, 8.0, 6.0, 4.0, 3.0), end=1.5, own_solver=True)
+        assert plan.levels == self.LEVELS[:4]
+        assert plan.weights == (*self.ROWS[:3], None)
+
+    def test_too_few_steps_are_the_hosts_own(self) -> None:
+        assert plan_for(self.OWN, (14.6, 1.0), own_solver=True).weights is None
+
+
 class TestSteps:
     PLAN = StepsPlan((Step(14.6, FULL), Step(9.0, P0), Step(4.0, FULL), Step(1.5, P1), Step(0.4, FULL)))
     SCHEDULE = schedule(PLAN)
@@ -133,7 +165,8 @@ class TestSteps:
         own = replace(self.SCHEDULE, plan=own_solver(self.PLAN))
         with pytest.raises(ScheduleError, match=r"^drawn: it brings its own solver .* Choose a schedule without"):
             plan_for(own, (14.61, 8.0, 6.0, 4.0, 2.0))
-        assert plan_for(own, TEN, own_solver=True) == plan_for(self.SCHEDULE, TEN)
+        planned = plan_for(own, TEN, own_solver=True)
+        assert replace(planned, weights=None, warning=None) == plan_for(self.SCHEDULE, TEN)
 
     def test_a_start_above_adds_one_full_step(self) -> None:
         plan = plan_for(self.SCHEDULE, (20.0, 8.0, 6.0, 4.0, 2.0))
