@@ -17,7 +17,8 @@ import pytest
 
 from flexsearch.cli import exit_codes
 
-pytestmark = pytest.mark.cluster
+# whole commands one after the other, each with a time limit of its own
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 pytest.importorskip("ray")
 
 SMALL = ["--steps", "8", "--speedup", "2", "--images", "12", "--held-out", "3", "--no-planner", "--evaluations", "24"]
