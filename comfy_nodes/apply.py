@@ -28,7 +28,7 @@ from ..flexiffusion.presets import Preset
 from ..flexiffusion.run import Report, Run
 from ..flexiffusion.schedule import FULL, Action, Schedule, SegmentsPlan, StepsPlan
 from . import caches
-from .network import noise_of, picture_size, prediction_of, uncompiled
+from .network import noise_of, picture_size, prediction_of, uncompiled, why_not_partial
 from .samplers import count_note, name_of, with_own_solver
 
 KEY = "flexiffusion"
@@ -169,20 +169,22 @@ class _Applied:
             return given, everything, []
         as_given = schedule  # what notes compare with: below, levels may be filled in
         network, notes = _network(guider), []
-        levels_of, name = _model_sampling(guider), type(network).__name__
-        require_noise(schedule, noise_of(levels_of), name)  # again: other nodes may have changed it after Apply
-        cuttable = why_not_cut(network) is None
-        if not cuttable and isinstance(schedule.plan, StepsPlan):
-            note = (
-                f"{schedule.name}: {name} is not a network that can be cut, and has no use for another's noise levels"
+        levels_of = _model_sampling(guider)
+        # again: other nodes may have changed it after Apply
+        require_noise(schedule, noise_of(levels_of), type(network).__name__)
+        whole = why_not_partial(network, guider.model_options)
+        if whole and isinstance(schedule.plan, StepsPlan):
+            return (
+                given,
+                everything,
+                [f"{schedule.name}: {whole}; every step runs in full, on the sampler's own levels"],
             )
-            return given, everything, [f"{note}; every step runs in full"]
         if self._mapping == "level" and schedule.levels is None and isinstance(schedule.plan, SegmentsPlan):
             schedule = replace(schedule, levels=_even_levels(levels_of, schedule.plan.total_steps))
         wanted, plan = thin(schedule, given, self._mapping)
-        if not cuttable:
+        if whole:
             plan = in_full(plan)
-            notes.append(f"{schedule.name}: {name} is not a network that can be cut; only null steps act")
+            notes.append(f"{schedule.name}: {whole}; only null steps act")
         Run(network, plan, noise_of(levels_of)).close()  # refuses before anything is sampled
         if plan.warning:
             notes.append(plan.warning)

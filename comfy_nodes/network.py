@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..flexiffusion.families import PIXELS_PER_LATENT
+from ..flexiffusion.host import why_not_cut
 from ..flexiffusion.noise import NoiseKind
 
 
@@ -39,3 +40,17 @@ def picture_size(model: Any, noise: Any) -> tuple[int, int] | None:
 def uncompiled(network: Any) -> Any:
     """The network below what torch.compile puts around it; any other one as it is."""
     return getattr(network, "_orig_mod", network)
+
+
+def why_not_partial(network: Any, model_options: dict[str, Any]) -> str | None:
+    """Why only null steps can act on this model, as the middle of a sentence; None: partial steps can too.
+
+    CUDA graphs replay recorded kernels on fixed memory: what a capture keeps would be overwritten by the next call.
+    """
+    if why_not_cut(network) is not None:
+        return f"{type(network).__name__} is not a network that can be cut"
+    compiled = model_options.get("torch_compile_kwargs") or {}  # the host's own key, of every node that compiles by it
+    graphs = (compiled.get("options") or {}).get("triton.cudagraphs")
+    if graphs or compiled.get("backend") == "cudagraphs" or compiled.get("mode") in ("reduce-overhead", "max-autotune"):
+        return "torch.compile replays its calls as CUDA graphs (use a mode without them)"
+    return None

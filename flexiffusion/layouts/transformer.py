@@ -23,6 +23,7 @@ LISTS: tuple[tuple[str, ...], ...] = (
     ("double_blocks", "single_blocks"),  # Flux, Flux 2, Chroma, HunyuanVideo in ComfyUI and Forge
     ("double_layers", "single_layers"),  # AuraFlow in ComfyUI
     ("double_stream_blocks", "single_stream_blocks"),  # HiDream
+    ("double_stream_layers", "single_stream_layers"),  # Boogu in ComfyUI
     ("joint_transformer_blocks", "transformer_blocks", "single_transformer_blocks"),  # diffusers: most of them
     ("visual_transformer_blocks",),  # Kandinsky 5
     ("joint_blocks",),  # SD3 in ComfyUI and Forge

@@ -167,6 +167,18 @@ class TestOthers:
         model.model_options["model_function_wrapper"] = lambda *_: None
         assert not any("on the same model" in note for note in sampled(model, schedule())[1].notes)
 
+    @pytest.mark.parametrize(
+        "kwargs", [{"backend": "cudagraphs"}, {"mode": "reduce-overhead"}, {"options": {"triton.cudagraphs": True}}]
+    )
+    def test_cuda_graphs_run_in_full_and_it_is_said_before(self, model: Patcher, kwargs: dict[str, Any]) -> None:
+        full, _ = sampled(model, schedule("F" * 8))
+        model.model_options["torch_compile_kwargs"] = {"backend": "inductor", "mode": None, "options": None, **kwargs}
+        result, outcome = sampled(model, schedule())
+        assert torch.equal(result, full) and (outcome.report.full, outcome.report.partial) == (8, 0)
+        assert any("replays its calls as CUDA graphs" in note for note in outcome.notes)
+        model.model_options["torch_compile_kwargs"] = {"backend": "inductor", "mode": "default", "options": None}
+        assert sampled(model, schedule())[1].report.partial == 4
+
     def test_calls_of_a_copy_run_in_full_and_are_counted(self, model: Patcher) -> None:
         """MultiGPU CFG Split calls deep copies of the model, from threads of their own."""
         other = copy.deepcopy(model.model)

@@ -149,6 +149,17 @@ FAMILIES: dict[str, Tiny] = {
         5,
         extra={"attention_mask": "ones"},
     ),
+    "boogu": Tiny(
+        "Boogu",
+        dict(
+            image_model="boogu", hidden_size=48, num_layers=3, num_double_stream_layers=2, num_refiner_layers=1,
+            num_attention_heads=2, num_kv_heads=1, multiple_of=32, axes_dim_rope=(8, 8, 8), axes_lens=(300, 64, 64),
+            instruction_feat_dim=40,
+        ),
+        _IMAGE,
+        5,
+        extra={"attention_mask": "ones"},
+    ),
     "wan": Tiny("WAN21_T2V", _WAN | dict(image_model="wan2.1", model_type="t2v"), _VIDEO, 5),
     "wan-5b": Tiny(
         "WAN22_T2V", _WAN | dict(image_model="wan2.1", model_type="t2v", in_dim=48, out_dim=48), (48, 3, 8, 12), 5
