@@ -31,7 +31,7 @@ from flexsearch.runs.planner_tables import known_or_measured
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_places, reference
-from flexsearch.sampling.solvers import SamplerSettings
+from flexsearch.sampling.solvers import SamplerSettings, solver_maker
 
 
 class Experiment:
@@ -81,6 +81,8 @@ class Experiment:
 
     @cached_property
     def sampling(self) -> SamplerSettings:
+        """Raises ConfigError for a solver that the model's kind of noise does not have."""
+        solver_maker(self.settings.solver, self.model.levels)
         guidance = self.settings.guidance
         return SamplerSettings(self.settings.solver, self.model.default_guidance if guidance is None else guidance)
 
