@@ -41,6 +41,7 @@ TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TEXT_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
 DEFAULT_CHANNELS = {False: 3, True: 4}  # of UNet2DModel and UNet2DConditionModel
 COUNTS = ("I64", "I32", "BOOL")  # of buffers, as position_ids
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 IN_ROOT = ("unet", "scheduler")  # parts that the pipelines of 2022 keep in the folder itself
 
 
@@ -53,10 +54,10 @@ def load_folder(
 ) -> Checkpoint:
     """Read `model_index.json` and the parts that it names; nothing is downloaded.
 
-    `prediction` None means as the scheduler's configuration says; `size` is the pictures' (width, height), for models
-    whose noise levels depend on it (see also `Checkpoint.sized`). Raises ModelError, naming the file and the remedy,
-    for a folder that is no diffusers pipeline, lacks a part or some of its tensors, holds weights other than
-    safetensors, or is of a kind that is not supported.
+    `prediction` None means as the scheduler's configuration says; `size` is a picture's (width, height), for models
+    that tell their noise levels for a size only (see also `Checkpoint.sized`). Raises ModelError, naming the file and
+    the remedy, for a folder that is no diffusers pipeline, lacks a part or some of its tensors, holds weights other
+    than safetensors, or is of a kind that is not supported.
     """
     index = read_index(folder)
     if TRANSFORMER in index.parts and "unet" not in index.parts:
@@ -188,6 +189,7 @@ class Loader:
         path = place / "config.json"
         if library is diffusers:
             check_numbers(path, read_json(path))
+        mixed = bool(getattr(maker, "_keep_in_fp32_modules", None))
         files = weight_files(place)
         if not files:
             raise ModelError(
@@ -203,7 +205,7 @@ class Loader:
                 local_files_only=True,
                 use_safetensors=True,
                 torch_dtype=dtype,
-                low_cpu_mem_usage=bool(getattr(maker, "_keep_in_fp32_modules", None)),  # these cannot be read without
+                low_cpu_mem_usage=mixed,  # diffusers does not read mixed precisions otherwise
                 variant=variant_of(files[0]),
                 output_loading_info=True,
             )
@@ -218,6 +220,8 @@ class Loader:
         if surplus := sorted(loaded["unexpected_keys"]):
             self.notes.append(unused(len(surplus), surplus[0], name))
         if library is diffusers:
+            if not mixed:  # SD3's weights are left in the file's precision, for the sake of its first buffer
+                part.to(dtype)
             self.notes.extend(notes(path, read_json(path), known_keys(maker)))
         require_finite(str(place), title, part.state_dict())
         part.eval().requires_grad_(False)
@@ -226,12 +230,20 @@ class Loader:
     def encoder(self, name: str, dtype: torch.dtype) -> TextEncoder:
         from transformers import CLIPTokenizer
 
-        place = self._require(name.replace("text_encoder", "tokenizer"))
+        tokenizer_name = name.replace("text_encoder", "tokenizer")
+        self.require_tokenizer(tokenizer_name)
+        place = self.at(tokenizer_name)
         try:
             tokenizer = CLIPTokenizer.from_pretrained(place.resolve(), local_files_only=True)
         except Exception as error:
             raise ModelError(str(place), f"it cannot be loaded ({in_short(error)})", "Copy the folder again") from error
         return TextEncoder(self.part(name, "text encoder", dtype), tokenizer, tokenizer.pad_token_id)
+
+    def require_tokenizer(self, name: str) -> None:
+        """Raise ModelError where a tokenizer has no words: transformers makes one of what is left."""
+        place = self._require(name)
+        if not any((place / file).exists() for file in VOCABULARIES):
+            raise ModelError(str(place), f"it holds none of {', '.join(VOCABULARIES)}", "Copy the folder again")
 
     def sample_size(self, said: Any, scale: int, encoders: int) -> tuple[int, int]:
         """Height and width of a sample: the network's own, or, where its configuration says none, the family's."""

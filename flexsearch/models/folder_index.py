@@ -16,7 +16,7 @@ TEXT_TO_IMAGE = "Give a text-to-image model of SD1.x, SD2.x or SDXL, or a DDPM"
 # Parts that are read, and those that change no picture of the search.
 PARTS = ("unet", "vae", "vqvae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 TRANSFORMER = "transformer"
-NETWORKS = ("transformer", "prior", "decoder")  # in place of a U-Net
+NETWORKS = ("prior", "decoder")  # in place of a U-Net
 BESIDE = ("safety_checker", "feature_extractor", "watermark")
 OPTIONS = ("force_zeros_for_empty_prompt", "requires_safety_checker", "add_watermarker", "requires_aesthetics_score")
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from flexsearch.models.ldm_keys import VAE
+from flexsearch.models.safetensors_header import Tensor
+from flexsearch.models.transformer_file import transformer_in
+from flexsearch.models.variants import WHOLE
+
+PIPELINE = (
+    "Give the model's diffusers folder, which has its text encoders too; searching inside ComfyUI, with the model that "
+    "is loaded there, is coming"
+)
 
 # What only one kind of file has in its tensors' names, and what it is; the first that fits counts.
 _ADAPTERS = (
@@ -17,16 +25,21 @@ _UNET_ALONE = r"(^|\.)input_blocks\.0\.0\.weight$"
 _NETWORKS = (
     (r"motion_modules\.", "an AnimateDiff motion module"),
     (r"ip_adapter\.|image_proj\.", "an IP-Adapter"),
-    (r"(^|\.)((double|single|joint)_blocks\.|blocks\.0\.attn|transformer_blocks\.0\.attn\.)|adaLN_mod",
-     "a diffusion transformer (Flux, SD3 or alike), which has no skips to cut at"),
     (r"down_blocks\.0\.", "one part of a diffusers pipeline"),
-)  # fmt: skip
+)
 _EMBEDDINGS = {"emb_params", "string_to_param", "clip_l", "clip_g"}  # whole names
 
 
-def what_else(names: Iterable[str]) -> str:
-    """What a file without an LDM U-Net under its usual name is: "it is ..."."""
-    names = list(names)
+def what_else(tensors: Mapping[str, Tensor]) -> tuple[str, str]:
+    """What a file without an LDM U-Net under its usual name is ("it is ..."), and what to give instead."""
+    names = list(tensors)
+    known = None if _kind(_ADAPTERS, names) else transformer_in(tensors)
+    if known is not None:
+        return f"{known}, which is not read from one file", PIPELINE
+    return _other_kind(names), WHOLE
+
+
+def _other_kind(names: list[str]) -> str:
     if _EMBEDDINGS.intersection(names):
         return "it is a textual inversion embedding, not a checkpoint"
     if kind := _kind(_ADAPTERS, names):

@@ -57,6 +57,8 @@ def load_pipeline(
             parts[name] = loader.part(name, "VAE", torch.float32)
         elif name.startswith("text_encoder"):
             parts[name] = loader.part(name, "text encoder", dtype)
+        elif name.startswith("tokenizer"):
+            loader.require_tokenizer(name)
     try:
         layout = find_layout(parts[PART])
     except ModelMismatch as error:
@@ -74,8 +76,6 @@ def load_pipeline(
     )
     family = family_of(parts[PART]) or "custom"
     scale = next((int(getattr(pipe, name)) for name in SCALES if hasattr(pipe, name)), 8)
-    with torch.device("meta"):
-        dry = type(parts[PART]).from_config(parts[PART].config).eval()
     model = PipelineModel(
         source=str(folder),
         family=family,
@@ -92,11 +92,19 @@ def load_pipeline(
         notes=tuple(loader.notes),
         pipe=pipe,
         part=PART,
-        dry=dry,
+        dry=weightless(parts[PART]),
     )
     if size is not None:
         model.require_multiple(size)
     return measured(model)
+
+
+def weightless(network: Any) -> Any:
+    """A copy of a diffusers network on the meta device, which needs no memory; of the same precisions."""
+    with torch.device("meta"):
+        dry = type(network).from_config(network.config).eval()
+    dry.load_state_dict({name: value.to("meta") for name, value in network.state_dict().items()}, assign=True)
+    return dry
 
 
 def _noise(

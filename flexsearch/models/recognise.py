@@ -72,7 +72,7 @@ def recognise(path: Path, tensors: Mapping[str, Tensor]) -> CheckpointShape:
     """
     first = tensors.get(FIRST)
     if first is None or len(first.shape) != 4:
-        raise ModelError(str(path), what_else(tensors), WHOLE)
+        raise ModelError(str(path), *what_else(tensors))
     refuse_variants(path, tensors)
     channels, in_channels = first.shape[:2]
     if in_channels != 4:

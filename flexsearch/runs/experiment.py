@@ -85,6 +85,8 @@ class Experiment:
 
     @cached_property
     def sampling(self) -> SamplerSettings:
+        """Raises ConfigError for a solver that the model's kind of noise does not have."""
+        solver_maker(self.settings.solver, self.model.levels)
         guidance = self.settings.guidance
         default = self.model.default_guidance
         return SamplerSettings(self.settings.usual_solver, default if guidance is None else guidance)

@@ -129,8 +129,9 @@ KINDS: tuple[tuple[str, Callable[[Tensors], Tensors], str], ...] = (
     ("text encoder", only("text_model.embeddings.token_embedding.weight"), "it is a text encoder"),
     ("U-Net alone", only("input_blocks.0.0.weight"), "a U-Net alone"),
     ("diffusers part", only("down_blocks.0.resnets.0.conv1.weight"), "one part of a diffusers pipeline"),
-    ("Flux", only(f"{UNET}double_blocks.0.img_attn.qkv.weight"), "a diffusion transformer"),
-    ("SD3", only(f"{UNET}joint_blocks.0.x_block.attn.qkv.weight"), "a diffusion transformer"),
+    ("Flux", only(f"{UNET}double_blocks.0.img_attn.qkv.weight"), "a diffusion transformer, of a family that is"),
+    ("SD3", only(f"{UNET}joint_blocks.0.x_block.attn.qkv.weight"),
+     "a diffusion transformer, of a family .* not read from one file.*diffusers folder.*inside ComfyUI"),
     ("something else", only("encoder.layer.0.weight", "pooler.weight"), "no checkpoint that is known here"),
     ("inpainting", with_first(9), r"an inpainting model \(9 input channels\).*text-to-image model"),
     ("depth", with_first(5), "a depth-to-image model"),
@@ -147,6 +148,35 @@ KINDS: tuple[tuple[str, Callable[[Tensors], Tensors], str], ...] = (
     ("EDM", also(edm_mean=torch.zeros(4)), "EDM's noise levels"),
     ("unCLIP", also(embedder__model__visual__proj=torch.zeros(4)), "an unCLIP model"),
 )  # fmt: skip
+
+
+# Blocks of published networks, as ComfyUI names them, and the family's name in the message.
+TRANSFORMERS: tuple[tuple[str, dict[str, int], int, tuple[str, ...], str], ...] = (
+    (UNET, {"double_blocks": 19, "single_blocks": 38}, 3072, (), "FLUX.1"),
+    ("", {"double_blocks": 19, "single_blocks": 38}, 3072, ("distilled_guidance_layer.in_proj.weight",), "Chroma"),
+    (UNET, {"joint_blocks": 24}, 1536, (), "SD3 and SD3.5 Medium"),
+    ("", {"transformer_blocks": 60}, 3072, (), "Qwen-Image"),
+    ("", {"layers": 30}, 3840, ("cap_embedder.1.weight",), "Z-Image"),
+    ("", {"blocks": 40}, 5120, (), "Wan 14B"),
+    ("", {"transformer_blocks": 19, "single_transformer_blocks": 38}, 3072, (), "FLUX.1"),
+)
+
+
+@pytest.mark.parametrize(("prefix", "lists", "width", "more", "title"), TRANSFORMERS)
+def test_transformers_are_named_by_their_blocks(
+    prefix: str, lists: dict[str, int], width: int, more: tuple[str, ...], title: str, tmp_path: Path
+) -> None:
+    wide = torch.ones(1, width, dtype=torch.float16)
+    tensors = {
+        f"{prefix}{name}.{block}.{part}.weight": wide.clone()
+        for name, count in lists.items()
+        for block in range(count)
+        for part in ("q", "k", "v")
+    }
+    tensors |= {f"{prefix}{name}.0.time.weight": torch.ones(1, 256) for name in lists}
+    path = tmp_path / "network.safetensors"
+    save_file(tensors | {f"{prefix}{name}": torch.ones(1) for name in more}, path)
+    assert f"it is a diffusion transformer, of {title}, which is not read from one file. Give the" in refusal(path)
 
 
 @pytest.mark.parametrize(("kind", "change", "message"), KINDS, ids=[kind for kind, _, _ in KINDS])

@@ -183,9 +183,10 @@ REFUSED: dict[str, tuple[str, Edit, str]] = {
     "Kolors": ("tiny", index(text_encoder=["kolors", "ChatGLMModel"]), "text_encoder is of class ChatGLMModel"),
     "no sample_size of a DDPM": ("ddpm", unet(sample_size=None), "names no sample_size"),
     "Flux": ("tiny", index(_class_name="FluxPipeline", unet=..., transformer=["diffusers", "FluxTransformer2DModel"]),
-             r"its pipeline is FluxPipeline, which has no U-Net \(transformer: FluxTransformer2DModel\)"),
+             "transformer: the folder is missing"),
     "Cascade": ("tiny", index(_class_name="StableCascadeCombinedPipeline", unet=...,
-                              prior=["diffusers", "StableCascadeUNet"]), "its pipeline is StableCascadeCombined"),
+                              prior=["diffusers", "StableCascadeUNet"]),
+                r"its pipeline is StableCascadeCombinedPipeline, which has no U-Net \(prior: StableCascadeUNet\)"),
     "AnimateDiff": ("tiny", index(_class_name="AnimateDiffPipeline", unet=["diffusers", "UNetMotionModel"]),
                     "its pipeline is AnimateDiffPipeline, whose U-Net is of class UNetMotionModel"),
 }  # fmt: skip

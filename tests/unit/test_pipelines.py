@@ -46,6 +46,8 @@ GUIDED: dict[str, dict[str, Any]] = {
 }
 PLAIN: dict[str, dict[str, Any]] = {"flux": {}, "qwen-image": {}, "z-image": {"guidance_scale": 0.0}}
 CALLS = {"flux": 2, "flux-guided": 1, "qwen-image": 2, "lumina2": 2, "wan": 2, "chroma": 2}  # of one guided evaluation
+# What is outside the six blocks, of a full step, where it is much: refiners of the text, or 160 tokens projected.
+HEADS = {"z-image": 0.25, "lumina2": 0.35, "pixart-sigma": 0.12}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +164,8 @@ def test_sampling_gives_what_the_pipeline_gives(
     made = draw(model.denoiser(PROMPTS, guidance), "euler", noise, places)
     assert torch.allclose(made.latents, own.latents, atol=1e-4)
     others = draw(model.denoiser(["a slice of pizza"] * 2, guidance), "euler", noise, places)
-    assert not torch.allclose(others.latents, own.latents, atol=1e-3)  # prompts are told
+    error, difference = ((found.latents - own.latents).abs().max() for found in (made, others))
+    assert 10 * error < difference  # prompts are told
 
 
 @pytest.mark.parametrize("name", set(PIPELINES) - set(VP))
@@ -237,9 +240,11 @@ def test_images_do_not_depend_on_their_batch(name: str, loaded: Callable[[str], 
 def test_half_precision(name: str, folder: Callable[[str], Path], loaded: Callable[[str], PipelineModel]) -> None:
     """Decoders stay in float32: what a loop of bfloat16 gives must come to them so."""
     model = load(folder(name), dtype="bfloat16")
-    close = torch.allclose(evaluated(model), evaluated(loaded(name)), atol=0.1)
+    assert {weight.dtype for weight in find_layout(model.network).units[0].parameters()} >= {torch.bfloat16}
+    exact = evaluated(loaded(name))
+    assert torch.norm(evaluated(model) - exact) < 0.2 * torch.norm(exact)
     pictures = model.decode(torch.zeros(1, *model.latent_shape))
-    assert close and pictures.dtype == torch.float32 and bool(pictures.isfinite().all())
+    assert pictures.dtype == torch.float32 and bool(pictures.isfinite().all())
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -247,9 +252,8 @@ def test_costs(name: str, loaded: Callable[[str], PipelineModel], monkeypatch: p
     """The same whether they are counted without weights or, where a network looks at values, with them."""
     model = loaded(name)
     table = count_macs(model, 3.0)
-    head = table.partial[-1] / table.full
-    print(name, round(head, 4), [round(table.partial[b] / table.full, 3) for b in range(5)])
-    assert 0 < head < 0.2 and list(table.partial.values()) == sorted(table.partial.values())
+    assert 0 < table.partial[-1] / table.full < HEADS.get(name, 0.02)
+    assert list(table.partial.values()) == sorted(table.partial.values())
     weights = dataclasses.replace(model, dry=model.network)
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_: module)
     assert count_macs(weights, 3.0) == table
@@ -269,7 +273,8 @@ def test_two_denoisers_in_turn_are_kept_apart(loaded: Callable[[str], PipelineMo
 
 def test_more_prompts_than_loops(flux: PipelineModel, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [evaluated(flux, [str(number)]) for number in range(5)]
-    others = pipeline_threads() - len(flux.loops)
+    flux.loops.close()
+    others = pipeline_threads()
     monkeypatch.setattr(pipeline_loop, "LOOPS", 2)
     for _ in range(2):
         assert all(torch.equal(evaluated(flux, [str(number)]), expected[number]) for number in range(5))
@@ -288,12 +293,12 @@ def test_an_error_of_the_network_is_raised_and_the_next_call_is_right(
 ) -> None:
     expected = evaluated(flux)
     with monkeypatch.context() as broken, pytest.raises(LookupError, match="of its own"):
-        broken.setattr(type(flux.network), "forward", lambda *_, **__: [].index("of its own") if False else fail())
+        broken.setattr(type(flux.network), "forward", fails)
         evaluated(flux)
     assert torch.equal(evaluated(flux), expected)
 
 
-def fail() -> None:
+def fails(*_: Any, **__: Any) -> None:
     raise LookupError("an error of its own")
 
 

@@ -1,0 +1,62 @@
+"""A whole search on a small pipeline with a transformer, from Python: found, gone on with, written, measured again."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from flexiffusion import codec
+from flexsearch.models.quiet import quiet_models
+from flexsearch.runs.measure_files import measure_files
+from flexsearch.runs.progress import Silent
+from flexsearch.runs.run_folder import RunFolder
+from flexsearch.runs.search_run import Result, resume, start
+from flexsearch.runs.settings import Settings
+from tests.pipeline_folders import write_transformer_pipeline
+
+PROMPTS = ("a red heart", "one yellow star", "a slice of pizza", "the face of a dog")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    quiet_models()
+    folder = write_transformer_pipeline(tmp_path_factory.mktemp("pipeline") / "flux", "flux")
+    return Settings(
+        model=str(folder), device="cpu", size=(32, 32), guidance=3.0, steps=10, speedups=(2.0,), evaluations=12,
+        images=4, held_out=2, prompts=PROMPTS, held_out_prompts=PROMPTS[:2],
+    )  # fmt: skip
+
+
+def found(result: Result) -> dict[str, float]:
+    return {row.name: row.errors["latent/teacher"].mean for row in result.rows if row.kind == "found"}
+
+
+def test_placement_with_the_planner(settings: Settings, tmp_path: Path) -> None:
+    result = start(tmp_path / "run", settings, Silent())
+    (path,) = result.schedules
+    schedule = codec.read(path)
+    document = path.read_text()
+    assert '"prediction": "flow"' in document and '"noise": "flow"' in document and '"format_version": 2' in document
+    assert (schedule.model.branches, schedule.model.blocks, schedule.plan.noise) == (5, 6, "flow")
+    assert schedule.sampling.cfg == 3.0 and schedule.sampling.size == (32, 32)
+    kinds = {row.kind for row in result.rows}
+    assert kinds >= {"teacher", "found", "plain"}
+
+    folder = RunFolder(tmp_path / "run")
+    again = resume(folder, dataclasses.replace(settings, evaluations=14), Silent())
+    assert again.schedules and found(again)
+
+    measured = measure_files([(str(path), schedule)], settings, Silent())
+    error = next(row for row in measured.rows if row.kind == "found").errors["latent/teacher"].mean
+    assert error == pytest.approx(next(iter(found(result).values())), rel=1e-5)
+
+
+def test_segments(settings: Settings, tmp_path: Path) -> None:
+    few = dataclasses.replace(settings, method="flexiffusion", planner=False, evaluations=8)
+    result = start(tmp_path / "run", few, Silent())
+    (path,) = result.schedules
+    schedule = codec.read(path)
+    assert schedule.plan.noise == "flow" and schedule.model.blocks == 6
+    assert {row.kind for row in result.rows} >= {"teacher", "found", "plain"}
