@@ -123,7 +123,7 @@ def require_host_solver(schedule: Schedule) -> None:
         raise ScheduleError(
             schedule.name,
             "it brings its own solver (weights fitted to its steps), which cannot be run here yet",
-            "Choose a schedule without weights; `flexsearch evaluate` runs this one",
+            "Choose a schedule without weights: `flexsearch run --solver dpmpp_2m` finds such",
         )
 
 
