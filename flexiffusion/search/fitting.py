@@ -42,7 +42,7 @@ class Fitting:
 
     memory: int = 4
     last: int = 4
-    ridge: float = 1e-4
+    ridge: float = 1e-7
 
 
 class TeacherPath:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flexiffusion.cost import CostTable
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.evaluator import OneByOne
-from flexiffusion.search.fitting import Fitting, TeacherPath, fit
+from flexiffusion.search.fitting import TeacherPath
 from flexiffusion.search.objective import Objective, ReferenceName
 from flexiffusion.search.paired import DIVERGED, Errors, squared_error
 from flexiffusion.search.prefixes import Prefixes
@@ -29,7 +29,7 @@ from flexsearch.metrics.relative_fid import RelativeFid
 from flexsearch.models.checkpoint import CheckpointDenoiser
 from flexsearch.named import callable_of, is_named
 from flexsearch.sampling.references import Reference
-from flexsearch.sampling.solvers import draw
+from flexsearch.sampling.solvers import draw, draw_fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,14 +180,10 @@ class LocalEngine(OneByOne):
         the first images; without them `rows` must begin there."""
         if self.path is None:
             return Outcome(self, self._drawn(candidate, rows, self.solver, self.prefixes), rows)
-        parts = []
+        parts, rest = [], rows
         if weights is None:
-            fitted_on = slice(0, self.fitted_on)
             trajectory, weights = self._fitted(candidate)
-            parts.append(trajectory)
-            rest = slice(fitted_on.stop, rows.stop)
-        else:
-            rest = rows
+            parts, rest = [trajectory], slice(self.fitted_on, rows.stop)
         if rest.start < rest.stop:
             # the weights of a prefix are those of every candidate that begins so
             parts.append(self._drawn(candidate, rest, weights, self.prefixes))
@@ -196,10 +192,9 @@ class LocalEngine(OneByOne):
     def _fitted(self, candidate: Candidate) -> tuple[Trajectory, Weights]:
         assert self.path is not None
         with torch.inference_mode():
-            trajectory, weights = fit(
+            trajectory, weights = draw_fitted(
                 self.denoiser,
                 self.path,
-                Fitting(),
                 self.noise[: self.fitted_on],
                 candidate.places,
                 candidate.actions,

@@ -158,16 +158,16 @@ def measure(engine: LocalEngine, choices: Sequence[Choice], on_step: OnStep) -> 
     return [(choice, outcomes[choice.key]) for choice in choices]
 
 
-def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_step: OnStep) -> dict[Key, list[float]]:
-    """Seconds per image of each schedule in each turn, by its choice's key.
+def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_step: OnStep) -> dict[str, list[float]]:
+    """Seconds per image of each schedule in each turn, by its candidate's key: a few sums of a solver are no time.
 
     Every turn times every candidate once, so that a machine that slows down slows all of them. Everything has run
     before, on the images that quality was measured on: nothing is warmed up or compiled here.
     """
-    choices = {choice.key: choice for choice, _ in measured}
+    choices = {choice.candidate.key: choice for choice, _ in measured}
     slowest = max(outcome.trajectory.seconds / len(outcome.trajectory.latents) for _, outcome in measured)
     images = TIMED_IMAGES if slowest < SLOW_SECONDS else 1
-    taken: dict[Key, list[float]] = {key: [] for key in choices}
+    taken: dict[str, list[float]] = {key: [] for key in choices}
     began = time.perf_counter()
     for turn in range(MOST_TURNS):
         if turn >= FEWEST_TURNS and time.perf_counter() - began > TIMING_SECONDS:
@@ -180,7 +180,7 @@ def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_st
 
 def time_all(
     engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], progress: Progress
-) -> dict[Key, list[float]]:
+) -> dict[str, list[float]]:
     """`timed` with its progress; says so where the times cannot be relied on."""
     with progress.stage(TIMING, MOST_TURNS, "turns at most") as at:
         seconds = timed(engine, measured, lambda note: at.advance(note=note))
@@ -196,7 +196,7 @@ def time_all(
 def rows(
     engine: LocalEngine,
     measured: Sequence[tuple[Choice, Outcome]],
-    seconds: Mapping[Key, Sequence[float]],
+    seconds: Mapping[str, Sequence[float]],
     files: Mapping[Key, str],
 ) -> tuple[Row, ...]:
     """The final table's rows. `seconds` are those of `timed`; `files` names a found schedule's file by its key.
@@ -219,9 +219,12 @@ def rows(
                 cost_full_steps=cost,
                 macs=engine.table.total(choice.candidate.actions),
                 speedup_macs=full_length.candidate.cost(engine.table) / cost,
-                seconds_per_image=statistics.median(seconds[choice.key]),
+                seconds_per_image=statistics.median(seconds[choice.candidate.key]),
                 speedup_measured=statistics.median(
-                    teacher / own for teacher, own in zip(seconds[full_length.key], seconds[choice.key], strict=True)
+                    teacher / own
+                    for teacher, own in zip(
+                        seconds[full_length.candidate.key], seconds[choice.candidate.key], strict=True
+                    )
                 ),
                 errors={key: estimate(values) for key, values in errors.items()},
                 image_errors={key: tuple(values.tolist()) for key, values in errors.items()},

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flexiffusion.noise import NoiseLevels
+from flexiffusion.search.fitting import Fitting, TeacherPath, fit
 from flexiffusion.search.trajectory import Trajectory, sample
 from flexiffusion.solver import Multistep, Plms, SolverMaker, Weights, check_falling, dpmpp_2m, dpmpp_3m, euler
 from flexsearch.choices import SOLVERS as SOLVERS
@@ -111,5 +112,15 @@ def draw(
     maker = solver_maker(solver, denoiser.levels) if isinstance(solver, str) else partial(Multistep, weights=solver)
     try:
         return sample(denoiser, maker, noise, places, *rest, **more)
+    except MemoryError as error:
+        raise no_room(denoiser.model) from error
+
+
+def draw_fitted(
+    denoiser: ModelDenoiser, path: TeacherPath, noise: Tensor, places: Sequence[int], *rest: Any, **more: Any
+) -> tuple[Trajectory, Weights]:
+    """`flexiffusion.search.fitting.fit`, as usual. Raises ModelError where not even one image fits."""
+    try:
+        return fit(denoiser, path, Fitting(), noise, places, *rest, **more)
     except MemoryError as error:
         raise no_room(denoiser.model) from error
