@@ -20,6 +20,7 @@ from flexiffusion.search.planner import plans
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import stages
 from flexiffusion.search.seeds import Seed, all_seeds, fitted_seeds
+from flexsearch.choices import FITTED
 from flexsearch.devices import automatic_batch
 from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ConfigError
@@ -86,7 +87,8 @@ class Experiment:
     @cached_property
     def sampling(self) -> SamplerSettings:
         """Raises ConfigError for a solver that the model's kind of noise does not have."""
-        solver_maker(self.settings.solver, self.model.levels)
+        for solver in {self.settings.usual_solver, self.settings.chosen_solver} - {FITTED}:
+            solver_maker(solver, self.model.levels)
         guidance = self.settings.guidance
         default = self.model.default_guidance
         return SamplerSettings(self.settings.usual_solver, default if guidance is None else guidance)

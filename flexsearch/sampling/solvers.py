@@ -117,7 +117,7 @@ def draw(
 
 
 def draw_fitted(
-    denoiser: ModelDenoiser, path: TeacherPath, noise: Tensor, places: Sequence[int], *rest: Any, **more: Any
+    denoiser: CheckpointDenoiser, path: TeacherPath, noise: Tensor, places: Sequence[int], *rest: Any, **more: Any
 ) -> tuple[Trajectory, Weights]:
     """`flexiffusion.search.fitting.fit`, as usual. Raises ModelError where not even one image fits."""
     try:
