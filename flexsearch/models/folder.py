@@ -26,7 +26,15 @@ from flexsearch.models.folder_config import (
     notes,
     read_noise,
 )
-from flexsearch.models.folder_index import INDEX, TEXT_TO_IMAGE, TRANSFORMER, Index, read_index, read_json, require_unet
+from flexsearch.models.folder_index import (
+    INDEX,
+    TEXT_TO_IMAGE,
+    Index,
+    is_transformer,
+    read_index,
+    read_json,
+    require_unet,
+)
 from flexsearch.models.identity import sha256_of
 from flexsearch.models.model import DiffusionModel
 from flexsearch.models.prediction import PredictionName, noise_levels
@@ -60,7 +68,7 @@ def load_folder(
     than safetensors, or is of a kind that is not supported.
     """
     index = read_index(folder)
-    if TRANSFORMER in index.parts and "unet" not in index.parts:
+    if is_transformer(index):
         from flexsearch.models.pipeline_folder import load_pipeline
 
         return load_pipeline(folder, index, device, dtype, prediction, size)

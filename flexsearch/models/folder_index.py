@@ -61,6 +61,11 @@ def read_index(folder: Path) -> Index:
     return Index(str(options.get("_class_name", "")), parts, frozenset(absent), options, tuple(notes))
 
 
+def is_transformer(index: Index) -> bool:
+    """Whether the pipeline's network is a transformer, which the pipeline's own loop calls."""
+    return TRANSFORMER in index.parts and "unet" not in index.parts
+
+
 def require_unet(folder: Path, index: Index) -> None:
     """Raise ModelError for a pipeline whose network is none of the U-Nets that are run here."""
     unet = index.parts.get("unet")

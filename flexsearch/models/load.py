@@ -14,6 +14,7 @@ from flexsearch.errors import ConfigError, ModelError
 from flexsearch.models.assets import ASSETS
 from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.models.folder import load_folder
+from flexsearch.models.folder_index import is_transformer, read_index
 from flexsearch.models.model import no_room
 from flexsearch.models.prediction import PREDICTIONS, PredictionName
 from flexsearch.models.single_file import load_single_file
@@ -49,13 +50,13 @@ def load_model(
     """`tiny`, `pixel` or `emoji` (the bundled models), a .safetensors checkpoint, or a diffusers folder.
 
     `device` is any torch device or `auto` (the GPU where there is one); `dtype` is float32, float16, bfloat16 or
-    `auto` (float16 on a GPU, float32 elsewhere); `size` is a picture's (width, height) in pixels, None for the model's
+    `auto` (see `default_dtype`); `size` is a picture's (width, height) in pixels, None for the model's
     own; `prediction` is epsilon, v_prediction or `auto`; `compiled` hands the network to torch.compile. Raises
     ModelError for a model, ConfigError for an argument that cannot be used, with the remedy.
     """
     where = find_device(device)
     if dtype == "auto":
-        dtype = "float32" if where.type == "cpu" else "float16"
+        dtype = default_dtype(name, where)
     if dtype not in DTYPES:
         raise ConfigError("--dtype", f"{dtype!r} is not known", f"Choose auto, {', '.join(DTYPES)}")
     predicts = next((known for known in PREDICTIONS if known == prediction), None)
@@ -76,6 +77,14 @@ def load_model(
         if model.bytes_per_image(1.0) > total_memory(where):
             raise no_room(model)
     return model
+
+
+def default_dtype(name: str, device: torch.device) -> str:
+    """float32 on the CPU; elsewhere float16, and bfloat16 for transformers, most of which overflow in float16."""
+    if device.type == "cpu":
+        return "float32"
+    path = Path(name)
+    return "bfloat16" if name not in BUNDLED and path.is_dir() and is_transformer(read_index(path)) else "float16"
 
 
 def find_device(name: str) -> torch.device:

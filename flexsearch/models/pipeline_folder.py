@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from flexiffusion.errors import ModelMismatch
@@ -19,7 +20,7 @@ from flexsearch.models.folder_config import in_short, read_noise
 from flexsearch.models.folder_index import Index
 from flexsearch.models.identity import sha256_of
 from flexsearch.models.pipeline import PipelineModel, measured
-from flexsearch.models.prediction import PredictionName, noise_levels
+from flexsearch.models.prediction import PredictionName, alphas_cumprod, noise_levels
 
 PART = "transformer"
 FLOW = "flow_prediction"  # as diffusers' solvers for diffusion models call it
@@ -71,9 +72,7 @@ def load_pipeline(
         raise ModelError(str(folder), f"it cannot be loaded ({in_short(error)})", "Copy the folder again") from error
     pipe.set_progress_bar_config(disable=True)
     pipe.to(device)
-    noise, levels = _noise(
-        loader.at("scheduler"), index.parts.get("scheduler"), dict(pipe.scheduler.config), prediction
-    )
+    noise, levels = _noise(loader.at("scheduler"), index.parts.get("scheduler"), pipe.scheduler, prediction)
     family = family_of(parts[PART]) or "custom"
     scale = next((int(getattr(pipe, name)) for name in SCALES if hasattr(pipe, name)), 8)
     model = PipelineModel(
@@ -108,16 +107,20 @@ def weightless(network: Any) -> Any:
 
 
 def _noise(
-    folder: Path, name: str | None, config: dict[str, Any], prediction: PredictionName | None
+    folder: Path, name: str | None, scheduler: Any, prediction: PredictionName | None
 ) -> tuple[dict[str, Any], NoiseLevels]:
     """What determines the noise levels, and the levels; those of a flow model are told by the pipeline later on."""
-    kept = {key: value for key, value in config.items() if not key.startswith("_")}
+    config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
     if str(name).startswith("FlowMatch") or config.get("use_flow_sigmas") or config.get("prediction_type") == FLOW:
         if prediction is not None:
             problem = f"it is a flow model, and {prediction} was asked for"
             raise ModelError(str(folder), problem, "Leave out --prediction")
-        return kept, NoiseLevels((1.0,), "flow")
+        return config, NoiseLevels((1.0,), "flow")
     noise = read_noise(folder, name, prediction).noise
+    abars = alphas_cumprod(noise)
+    if not np.allclose(abars, scheduler.alphas_cumprod, atol=1e-3):
+        problem = f"its scheduler {name} makes other noise levels than its betas say, which is not sampled here"
+        raise ModelError(str(folder), problem, "Give another model")
     return noise, noise_levels(noise)
 
 

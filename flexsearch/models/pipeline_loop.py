@@ -14,7 +14,7 @@ import queue
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from flexiffusion.search.denoiser import Calls
 
-LOOPS = 64  # calls of one pipeline that are kept open at a time: a batch of images has one, with its text states
+PROMPTS = 128  # that one pipeline's open calls hold text states of: megabytes each, where encoders are large
+Told = tuple[tuple[str, ...], float]  # prompts and guidance
 EVALUATIONS = 4096  # of one call of a pipeline; then it is called anew
 
 
@@ -210,25 +211,25 @@ def last_part(pipe: Any, network: str, proxy: NetworkProxy, latents: Tensor, arg
 
 
 class OpenLoops:
-    """The calls of a pipeline that are open, by prompts and guidance: at most `LOOPS`, the last used ones.
+    """The calls of a pipeline that are open, by prompts and guidance: the last used ones, of `PROMPTS` in all.
 
     Each holds a thread and the text states of its prompts; all are ended when this is collected.
     """
 
     def __init__(self) -> None:
-        self._loops: OrderedDict[Hashable, PipelineLoop] = OrderedDict()
+        self._loops: OrderedDict[Told, PipelineLoop] = OrderedDict()
         weakref.finalize(self, _close_all, self._loops)
 
-    def get(self, key: Hashable, make: Callable[[], PipelineLoop]) -> PipelineLoop:
-        """The open one, or a new one in place of the one that was used longest ago."""
-        loop = self._loops.pop(key, None)
+    def get(self, told: Told, make: Callable[[], PipelineLoop]) -> PipelineLoop:
+        """The open one, or a new one in place of those that were used longest ago."""
+        loop = self._loops.pop(told, None)
         if loop is None or loop.over:
             if loop is not None:
                 loop.close()
-            while len(self._loops) >= LOOPS:
+            while self._loops and sum(len(prompts) for prompts, _ in (told, *self._loops)) > PROMPTS:
                 self._loops.popitem(last=False)[1].close()
             loop = make()
-        self._loops[key] = loop
+        self._loops[told] = loop
         return loop
 
     def __len__(self) -> int:
@@ -239,7 +240,7 @@ class OpenLoops:
         _close_all(self._loops)
 
 
-def _close_all(loops: OrderedDict[Hashable, PipelineLoop]) -> None:
+def _close_all(loops: OrderedDict[Told, PipelineLoop]) -> None:
     while loops:
         loops.popitem()[1].close()
 

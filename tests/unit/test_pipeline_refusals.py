@@ -10,10 +10,11 @@ from typing import Any
 
 import diffusers
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from flexsearch.errors import ConfigError, ModelError
-from flexsearch.models.load import load_model
+from flexsearch.models.load import default_dtype, load_model
 from flexsearch.models.pipeline import PipelineDenoiser
 from flexsearch.models.quiet import quiet_models
 from flexsearch.runs.progress import Silent
@@ -108,6 +109,15 @@ def test_a_network_that_predicts_more_than_its_pipeline_steps_by(tmp_path: Path)
         load(folder)
 
 
+def test_noise_levels_that_do_not_follow_from_betas(tmp_path: Path) -> None:
+    shifted = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=3.0)
+    folder = write_transformer_pipeline(tmp_path / "shifted", "pixart-sigma", scheduler=shifted)
+    with pytest.raises(
+        ModelError, match="its scheduler CogVideoXDDIMScheduler makes other noise levels than its betas"
+    ):
+        load(folder)
+
+
 def test_a_missing_tokenizer(changed: Callable[..., Path]) -> None:
     folder = changed()
     shutil.rmtree(folder / "tokenizer_2")
@@ -137,6 +147,12 @@ def test_solvers_of_other_noise_are_refused_before_anything_is_sampled(
     settings = Settings(model=str(original), device="cpu", size=(32, 32), solver=solver, images=2, held_out=2)
     with pytest.raises(ConfigError, match=f"--solver: {solver} is not there for flow models. Choose dpmpp_2m or euler"):
         start(tmp_path / "run", settings, Silent())
+
+
+def test_precision_follows_the_kind_of_network(original: Path) -> None:
+    found = [default_dtype(name, torch.device("cuda")) for name in (str(original), "tiny", "sd15.safetensors")]
+    assert found == ["bfloat16", "float16", "float16"]
+    assert default_dtype(str(original), torch.device("cpu")) == "float32"
 
 
 def test_a_tokenizer_for_these_tests_reads_all_their_prompts(tmp_path: Path) -> None:
