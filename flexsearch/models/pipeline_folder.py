@@ -103,7 +103,7 @@ def weightless(network: Any) -> Any:
     with torch.device("meta"):
         dry = type(network).from_config(network.config).eval()
     dry.load_state_dict({name: value.to("meta") for name, value in network.state_dict().items()}, assign=True)
-    return dry
+    return dry.requires_grad_(False)
 
 
 def _noise(
