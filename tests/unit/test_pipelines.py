@@ -186,6 +186,22 @@ def test_levels_are_those_that_the_pipeline_samples_on(
         assert abs(levels.sigma(levels.place(sigma)) - sigma) < 0.004
 
 
+def test_a_flow_model_whose_scheduler_is_uni_pc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Wan's folders have it. Its timesteps are rounded down to whole numbers, those of the search are not."""
+    scheduler = diffusers.UniPCMultistepScheduler(
+        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+    )
+    model = load(write_transformer_pipeline(tmp_path / "wan", "wan", scheduler=scheduler))
+    times = [model.levels.sigma(place) / (3 - 2 * model.levels.sigma(place)) for place in (0, 499, 999)]
+    assert (model.levels.kind, model.prediction, len(model.levels)) == ("flow", "flow", 1000)
+    assert times == pytest.approx([0.001, 0.5, 0.999], abs=0.001)
+    own = run_alone(model.pipe, "wan", 1.0, monkeypatch)
+    for sigma in own.sigmas:
+        assert abs(model.levels.sigma(model.levels.place(sigma)) - sigma) < 0.004
+    made = draw(model.denoiser(PROMPTS, 1.0), "euler", own.noise, [model.levels.place(sigma) for sigma in own.sigmas])
+    assert torch.norm(made.latents - own.latents) < 0.2 * torch.norm(own.latents)  # by another solver
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_pictures_are_those_of_the_pipeline(
     name: str,
