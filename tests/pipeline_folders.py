@@ -192,6 +192,38 @@ def aura_flow(words: CLIPTokenizer) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def ltx(words: CLIPTokenizer) -> dict[str, Any]:
+    return {
+        "transformer": diffusers.LTXVideoTransformer3DModel(
+            in_channels=8, out_channels=8, cross_attention_dim=16, num_layers=6, caption_channels=WIDTH, **HEADS
+        ),
+        "text_encoder": t5("T5EncoderModel", words), "tokenizer": words,
+        "vae": diffusers.AutoencoderKLLTXVideo(
+            latent_channels=8, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
+            layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5, patch_size=1,
+        ),
+        "scheduler": flow(use_dynamic_shifting=True, shift_terminal=0.1, base_shift=0.95, max_shift=2.05),
+    }  # fmt: skip
+
+
+def sana(words: CLIPTokenizer) -> dict[str, Any]:
+    return {
+        "transformer": diffusers.SanaTransformer2DModel(
+            in_channels=4, out_channels=4, num_layers=6, num_cross_attention_heads=2, cross_attention_head_dim=8,
+            cross_attention_dim=16, caption_channels=WIDTH, sample_size=32, **HEADS,
+        ),
+        "text_encoder": chat_model("Gemma2Model", words), "tokenizer": words,
+        "vae": diffusers.AutoencoderDC(
+            latent_channels=4, attention_head_dim=2, encoder_block_types="ResBlock", decoder_block_types="ResBlock",
+            encoder_block_out_channels=(4,) * 4, decoder_block_out_channels=(4,) * 4,
+            encoder_qkv_multiscales=((),) * 4, decoder_qkv_multiscales=((),) * 4,
+            encoder_layers_per_block=(1,) * 4, decoder_layers_per_block=(1,) * 4, upsample_block_type="interpolate",
+            downsample_block_type="stride_conv",
+        ),
+        "scheduler": flow(shift=3.0),
+    }  # fmt: skip
+
+
 # The pipeline's class, and its parts: those that differ in how the network is called, and in its samples.
 PIPELINES: dict[str, tuple[str, Callable[[CLIPTokenizer], dict[str, Any]]]] = {
     "flux": ("FluxPipeline", flux),
@@ -204,6 +236,8 @@ PIPELINES: dict[str, tuple[str, Callable[[CLIPTokenizer], dict[str, Any]]]] = {
     "pixart-sigma": ("PixArtSigmaPipeline", pixart),
     "chroma": ("ChromaPipeline", chroma),
     "aura-flow": ("AuraFlowPipeline", aura_flow),
+    "ltx": ("LTXPipeline", ltx),
+    "sana": ("SanaPipeline", sana),
 }
 
 

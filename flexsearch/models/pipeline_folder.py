@@ -17,7 +17,7 @@ from flexiffusion.noise import NoiseLevels
 from flexsearch.errors import ModelError
 from flexsearch.models.folder import Loader, weight_files
 from flexsearch.models.folder_config import in_short, read_noise
-from flexsearch.models.folder_index import Index
+from flexsearch.models.folder_index import INDEX, Index
 from flexsearch.models.identity import sha256_of
 from flexsearch.models.pipeline import PipelineModel, measured
 from flexsearch.models.prediction import PredictionName, alphas_cumprod, noise_levels
@@ -46,13 +46,19 @@ def load_pipeline(
     maker: Any = getattr(diffusers, index.pipeline, None)
     known = isinstance(maker, type) and issubclass(maker, diffusers.DiffusionPipeline)
     if not known:
-        problem = f"its pipeline is {index.pipeline or 'not named'}, which diffusers {diffusers.__version__} has not"
+        if not index.pipeline:
+            raise ModelError(str(folder / INDEX), "it names no pipeline (_class_name)", "Copy the folder again")
+        problem = f"its pipeline is {index.pipeline}, which diffusers {diffusers.__version__} has not"
         raise ModelError(str(folder), problem, "Install a newer diffusers, or give another model")
     if SECOND in index.parts:
         problem = "it has two networks (transformer and transformer_2, one for each half of the noise levels)"
         raise ModelError(str(folder), problem, "Give a pipeline with one")
     loader = Loader(folder, index.parts, [*index.notes])
     parts = {PART: loader.part(PART, "transformer", dtype)}
+    try:
+        layout = find_layout(parts[PART])
+    except ModelMismatch as error:
+        raise ModelError(str(folder), str(error), "Give a model with another network") from error
     for name in index.parts:  # those with weights: what is missing there would be drawn at random
         if name == "vae":
             parts[name] = loader.part(name, "VAE", torch.float32)
@@ -60,10 +66,6 @@ def load_pipeline(
             parts[name] = loader.part(name, "text encoder", dtype)
         elif name.startswith("tokenizer"):
             loader.require_tokenizer(name)
-    try:
-        layout = find_layout(parts[PART])
-    except ModelMismatch as error:
-        raise ModelError(str(folder), str(error), "Give a model with another network") from error
     try:
         pipe = maker.from_pretrained(
             str(folder.resolve()), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **parts
@@ -103,7 +105,7 @@ def weightless(network: Any) -> Any:
     with torch.device("meta"):
         dry = type(network).from_config(network.config).eval()
     dry.load_state_dict({name: value.to("meta") for name, value in network.state_dict().items()}, assign=True)
-    return dry
+    return dry.requires_grad_(False)
 
 
 def _noise(
