@@ -30,8 +30,8 @@ from flexsearch.cli import exit_codes, main
 from flexsearch.runs import final_table
 from tools.make_random_checkpoint import write
 
-# The planner's tables take as long as all of this: TestPlan makes small ones.
 RIVALS = {"plain", "uni_pc", "dpmpp_3m", "plain_fitted", "deepcache", "spectrum", "easycache"}  # that nobody searched
+# The planner's tables take as long as all of this: TestPlan makes small ones.
 SMALL = ["--steps", "8", "--speedup", "2", "--images", "3", "--held-out", "3", "--no-planner", "--evaluations"]
 
 
