@@ -85,7 +85,7 @@ def main() -> None:
 
 def measured(cost: int, common: dict[str, Any], work: Path) -> tuple[str, list[Outcome]]:
     """What was found, in words; and it and its rivals on the held-out images."""
-    asked = {**common, "speedups": (30 / cost,)}
+    asked = {**common, "solver": "dpmpp_2m", "speedups": (30 / cost,)}
     experiment, whole = searched(work / f"whole-{cost}", Settings(**asked))
     _, placed = searched(work / f"plain-{cost}", Settings(**asked, plain_only=True))
     _, locally = searched(work / f"local-{cost}", Settings(**asked, plain_only=True, planner=False))

@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, help="as the model has it; 1 halves the work")
     options = parser.parse_args()
     settings = Settings(
+        solver="dpmpp_2m",
         steps=options.steps,
         guidance=options.guidance,
         speedups=(options.speedup,),

@@ -21,18 +21,19 @@ from benchmarks.searches import finished
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.objective import ReferenceName
 from flexiffusion.search.seeds import plain_seeds
+from flexiffusion.solver import Weights
 from flexsearch.engines.local import LocalEngine, Outcome
 from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
 
-SOLVERS: tuple[str, ...] = ("ddim", "dpmpp_2m", "uni_pc")
+SOLVERS: tuple[str, ...] = ("ddim", "dpmpp_2m")  # UniPC is a row already
 REFERENCES: tuple[ReferenceName, ...] = ("teacher", "converged")
 
 
 def with_solver(engine: LocalEngine, solver: str) -> LocalEngine:
     """The same images and references, sampled by another solver."""
     other = copy.copy(engine)
-    other.solver, other.prefixes = solver, None
+    other.solver, other.prefixes, other.path = solver, None, None
     return other
 
 
@@ -57,13 +58,13 @@ def main() -> None:
     print(f"| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
         own = [choice for choice in chosen if choice.speedup == speedup]
-        rows: list[tuple[str, LocalEngine, Candidate]] = [
-            (choice.label, experiment.held_out_engine, choice.candidate) for choice in own
+        rows: list[tuple[str, LocalEngine, Candidate, str | Weights | None]] = [
+            (choice.label, experiment.held_out_engine, choice.candidate, choice.solver) for choice in own
         ]
-        rows += other_solvers(experiment, target)
+        rows += [(*row, None) for row in other_solvers(experiment, target)]
         found: Outcome | None = None  # the first row
-        for label, engine, candidate in rows:
-            outcome = engine.evaluate(candidate)
+        for label, engine, candidate, solver in rows:
+            outcome = engine.evaluate(candidate, solver=solver)
             cells = []
             for name in REFERENCES:
                 errors = outcome.latent_errors(name)

@@ -37,6 +37,7 @@ def course(name: str, seed: int, options: argparse.Namespace) -> tuple[list[tupl
     """The least error within the budget so far, and what was spent until then, after every trial."""
     settings = Settings(
         **{**BARE, **WITH[name]},
+        solver="dpmpp_2m",
         seed=seed,
         steps=options.steps,
         guidance=options.guidance,

@@ -72,7 +72,8 @@ def settings_of(name: str, seed: int, options: argparse.Namespace) -> Settings:
     own = name in OURS and options.own_evaluations is not None
     evaluations = options.own_evaluations if own else options.evaluations
     common = {"seed": seed, "evaluations": evaluations, "images": options.images, "steps": options.steps,
-              "guidance": options.guidance, "held_out": options.held_out, "speedups": (options.speedup,)}  # fmt: skip
+              "guidance": options.guidance, "held_out": options.held_out, "speedups": (options.speedup,),
+              "solver": "dpmpp_2m"}  # fmt: skip
     if name.startswith("paper"):
         return Settings(**common, method="flexiffusion", error="latent" if "latent" in name else None)
     return Settings(**common, planner=name == "ours")

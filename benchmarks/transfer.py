@@ -21,9 +21,10 @@ from typing import Any
 from benchmarks.ratios import ratio_text
 from flexiffusion.codec import read
 from flexiffusion.search.candidate import Candidate
+from flexiffusion.solver import Weights
 from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
-from flexsearch.runs.from_file import settings_of, to_candidate
+from flexsearch.runs.from_file import settings_of, solver_in, to_candidate
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
 
@@ -55,18 +56,20 @@ def main() -> None:
         settings = settings_of(schedule, Settings(held_out=options.held_out))
         experiment = Experiment(settings, options.references)
         candidate, _ = to_candidate(schedule, experiment.model, experiment.teacher)
+        own = solver_in(schedule, candidate, experiment.model.levels, "")
         for label, change in changes(schedule.sampling.sampler, options.other):
-            judgement = judged(candidate, replace(settings, **change), options.references)
+            judgement = judged(candidate, own or None, replace(settings, **change), options.references)
             print(f"| {schedule.name} | {label} | {judgement} |", flush=True)
 
 
-def judged(candidate: Candidate, settings: Settings, references: Path) -> str:
+def judged(candidate: Candidate, own: str | Weights | None, settings: Settings, references: Path) -> str:
+    """`own`: the solver that the file brings, in place of the settings'."""
     cost = math.ceil(candidate.cost(Experiment(settings, references).table))
     experiment = Experiment(replace(settings, speedups=(settings.steps / cost,)), references)
     rivals = {choice.kind: choice.candidate for choice in final_table.choose(experiment, [])}
     engine = experiment.held_out_engine
     errors = {
-        kind: engine.evaluate(item).latent_errors("teacher")
+        kind: engine.evaluate(item, solver=own if kind == "found" else None).latent_errors("teacher")
         for kind, item in {"found": candidate, **rivals}.items()
         if kind in ("found", "plain", "deepcache")
     }

@@ -89,7 +89,7 @@ def _places(sigmas: Sequence[float], model: Checkpoint) -> tuple[int, ...]:
 def with_fitted_rivals(settings: Settings, schedules: Iterable[Schedule]) -> Settings:
     """Where a file brings its own solver, its rivals have one too."""
     brings = any(isinstance(schedule.plan, StepsPlan) and schedule.plan.weights for schedule in schedules)
-    return replace(settings, solver=FITTED) if brings else settings
+    return replace(settings, solver=FITTED, teacher_solver=settings.usual_solver) if brings else settings
 
 
 def settings_of(schedule: Schedule, base: Settings) -> Settings:
@@ -107,7 +107,7 @@ def settings_of(schedule: Schedule, base: Settings) -> Settings:
         **{
             **base.to_dict(),
             "solver": solver,
-            "teacher_solver": solver,
+            "teacher_solver": None,
             "steps": sampling.steps,
             "spacing": sampling.scheduler if sampling.scheduler in SPACINGS else base.spacing,
             "guidance": base.guidance if base.guidance is not None else sampling.cfg,

@@ -30,6 +30,7 @@ from flexsearch.cli import exit_codes, main
 from flexsearch.runs import experiment
 from tools.make_random_checkpoint import write
 
+RIVALS = {"plain", "uni_pc", "dpmpp_3m", "plain_fitted", "deepcache", "spectrum", "easycache"}  # that nobody searched
 # The planner's tables take as long as all of this: TestPlan and test_search_run.py make small ones.
 SMALL = ["--steps", "8", "--speedup", "2", "--images", "3", "--held-out", "3", "--no-planner", "--evaluations"]
 
@@ -95,7 +96,7 @@ class TestRun:
         result = json.loads((finished / "result.json").read_text())
         assert [row["kind"] for row in result["rows"]].count("teacher") == 1
         kinds = {row["kind"] for row in result["rows"] if row["speedup_asked"] == 2}
-        assert kinds == {"found", "plain", "plain_searched", "deepcache", "spectrum", "easycache"}
+        assert kinds == {"found", "placed_fitted", *RIVALS}
         for row in result["rows"]:
             assert row["relative_fid_n"] == 3 and row["seconds_per_image"] > 0
             assert set(row["errors"]) == {"latent/teacher", "latent/converged", "features/teacher"}
@@ -304,7 +305,7 @@ class TestEvaluateAndCompare:
         (path,) = (finished / "schedules").glob("*.json")
         made = document(call("compare", str(path), "--images", "3", "--choose-on", "2", "--json"))
         assert {row["kind"] for row in made["rows"]} >= {"teacher", "found", "plain", "deepcache"}
-        assert {item["rival"] for item in made["comparisons"]} == {"plain", "deepcache", "spectrum", "easycache"}
+        assert {item["rival"] for item in made["comparisons"]} == RIVALS
 
     def test_the_table_on_a_terminal(self, finished: Path) -> None:
         (path,) = (finished / "schedules").glob("*.json")

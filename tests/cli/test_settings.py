@@ -170,7 +170,7 @@ def test_the_words_of_choices_are_the_cores() -> None:
     from flexsearch.sampling.solvers import MAKERS
 
     assert (choices.SPACINGS, choices.ERRORS, choices.STATISTICS) == (SPACINGS, ERRORS, STATISTICS)
-    assert tuple(name for name in MAKERS if name in choices.SOLVERS) == choices.SOLVERS
+    assert tuple(name for name in MAKERS if name != "dpmpp_3m") == choices.SOLVERS  # that is a rival only
 
 
 @pytest.mark.parametrize(
