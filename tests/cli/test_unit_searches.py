@@ -104,7 +104,8 @@ class TestAutoDiffusion:
             call("run", *SMALL, "--model", model, "--method", "autodiffusion", "--evaluations", "5", "--out",
                  str(folder), "--json")
         )  # fmt: skip
-        assert {row["kind"] for row in made["rows"]} == {"teacher", "found", "plain", "plain_searched", "deepcache"}
+        rivals = {"plain", "uni_pc", "dpmpp_3m", "plain_searched", "deepcache"}
+        assert {row["kind"] for row in made["rows"]} == {"teacher", "found", *rivals}
         actions = codec.read(the_schedule(folder)).plan.actions()
         assert actions == (FULL,) * 4, "the first stage drops nothing"
 
