@@ -131,7 +131,7 @@ def require_host_solver(schedule: Schedule) -> None:
         raise ScheduleError(
             schedule.name,
             "it brings its own solver (weights fitted to its steps), which cannot be run here",
-            "Choose a schedule without weights: `flexsearch run --solver dpmpp_2m` finds such",
+            "Choose a sampler that works in sigmas, such as Euler, or a schedule without weights",
         )
 
 

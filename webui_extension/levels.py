@@ -52,7 +52,7 @@ class Sigmas:
         return value
 
     def plan(self, schedule: Schedule, mapping: LevelMapping) -> tuple[Plan, dict[str, Any]]:
-        plan = _plan(self, schedule, mapping, end=float(self._given[-1]))
+        plan = _plan(self, schedule, mapping, end=float(self._given[-1]), own_solver=True)
         if plan.levels == self.run:
             return plan, {}
         levels = (*plan.levels, float(self._given[-1]))
@@ -194,8 +194,8 @@ def _rehearsed(func: ListSampler, arguments: dict[str, Any], denoiser: Any, time
     return stage.visited
 
 
-def _plan(levels: Levels, schedule: Schedule, mapping: LevelMapping, end: float) -> Plan:
-    return plan_for(schedule, levels.whole, mapping, end, len(levels.whole) - len(levels.run))
+def _plan(levels: Levels, schedule: Schedule, mapping: LevelMapping, end: float, own_solver: bool = False) -> Plan:
+    return plan_for(schedule, levels.whole, mapping, end, len(levels.whole) - len(levels.run), own_solver)
 
 
 def _floats(values: Tensor) -> tuple[float, ...]:

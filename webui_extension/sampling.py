@@ -19,10 +19,11 @@ from flexiffusion.errors import FlexiffusionError, ModelMismatch
 from flexiffusion.families import FAMILIES
 from flexiffusion.fit import require_fit, require_noise
 from flexiffusion.host import SamplingReport, in_full, nothing_saved, total, why_not_cut
-from flexiffusion.plan import LevelMapping
+from flexiffusion.plan import LevelMapping, Plan
 from flexiffusion.presets import Preset
 from flexiffusion.run import Report, Run
 from flexiffusion.schedule import FULL, Schedule
+from flexiffusion.solver import planned_weights, sample_with
 
 from .levels import Levels, levels_of, positions
 from .network import Network
@@ -127,14 +128,17 @@ class Sampling:
         if self._plan.warning:
             self._warn(self._plan.warning)
         kwargs = kwargs | replaced
-        step = None
-        if replaced:
-            second_order = bool(config.options.get("second_order", False))
-            step = _Steps(denoiser, positions(levels, self._plan), second_order, kwargs.get("callback"))
+        second_order, run, step = bool(config.options.get("second_order", False)), original, None
+        if self._plan.weights is not None:
+            run = _own_solver(self._plan)
+            self._warn(f"{self._schedule.name} brings its own solver: sampler {config.name} is not used")
+        if replaced or (second_order and run is not original):
+            places = positions(levels, self._plan)
+            step = _Steps(denoiser, places, second_order, run is original, kwargs.get("callback"))
             kwargs["callback"] = step.callback
         try:
             self._watch(denoiser, levels, step)
-            result = original(model, x, *args, **kwargs)
+            result = run(model, x, *args, **kwargs)
         finally:
             self._denoiser.undo()
             self._leave_network()
@@ -245,15 +249,23 @@ class _Steps:
     Prompt editing, AND schedules and the switch to a refiner by steps read `denoiser.step`, progress reads the
     callback's `i`.
 
-    places: of every evaluated level in the host's own list
+    places:       of every evaluated level in the host's own list
+    second_order: whether the host counts two evaluations a step, as for the sampler that was chosen
+    evaluated_so: whether that sampler runs; else every step has one evaluation
     """
 
     def __init__(
-        self, denoiser: Any, places: tuple[int, ...], second_order: bool, callback: Callable[..., Any] | None
+        self,
+        denoiser: Any,
+        places: tuple[int, ...],
+        second_order: bool,
+        evaluated_so: bool,
+        callback: Callable[..., Any] | None,
     ) -> None:
         self._denoiser = denoiser
         self._places = places
         self._second_order = second_order
+        self._evaluated_so = evaluated_so
         self._callback = callback
         self._done = 0  # steps whose callback was called: between the two evaluations of a second-order step
         self._is_second = False
@@ -270,11 +282,23 @@ class _Steps:
         """The sampler's callback: a step's first evaluation is done."""
         place = self._place(self._done)
         self._done += 1
-        self._is_second = self._second_order
+        self._is_second = self._second_order and self._evaluated_so
         return self._callback(state | {"i": place}) if self._callback is not None else None
 
     def _place(self, step: int) -> int:
         return self._places[min(step, len(self._places) - 1)]
+
+
+def _own_solver(plan: Plan) -> Callable[..., Tensor]:
+    """The solver that a schedule brings, called as the host calls its k-diffusion samplers. `plan` has weights."""
+    assert plan.weights is not None
+    weights = planned_weights(plan.levels, plan.weights)
+
+    def sample(model: Any, x: Tensor, *_: Any, sigmas: Tensor, **more: Any) -> Tensor:
+        told = {name: more.get(name) for name in ("extra_args", "callback", "disable")}
+        return sample_with(weights, model, x, sigmas, **told)
+
+    return sample
 
 
 def _is_all_full(schedule: Schedule) -> bool:
