@@ -76,7 +76,13 @@ def resume(folder: RunFolder, settings: Settings, progress: Progress) -> Result:
 def _require(experiment: Experiment) -> None:
     """Raises what a setting, the model or the trial store is refused with; nothing is sampled for it."""
     settings = experiment.settings
-    for flag, value in (("--method", settings.method), ("--solver", settings.solver), ("--error", settings.error)):
+    named = {
+        "--method": settings.method,
+        "--solver": settings.solver,
+        "--teacher-solver": settings.teacher_solver,
+        "--error": settings.error,
+    }
+    for flag, value in named.items():
         if value is not None and is_named(value):
             callable_of(flag, value)
     _ = experiment.model, experiment.batch, experiment.prompts, experiment.features, experiment.teacher

@@ -24,7 +24,7 @@ from flexsearch.choices import COSTS, ENGINES, FITTED, METHODS, SOLVERS, CostNam
 from flexsearch.errors import ConfigError
 from flexsearch.named import is_named
 
-NAMED = ("--method", "--solver", "--error")  # which take a `package.module:name` beside their words
+NAMED = ("--method", "--solver", "--teacher-solver", "--error")  # which take a `package.module:name` beside their words
 
 USUAL_SOLVER = "dpmpp_2m"
 

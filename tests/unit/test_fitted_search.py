@@ -18,6 +18,7 @@ from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.export import with_weights
 from flexsearch.runs.settings import Settings
+from flexsearch.sampling import references
 
 LATENT = Objective("latent")
 HEAD = Action("partial", -1, "linear")
@@ -128,5 +129,5 @@ class TestSettings:
 def test_a_converged_reference_is_what_is_fitted_to(tmp_path: Path) -> None:
     settings = Settings(model="pixel", steps=6, speedups=(2.0,), images=2, held_out=2, reference="converged")
     engine = Experiment(settings, tmp_path).search_engine
-    assert engine.path is not None and len(engine.path.sigmas) == 60
+    assert engine.path is not None and len(engine.path.sigmas) == references.CONVERGED_STEPS
     assert np.array_equal(engine.path.end.numpy(), engine.references["converged"].latents.numpy())

@@ -45,4 +45,4 @@ def test_plans_in_full_keep_levels_and_warnings() -> None:
 
 
 def test_a_network_that_cannot_be_cut_is_told_with_the_reason() -> None:
-    assert "Linear: not a U-Net" in str(why_not_cut(nn.Linear(1, 1)))
+    assert "Linear: not a network that can be cut" in str(why_not_cut(nn.Linear(1, 1)))

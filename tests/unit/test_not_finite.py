@@ -124,8 +124,8 @@ class TestShown:
         points = [figures.FrontPoint(6.0, item.errors["latent/teacher"].mean, item.kind) for item in ROWS]
         figures.front(tmp_path / "front.png", points, evaluated=[(5.0, 1e30), (5.0, math.inf), (6.0, 1e-4)])
         assert (tmp_path / "front.png").stat().st_size > 1000
-        (panel,) = plot.front(ROWS, [(5.0, math.inf)], "latent/teacher", 30.0).panels
-        assert len(panel.marks) == 2 and panel.cloud == ()
+        panels = plot.front(ROWS, [(5.0, math.inf), (5.0, 1e-3)], 30.0).panels
+        assert len(panels[0].marks) == 2 and len(panels[-1].cloud) == 1
 
 
 def _infinite(rows: tuple[Row, ...]) -> tuple[Row, ...]:

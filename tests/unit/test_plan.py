@@ -163,9 +163,7 @@ class TestSteps:
 
     def test_one_that_brings_its_solver_is_refused_where_the_hosts_runs(self) -> None:
         own = replace(self.SCHEDULE, plan=own_solver(self.PLAN))
-        with pytest.raises(
-            ScheduleError, match=r"^drawn: it brings its own solver .* Choose a sampler that"
-        ):
+        with pytest.raises(ScheduleError, match=r"^drawn: it brings its own solver .* Choose a sampler that"):
             plan_for(own, (14.61, 8.0, 6.0, 4.0, 2.0))
         planned = plan_for(own, TEN, own_solver=True)
         assert replace(planned, weights=None, warning=None) == plan_for(self.SCHEDULE, TEN)

@@ -302,13 +302,10 @@ class RealWidths:
     branches: int = 12
     latent_shape: tuple[int, int, int] = (4, 64, 64)
 
-    def chunks(self, guidance: float) -> tuple[str, ...]:
-        return ("positive",)
+    def skeleton(self, guidance: float) -> Any:
+        from flexsearch.models.model import NetworkInputs, unet_skeleton
 
-    def encode(self, prompts: list[str]) -> Any:
-        from flexsearch.models.model import Conditioning, NetworkInputs
-
-        return Conditioning(NetworkInputs(torch.zeros(1, 77, 768)))
+        return unet_skeleton(self.unet, (1, *self.latent_shape), NetworkInputs(torch.zeros(1, 77, 768)))
 
 
 class TestTokenizer:
