@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from flexiffusion.schedule import NoiseKind, SegmentsPlan, StepsPlan
+from flexiffusion.schedule import Action, NoiseKind, SegmentsPlan, StepsPlan
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
 from flexiffusion.search.paired import estimate
@@ -23,6 +23,8 @@ from flexsearch.runs.progress import Progress
 UNSTEADY = 1.25  # median turn / fastest: a machine with nothing else to do stays below, whatever one slow turn does
 
 OnStep = Callable[[str], None]
+
+Seconds = Mapping[tuple[Action, ...], Sequence[float]]  # per image, of each turn, by what a schedule's steps do
 
 TIMING = "timing"  # the stage's label
 TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be compared
@@ -158,29 +160,28 @@ def measure(engine: LocalEngine, choices: Sequence[Choice], on_step: OnStep) -> 
     return [(choice, outcomes[choice.key]) for choice in choices]
 
 
-def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_step: OnStep) -> dict[str, list[float]]:
-    """Seconds per image of each schedule in each turn, by its candidate's key: a few sums of a solver are no time.
+def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_step: OnStep) -> Seconds:
+    """Seconds per image of each schedule in each turn, by what its steps do: where their noise levels lie, and a few
+    sums of a solver, are no time.
 
     Every turn times every candidate once, so that a machine that slows down slows all of them. Everything has run
     before, on the images that quality was measured on: nothing is warmed up or compiled here.
     """
-    choices = {choice.candidate.key: choice for choice, _ in measured}
+    choices = {choice.candidate.actions: choice for choice, _ in measured}
     slowest = max(outcome.trajectory.seconds / len(outcome.trajectory.latents) for _, outcome in measured)
     images = TIMED_IMAGES if slowest < SLOW_SECONDS else 1
-    taken: dict[str, list[float]] = {key: [] for key in choices}
+    taken: dict[tuple[Action, ...], list[float]] = {actions: [] for actions in choices}
     began = time.perf_counter()
     for turn in range(MOST_TURNS):
         if turn >= FEWEST_TURNS and time.perf_counter() - began > TIMING_SECONDS:
             break
         on_step(f"turn {turn + 1}")
-        for key, choice in choices.items():
-            taken[key].append(engine.seconds(choice.candidate, images, choice.solver))
+        for actions, choice in choices.items():
+            taken[actions].append(engine.seconds(choice.candidate, images, choice.solver))
     return taken
 
 
-def time_all(
-    engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], progress: Progress
-) -> dict[str, list[float]]:
+def time_all(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], progress: Progress) -> Seconds:
     """`timed` with its progress; says so where the times cannot be relied on."""
     with progress.stage(TIMING, MOST_TURNS, "turns at most") as at:
         seconds = timed(engine, measured, lambda note: at.advance(note=note))
@@ -196,7 +197,7 @@ def time_all(
 def rows(
     engine: LocalEngine,
     measured: Sequence[tuple[Choice, Outcome]],
-    seconds: Mapping[str, Sequence[float]],
+    seconds: Seconds,
     files: Mapping[Key, str],
 ) -> tuple[Row, ...]:
     """The final table's rows. `seconds` are those of `timed`; `files` names a found schedule's file by its key.
@@ -219,11 +220,11 @@ def rows(
                 cost_full_steps=cost,
                 macs=engine.table.total(choice.candidate.actions),
                 speedup_macs=full_length.candidate.cost(engine.table) / cost,
-                seconds_per_image=statistics.median(seconds[choice.candidate.key]),
+                seconds_per_image=statistics.median(seconds[choice.candidate.actions]),
                 speedup_measured=statistics.median(
                     teacher / own
                     for teacher, own in zip(
-                        seconds[full_length.candidate.key], seconds[choice.candidate.key], strict=True
+                        seconds[full_length.candidate.actions], seconds[choice.candidate.actions], strict=True
                     )
                 ),
                 errors={key: estimate(values) for key, values in errors.items()},
