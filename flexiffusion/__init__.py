@@ -1,7 +1,7 @@
-"""Flexiffusion: step schedules (full, partial, null) for diffusion U-Nets, and the one mechanism that runs them.
+"""Flexiffusion: step schedules (full, partial, null) for diffusion U-Nets and transformers, and the one mechanism that runs them.
 
 Importing the package imports nothing else: `schedule`, `codec`, `presets`, `plan` and `cost` need the standard library
-only, `layout`, `cut`, `predictor` and `run` need torch.
+only, `layouts`, `cut`, `predictor`, `solver` and `run` need torch.
 """
 
 __version__ = "0.1.0"
