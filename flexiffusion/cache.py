@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .cut import Left
+from .dropping import Left
 from .feature import Feature
 from .outputs import Shapes
 

@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from .cache import Chunk, Entry, Features, Finite, Key, Signature
-from .cut import capturing, dropping, learning, skipping
+from .cut import capturing, skipping
+from .dropping import dropping, learning
 from .errors import FlexiffusionError, ModelMismatch
 from .feature import Feature, joined
 from .layouts import Layout, find_layout

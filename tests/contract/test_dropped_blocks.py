@@ -11,7 +11,7 @@ from plans import F, P, plan
 from torch import Tensor, nn
 from transformer_networks import ENTRIES, Transformer, build, dictionaries
 
-from flexiffusion.cut import dropping, learning
+from flexiffusion.dropping import dropping, learning
 from flexiffusion.errors import ModelMismatch
 from flexiffusion.layouts import find_layout
 from flexiffusion.layouts.transformer import names_of

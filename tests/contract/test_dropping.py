@@ -13,7 +13,7 @@ from networks import Network, dictionaries
 from plans import F, P, plan
 from torch import Tensor, nn
 
-from flexiffusion.cut import dropping
+from flexiffusion.dropping import dropping
 from flexiffusion.errors import ModelMismatch
 from flexiffusion.layouts import find_layout
 from flexiffusion.run import Run

@@ -11,7 +11,7 @@ import torch
 from model_folders import write_unconditional
 from torch.utils.flop_counter import FlopCounterMode
 
-from flexiffusion.cut import dropping
+from flexiffusion.dropping import dropping
 from flexiffusion.layouts import find_layout
 from flexiffusion.noise import initial_scale, spaced_places
 from flexiffusion.schedule import FULL, Action
