@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from flexiffusion.search.denoiser import Calls
 
 PROMPTS = 128  # that one pipeline's open calls hold text states of: megabytes each, where encoders are large
-Told = tuple[tuple[str, ...], float]  # prompts and guidance
+LoopKey = tuple[tuple[str, ...], float]  # prompts and guidance
 EVALUATIONS = 4096  # of one call of a pipeline; then it is called anew
 
 
@@ -217,19 +217,19 @@ class OpenLoops:
     """
 
     def __init__(self) -> None:
-        self._loops: OrderedDict[Told, PipelineLoop] = OrderedDict()
+        self._loops: OrderedDict[LoopKey, PipelineLoop] = OrderedDict()
         weakref.finalize(self, _close_all, self._loops)
 
-    def get(self, told: Told, make: Callable[[], PipelineLoop]) -> PipelineLoop:
+    def get(self, key: LoopKey, make: Callable[[], PipelineLoop]) -> PipelineLoop:
         """The open one, or a new one in place of those that were used longest ago."""
-        loop = self._loops.pop(told, None)
+        loop = self._loops.pop(key, None)
         if loop is None or loop.over:
             if loop is not None:
                 loop.close()
-            while self._loops and sum(len(prompts) for prompts, _ in (told, *self._loops)) > PROMPTS:
+            while self._loops and sum(len(prompts) for prompts, _ in (key, *self._loops)) > PROMPTS:
                 self._loops.popitem(last=False)[1].close()
             loop = make()
-        self._loops[told] = loop
+        self._loops[key] = loop
         return loop
 
     def __len__(self) -> int:
@@ -240,7 +240,7 @@ class OpenLoops:
         _close_all(self._loops)
 
 
-def _close_all(loops: OrderedDict[Told, PipelineLoop]) -> None:
+def _close_all(loops: OrderedDict[LoopKey, PipelineLoop]) -> None:
     while loops:
         loops.popitem()[1].close()
 
