@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
 from typing import Any
-
-from torch import Tensor
 
 from ..flexiffusion.errors import ScheduleError
 from ..flexiffusion.plan import Plan
-from ..flexiffusion.solver import planned_weights, sample_with
+from ..flexiffusion.solver import own_sampler
 
 # One network evaluation at every listed level, by the name of the function without `sample_` (comfy/k_diffusion/
 # sampling.py, comfy/extra_samplers/uni_pc.py); tests/hosts counts all of them.
@@ -51,24 +48,6 @@ def count_note(sampler: Any) -> str | None:
     )
 
 
-def own_function(plan: Plan) -> Callable[..., Tensor]:
-    """The solver that a schedule brings, as a function that the host's KSAMPLER takes. `plan` has weights."""
-    assert plan.weights is not None
-    weights = planned_weights(plan.levels, plan.weights)
-
-    def sample_flexiffusion(
-        model: Callable[..., Tensor],
-        x: Tensor,
-        sigmas: Tensor,
-        extra_args: Mapping[str, Any] | None = None,
-        callback: Callable[[dict[str, Any]], None] | None = None,
-        disable: bool | None = None,
-    ) -> Tensor:
-        return sample_with(weights, model, x, sigmas, extra_args, callback, disable)
-
-    return sample_flexiffusion
-
-
 def with_own_solver(sampler: Any, plan: Plan, schedule: str) -> Any:
     """The host's sampler object with the schedule's solver in it; what the host does around it stays: noise, masks,
     inpainting, previews.
@@ -83,7 +62,7 @@ def with_own_solver(sampler: Any, plan: Plan, schedule: str) -> Any:
             "Choose one of the host's own samplers, whichever: the schedule's solver runs in its place",
         )
     own = copy.copy(sampler)
-    own.sampler_function, own.extra_options = own_function(plan), {}
+    own.sampler_function, own.extra_options = own_sampler(plan.levels, plan.weights or ()), {}
     return own
 
 

@@ -82,16 +82,22 @@ def _batch(size: tuple[int, ...], rows: int | None) -> int | None:
     return batch_dimension(size, size[0] if rows is None and size else rows or 1)
 
 
-def describe(output: Any, rows: int | None) -> Any:
-    """The recipe of an output of a call with so many rows; None: every tensor's first dimension counts them."""
+def _recipe(output: Any, of_tensor: Callable[[Tensor], Any]) -> Any:
+    """The structure of an output, with what `of_tensor` gives in place of every tensor."""
     if isinstance(output, Tensor):
-        return _shape(output, rows)
+        return of_tensor(output)
     if isinstance(output, Mapping):
-        return Record(type(output), tuple((name, describe(item, rows)) for name, item in output.items()))
+        return Record(type(output), tuple((name, _recipe(item, of_tensor)) for name, item in output.items()))
     if isinstance(output, tuple | list):
         names = getattr(output, "_fields", (None,) * len(output))
-        return Record(type(output), tuple((n, describe(item, rows)) for n, item in zip(names, output, strict=True)))
+        items = zip(names, output, strict=True)
+        return Record(type(output), tuple((name, _recipe(item, of_tensor)) for name, item in items))
     return output
+
+
+def describe(output: Any, rows: int | None) -> Any:
+    """The recipe of an output of a call with so many rows; None: every tensor's first dimension counts them."""
+    return _recipe(output, lambda tensor: _shape(tensor, rows))
 
 
 def build(recipe: Any, make: Callable[[Any], Tensor]) -> Any:
@@ -218,23 +224,16 @@ def continued(output: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
     called: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
     given = {key: value for key, value in called.items() if isinstance(value, Tensor)}
 
-    def of(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            alike = {key: one for key, one in given.items() if one.shape == value.shape and one.dtype == value.dtype}
-            if not alike:
-                raise LookupError
-            if len(alike) == 1:
-                return Argument(*alike)
-            distances = {key: float((one - value).float().square().sum()) for key, one in alike.items()}
-            return Argument(min(distances, key=lambda key: distances[key]))
-        if isinstance(value, Mapping):
-            return Record(type(value), tuple((name, of(item)) for name, item in value.items()))
-        if isinstance(value, tuple | list):
-            names = getattr(value, "_fields", (None,) * len(value))
-            return Record(type(value), tuple((name, of(item)) for name, item in zip(names, value, strict=True)))
-        return value
+    def nearest(value: Tensor) -> Argument:
+        alike = {key: one for key, one in given.items() if one.shape == value.shape and one.dtype == value.dtype}
+        if not alike:
+            raise LookupError
+        if len(alike) == 1:
+            return Argument(*alike)
+        distances = {key: float((one - value).float().square().sum()) for key, one in alike.items()}
+        return Argument(min(distances, key=lambda key: distances[key]))
 
     try:
-        return of(output)
+        return _recipe(output, nearest)
     except LookupError:
         return None

@@ -255,7 +255,7 @@ def _own_weights(
     """
     assert plan.weights is not None
     rows = [*plan.weights[passed - 1 :]] if passed else [(), *plan.weights]
-    whole_run = passed == 1 and _alike(levels[0], plan.levels[0])
+    whole_run = passed == 1 and is_fitted_level(levels[0], plan.levels[0])
     fitted: list[tuple[float, ...] | None] = [
         row if whole_run or (row and i >= len(row)) else None for i, row in enumerate(rows[: len(levels)])
     ]
@@ -269,7 +269,7 @@ def _own_weights(
     return tuple(fitted), warning if count else None
 
 
-def _alike(level: float, other: float) -> bool:
+def is_fitted_level(level: float, other: float) -> bool:
     """Whether a noise level is near enough to the one that a solver was fitted to."""
     return abs(level - other) <= FITTED_TOLERANCE * other
 

@@ -2,8 +2,8 @@
 
 `reuse` is DeepCache (arXiv 2312.00858): the newest one. `linear` and `quadratic` extrapolate the polynomial through the
 last two or three in log-SNR, in which the solution of a diffusion model is smooth (DPM-Solver, arXiv 2206.00927,
-eq. 3.1-3.4), and for flow models in the noise level itself, whose log-SNR has no end at pure noise (docs/method.md,
-section 9); the forecast of features is that of TaylorSeer (arXiv 2503.06923). `spectrum` is that of Spectrum
+eq. 3.1-3.4), and for flow models in the noise level itself, whose log-SNR has no end at pure noise; the
+forecast of features is that of TaylorSeer (arXiv 2503.06923). `spectrum` is that of Spectrum
 (arXiv 2603.01623): Chebyshev polynomials fitted to all full steps so far, in the fraction of the run that is done.
 """
 

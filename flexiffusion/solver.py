@@ -128,6 +128,22 @@ def sample_with(
     return x
 
 
+def own_sampler(levels: Sequence[float], weights: Sequence[Sequence[float] | None]) -> Callable[..., Tensor]:
+    """The solver that a plan brings (`Plan.levels`, `Plan.weights`), called as `sample_with` is but for the weights.
+
+    Options of the sampler that a host's user has chosen (its noise, its eta) are for that sampler and not used.
+    """
+    rows = planned_weights(levels, weights)
+
+    def sample_flexiffusion(
+        model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *args: Any, **options: Any
+    ) -> Tensor:
+        known = {name: options[name] for name in ("extra_args", "callback", "disable") if name in options}
+        return sample_with(rows, model, x, sigmas, *args, **known)
+
+    return sample_flexiffusion
+
+
 class Plms(_Remembering):
     """Pseudo linear multistep (PNDM, arXiv 2202.09778, eqs. 9 and 12), Adams-Bashforth weights for uneven steps.
 

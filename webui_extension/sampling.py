@@ -19,11 +19,11 @@ from flexiffusion.errors import FlexiffusionError, ModelMismatch
 from flexiffusion.families import FAMILIES
 from flexiffusion.fit import require_fit, require_noise
 from flexiffusion.host import SamplingReport, in_full, nothing_saved, total, why_not_cut
-from flexiffusion.plan import LevelMapping, Plan
+from flexiffusion.plan import LevelMapping
 from flexiffusion.presets import Preset
 from flexiffusion.run import Report, Run
 from flexiffusion.schedule import FULL, Schedule
-from flexiffusion.solver import planned_weights, sample_with
+from flexiffusion.solver import own_sampler
 
 from .levels import Levels, levels_of, positions
 from .network import Network
@@ -130,7 +130,7 @@ class Sampling:
         kwargs = kwargs | replaced
         second_order, run, step = bool(config.options.get("second_order", False)), original, None
         if self._plan.weights is not None:
-            run = _own_solver(self._plan)
+            run = own_sampler(self._plan.levels, self._plan.weights)
             self._warn(f"{self._schedule.name} brings its own solver: sampler {config.name} is not used")
         if replaced or (second_order and run is not original):
             places = positions(levels, self._plan)
@@ -287,18 +287,6 @@ class _Steps:
 
     def _place(self, step: int) -> int:
         return self._places[min(step, len(self._places) - 1)]
-
-
-def _own_solver(plan: Plan) -> Callable[..., Tensor]:
-    """The solver that a schedule brings, called as the host calls its k-diffusion samplers. `plan` has weights."""
-    assert plan.weights is not None
-    weights = planned_weights(plan.levels, plan.weights)
-
-    def sample(model: Any, x: Tensor, *_: Any, sigmas: Tensor, **more: Any) -> Tensor:
-        told = {name: more.get(name) for name in ("extra_args", "callback", "disable")}
-        return sample_with(weights, model, x, sigmas, **told)
-
-    return sample
 
 
 def _is_all_full(schedule: Schedule) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ...flexiffusion.solver import own_sampler
 from ..apply import thin
-from ..samplers import own_function
 from .common import schedule_input, schema
 
 
@@ -47,4 +47,6 @@ class ScheduleSigmas(io.ComfyNode):
             return io.NodeOutput(sigmas, ksampler("euler"))
         levels, plan = thin(schedule, [float(sigma) for sigma in sigmas])
         thinned = torch.tensor(levels, dtype=sigmas.dtype, device=sigmas.device)
-        return io.NodeOutput(thinned, ksampler("euler") if plan.weights is None else KSAMPLER(own_function(plan)))
+        if plan.weights is None:
+            return io.NodeOutput(thinned, ksampler("euler"))
+        return io.NodeOutput(thinned, KSAMPLER(own_sampler(plan.levels, plan.weights)))

@@ -5,52 +5,52 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flexiffusion.noise import NoiseLevels
-from flexiffusion.search.denoiser import Calls, Denoiser
+from flexiffusion.search.denoiser import Calls
 from flexsearch.errors import ConfigError
 
 
-class CheckpointDenoiser(Denoiser, Protocol):
-    """A loaded model with all that it is told, for a fixed set of images."""
+class CheckpointDenoiser(ABC):
+    """A loaded model with all that it is told, for a fixed set of images: a `flexiffusion.search.denoiser.Denoiser`."""
 
-    @property
-    def model(self) -> Checkpoint: ...
-
-    def taken(self, images: Sequence[int]) -> CheckpointDenoiser:
-        """The same for these images of the set, in this order; one may be taken more than once."""
-
-
-@dataclass(frozen=True, eq=False)
-class Counted:
-    """A denoiser that tells after each call of how many images it was."""
-
-    denoiser: CheckpointDenoiser
-    on_call: Callable[[int], None]
-
-    @property
-    def model(self) -> Checkpoint:
-        return self.denoiser.model
+    model: Checkpoint
 
     @property
     def network(self) -> nn.Module:
-        return self.denoiser.network
+        network: nn.Module = self.model.network
+        return network
 
     @property
     def levels(self) -> NoiseLevels:
-        return self.denoiser.levels
+        return self.model.levels
 
     @property
     def branches(self) -> int:
-        return self.denoiser.branches
+        return self.model.branches
 
     @property
     def device(self) -> torch.device:
-        return self.denoiser.device
+        return self.model.device
+
+    @abstractmethod
+    def taken(self, images: Sequence[int]) -> CheckpointDenoiser:
+        """The same for these images of the set, in this order; one may be taken more than once."""
+
+    @abstractmethod
+    def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
+        """See `flexiffusion.search.denoiser.Denoiser`."""
+
+
+class Counted(CheckpointDenoiser):
+    """A denoiser that tells after each call of how many images it was."""
+
+    def __init__(self, denoiser: CheckpointDenoiser, on_call: Callable[[int], None]) -> None:
+        self.model, self.denoiser, self.on_call = denoiser.model, denoiser, on_call
 
     def taken(self, images: Sequence[int]) -> Counted:
         return Counted(self.denoiser.taken(images), self.on_call)

@@ -7,40 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flexiffusion.noise import NoiseLevels
 from flexiffusion.search.denoiser import Calls
+from flexsearch.models.checkpoint import CheckpointDenoiser
 
 if TYPE_CHECKING:
     from flexsearch.models.model import Conditioning, DiffusionModel
 
 
 @dataclass(frozen=True, eq=False)
-class ModelDenoiser:
+class ModelDenoiser(CheckpointDenoiser):
     """See `flexiffusion.search.denoiser.Denoiser`. A place on the model's levels is a training timestep."""
 
     model: DiffusionModel
     conditioning: Conditioning
     guidance: float
-
-    @property
-    def network(self) -> nn.Module:
-        network: nn.Module = self.model.unet
-        return network
-
-    @property
-    def levels(self) -> NoiseLevels:
-        return self.model.levels
-
-    @property
-    def branches(self) -> int:
-        return self.model.branches
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
 
     def taken(self, images: Sequence[int]) -> ModelDenoiser:
         return replace(self, conditioning=self.conditioning.taken(images))

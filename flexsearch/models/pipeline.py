@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from flexiffusion.noise import NoiseLevels
 from flexiffusion.search.denoiser import Calls
 from flexsearch.errors import ModelError
-from flexsearch.models.checkpoint import Checkpoint
+from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
 from flexsearch.models.denoiser import clean
 from flexsearch.models.folder_config import in_short
 from flexsearch.models.model import PIXELS_AT_ONCE
@@ -174,29 +174,12 @@ def first_that_works(function: Callable[[nn.Module | None], T], dry: nn.Module) 
 
 
 @dataclass(frozen=True, eq=False)
-class PipelineDenoiser:
+class PipelineDenoiser(CheckpointDenoiser):
     """See `flexiffusion.search.denoiser.Denoiser`, for one prompt an image."""
 
     model: PipelineModel
     prompts: tuple[str, ...]
     guidance: float
-
-    @property
-    def network(self) -> nn.Module:
-        network: nn.Module = self.model.network
-        return network
-
-    @property
-    def levels(self) -> NoiseLevels:
-        return self.model.levels
-
-    @property
-    def branches(self) -> int:
-        return self.model.branches
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
 
     def taken(self, images: Sequence[int]) -> PipelineDenoiser:
         return replace(self, prompts=tuple(self.prompts[i] for i in images))

@@ -9,7 +9,7 @@ from flexiffusion.errors import ModelMismatch
 from flexiffusion.fit import require_noise
 from flexiffusion.layouts import find_layout
 from flexiffusion.noise import SPACINGS, NoiseLevels, distinct
-from flexiffusion.plan import plan_for
+from flexiffusion.plan import is_fitted_level, plan_for
 from flexiffusion.schedule import Schedule, SegmentsPlan, StepsPlan
 from flexiffusion.search.candidate import Candidate, make_candidate
 from flexiffusion.solver import Weights
@@ -21,8 +21,6 @@ from flexsearch.runs.final_table import Choice
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
-
-ALIKE = 0.01  # part by which a noise level may differ from the one that a solver was fitted to
 
 
 def to_candidate(schedule: Schedule, model: Checkpoint, teacher: Sequence[int]) -> tuple[Candidate, str | None]:
@@ -59,16 +57,12 @@ def solver_in(schedule: Schedule, candidate: Candidate, levels: NoiseLevels, usu
     if isinstance(plan, SegmentsPlan) or plan.weights is None:
         return usual
     here = levels.sigmas(candidate.places)
-    if plan.noise != levels.kind or len(here) != len(plan.levels) or not all(map(_alike, here, plan.levels)):
+    if plan.noise != levels.kind or len(here) != len(plan.levels) or not all(map(is_fitted_level, here, plan.levels)):
         raise ModelMismatch(
             f"{schedule.name}: its solver is fitted to noise levels that this model has not. Use it with a checkpoint "
             "of the same noise schedule, or a schedule without weights"
         )
     return plan.weights
-
-
-def _alike(level: float, other: float) -> bool:
-    return abs(level - other) <= ALIKE * other
 
 
 def choice_of(name: str, schedule: Schedule, experiment: Experiment, progress: Progress) -> Choice:
