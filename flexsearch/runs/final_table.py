@@ -32,6 +32,8 @@ SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: a
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
 
 
+REFINED: tuple[RowKind, ...] = ("found", "placed_fitted")  # rows whose fitted solvers are refined
+
 Key = tuple[str, str | Weights]  # of a candidate, and what it is sampled with
 
 
@@ -78,9 +80,26 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Choic
             choice = Choice(
                 kind, speedup, described(best.candidate), best.candidate, solver_of(experiment, best.candidate)
             )
-            same = next((other for other in chosen if other.speedup == speedup and other.key == choice.key), None)
+            # a hand-made schedule keeps its fit, and this one's is refined
+            alike = [other for other in chosen if not settings.fits or other.kind in REFINED]
+            same = next((other for other in alike if other.speedup == speedup and other.key == choice.key), None)
             chosen.append(choice if same is None else replace(choice, label=f"the same as {same.label}"))
     return chosen
+
+
+def with_refined(experiment: Experiment, choices: Sequence[Choice], on_step: OnStep) -> list[Choice]:
+    """The same choices, the fitted solvers of what the search found and placed refined on its images; see
+    `flexiffusion.search.refining`. Hand-made schedules keep the fit alone."""
+    known: dict[Key, Weights] = {}
+    made = []
+    for choice in choices:
+        if choice.kind in REFINED and not isinstance(choice.solver, str):
+            if choice.key not in known:
+                known[choice.key] = experiment.search_engine.refine(choice.candidate, choice.solver)
+            choice = replace(choice, solver=known[choice.key])
+            on_step(choice.label)
+        made.append(choice)
+    return made
 
 
 def solver_of(experiment: Experiment, candidate: Candidate) -> str | Weights:

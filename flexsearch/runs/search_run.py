@@ -20,7 +20,7 @@ from flexsearch.report.table import searched_words
 from flexsearch.runs import final_table, trial_store
 from flexsearch.runs.driver import search
 from flexsearch.runs.evaluators import opened
-from flexsearch.runs.expected_work import FINAL_TABLE, REFERENCES, SEARCH, TABLES, expected_work
+from flexsearch.runs.expected_work import FINAL_TABLE, REFERENCES, REFINING, SEARCH, TABLES, expected_work
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.export import schedule_name, to_schedule
 from flexsearch.runs.optuna_sampler import MethodSampler
@@ -148,6 +148,10 @@ def _measure(
 ) -> tuple[Row, ...]:
     settings, engine = experiment.settings, experiment.held_out_engine
     choices = final_table.choose(experiment, evaluated)
+    if settings.fits:
+        rows_refined = sum(choice.kind in final_table.REFINED for choice in choices)
+        with progress.stage(REFINING, rows_refined, "schedules") as at:
+            choices = final_table.with_refined(experiment, choices, lambda label: at.advance(note=label))
     with progress.stage(FINAL_TABLE, len(choices), "schedules") as at:
         measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
     seconds = final_table.time_all(engine, measured, progress)
