@@ -1,6 +1,6 @@
 """A parsed document -> Schedule: every key known, every value of its type and in its range, or one ScheduleError.
 
-The rules of single values are the dataclasses' own (`schedule`, `facts`); this module knows which keys an object
+The rules of single values are the dataclasses' own (`schedule`, `metadata`); this module knows which keys an object
 has and turns the places of their errors into JSON paths. The JSON Schema in `schedules/schema/` states the same for
 editors; tests/unit/test_schema.py keeps the two together.
 

@@ -27,7 +27,7 @@ from webui_stand_in import (
     small_network,
 )
 
-from flexiffusion.facts import ModelInfo, Provenance, Sampling
+from flexiffusion.metadata import ModelInfo, Provenance, Sampling
 from flexiffusion.plan import plan_for
 
 MIXED = segments("FPP FPN FPNN")  # 10 steps: 3 full, 4 partial, 3 null
