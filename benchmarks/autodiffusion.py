@@ -164,10 +164,7 @@ class Bench:
             self.experiment(self.settings(solver, speedup, fitness, seed)) for seed in range(self.arguments.seeds)
         ]
         best = [
-            choice.candidate
-            for experiment in sessions
-            for choice in choose(experiment, ())
-            if choice.kind == "deepcache"
+            entry.candidate for experiment in sessions for entry in choose(experiment, ()) if entry.kind == "deepcache"
         ]
         if best:
             yield self.row(group, f"best DeepCache by {FITNESS[fitness]}", solver, best)

@@ -57,9 +57,9 @@ def main() -> None:
     headings = ("asked", "schedule", "cost", "to teacher", "found / it", "to converged", "found / it")
     print(f"| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
-        own = [choice for choice in chosen if choice.speedup == speedup]
+        own = [entry for entry in chosen if entry.speedup == speedup]
         rows: list[tuple[str, LocalEngine, Candidate, str | Weights | None]] = [
-            (choice.label, experiment.held_out_engine, choice.candidate, choice.solver) for choice in own
+            (entry.label, experiment.held_out_engine, entry.candidate, entry.solver) for entry in own
         ]
         rows += [(*row, None) for row in other_solvers(experiment, target)]
         found: Outcome | None = None  # the first row

@@ -66,7 +66,7 @@ def judged(candidate: Candidate, own: str | Weights | None, settings: Settings, 
     """`own`: the solver that the file brings, in place of the settings'."""
     cost = math.ceil(candidate.cost(Experiment(settings, references).table))
     experiment = Experiment(replace(settings, speedups=(settings.steps / cost,)), references)
-    rivals = {choice.kind: choice.candidate for choice in final_table.choose(experiment, [])}
+    rivals = {entry.kind: entry.candidate for entry in final_table.choose(experiment, [])}
     engine = experiment.held_out_engine
     errors = {
         kind: engine.evaluate(item, solver=own if kind == "found" else None).latent_errors("teacher")

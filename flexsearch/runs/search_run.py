@@ -147,17 +147,17 @@ def _measure(
     folder: RunFolder, experiment: Experiment, evaluated: list[Evaluated], progress: Progress
 ) -> tuple[Row, ...]:
     settings, engine = experiment.settings, experiment.held_out_engine
-    choices = final_table.choose(experiment, evaluated)
-    with progress.stage(FINAL_TABLE, len(choices), "schedules") as at:
-        measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
+    entries = final_table.choose(experiment, evaluated)
+    with progress.stage(FINAL_TABLE, len(entries), "schedules") as at:
+        measured = final_table.measure(engine, entries, lambda label: at.advance(note=label))
     seconds = final_table.time_all(engine, measured, progress)
     files: dict[final_table.Key, str] = {}
-    for choice, outcome in measured:
-        if choice.kind == "found":
-            schedule = to_schedule(experiment, engine, choice, outcome, len(evaluated))
-            path = folder.schedules / f"{schedule_name(experiment, choice)}.json"
+    for entry, outcome in measured:
+        if entry.kind == "found":
+            schedule = to_schedule(experiment, engine, entry, outcome, len(evaluated))
+            path = folder.schedules / f"{schedule_name(experiment, entry)}.json"
             codec.write(path, schedule)
-            files[choice.key] = str(path)
+            files[entry.key] = str(path)
     rows = final_table.rows(engine, measured, seconds, files)
     folder.write_json(
         "result.json",
@@ -191,18 +191,18 @@ def _measure(
         teacher_cost=float(settings.steps),
     )
     # of the same cost, plain steps stand below what was found
-    shown = [(choice, outcome) for choice, outcome in measured if choice.kind in ("teacher", "found", "plain")]
+    shown = [(entry, outcome) for entry, outcome in measured if entry.kind in ("teacher", "found", "plain")]
     shown.sort(key=lambda item: (item[0].speedup or 0.0, KINDS.index(item[0].kind)))
     figures.samples(
         folder.samples,
         [
-            ("teacher" if choice.speedup is None else f"{choice.speedup:g}x {choice.kind}\n{choice.label}", o.pictures)
-            for choice, o in shown
+            ("teacher" if entry.speedup is None else f"{entry.speedup:g}x {entry.kind}\n{entry.label}", o.pictures)
+            for entry, o in shown
         ],
     )
-    for choice, outcome in shown:
-        if choice.kind == "plain":
+    for entry, outcome in shown:
+        if entry.kind == "plain":
             continue
-        name = pictures.TEACHER if choice.speedup is None else schedule_name(experiment, choice)
+        name = pictures.TEACHER if entry.speedup is None else schedule_name(experiment, entry)
         pictures.write(folder.pictures / name, outcome.pictures)
     return rows

@@ -87,11 +87,11 @@ def test_a_file_with_the_weights_is_measured_as_the_choice_was(experiment: Exper
     assert not isinstance(solver, str)
     plan = with_weights(candidate.steps_plan(experiment.model.levels), solver)
     assert isinstance(plan, StepsPlan) and plan.weights == solver
-    choice = final_table.Choice("found", 2.0, "found", candidate, solver)
-    usual = final_table.Choice("plain", 2.0, "plain", candidate, "dpmpp_2m")
-    again = final_table.Choice("placed_fitted", 2.0, "again", candidate, plan.weights)
+    entry = final_table.Entry("found", 2.0, "found", candidate, solver)
+    usual = final_table.Entry("plain", 2.0, "plain", candidate, "dpmpp_2m")
+    again = final_table.Entry("placed_fitted", 2.0, "again", candidate, plan.weights)
     held_out = experiment.held_out_engine
-    measured = final_table.measure(held_out, [choice, usual, again], lambda _: None)
+    measured = final_table.measure(held_out, [entry, usual, again], lambda _: None)
     assert measured[0][1] is measured[2][1] and measured[0][1] is not measured[1][1]
     errors = [outcome.latent_errors("teacher").mean() for _, outcome in measured]
     assert errors[0] < 0.8 * errors[1]
@@ -99,7 +99,7 @@ def test_a_file_with_the_weights_is_measured_as_the_choice_was(experiment: Exper
 
 def test_rivals_are_the_users_own_solver_others_and_fitted_ones(experiment: Experiment) -> None:
     chosen = final_table.rivals(experiment, 2.0, 3.0, final_table.Known(experiment))
-    solvers = {choice.kind: choice.solver for choice in chosen}
+    solvers = {entry.kind: entry.solver for entry in chosen}
     assert {kind: solvers[kind] for kind in ("plain", "uni_pc", "dpmpp_3m", "deepcache")} == {
         "plain": "dpmpp_2m", "uni_pc": "uni_pc", "dpmpp_3m": "dpmpp_3m", "deepcache": "dpmpp_2m"
     }  # fmt: skip
