@@ -146,7 +146,7 @@ class Bench:
         """One candidate a seed."""
         recipe = dataclasses.replace(self.plain_experiment.sampling, solver=solver)
         values = [self.measured(recipe, candidate, seed) for seed, candidate in enumerate(candidates)]
-        cost = sum(candidate.cost(self.plain_experiment.table) for candidate in candidates) / len(candidates)
+        cost = sum(candidate.cost(self.plain_experiment.macs) for candidate in candidates) / len(candidates)
         fid = f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
         words = "; ".join(dict.fromkeys(map(described, candidates)))
         return f"| {group} | {SOLVER[solver]}, {label} | {words} | {cost:.2f} | {fid} |"

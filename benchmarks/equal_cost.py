@@ -92,7 +92,7 @@ def measured(cost: int, common: dict[str, Any], work: Path) -> tuple[str, list[O
     (target,) = experiment.settings.targets
     found = best(whole, target)
     typed = plain(spaced_places(experiment.model.levels, cost, "logsnr"))
-    label = f"{final_table.described(found)}, {found.cost(experiment.table):.2f}"
+    label = f"{final_table.described(found)}, {found.cost(experiment.macs):.2f}"
     candidates = (found, typed, best(locally, target), best(placed, target))
     return label, [experiment.held_out_engine.evaluate(candidate) for candidate in candidates]
 

@@ -70,7 +70,7 @@ def main() -> None:
                 errors = outcome.latent_errors(name)
                 ratio = ratio_text(found.latent_errors(name), errors) if found else ""
                 cells += [f"{errors.mean():.2e}", ratio]
-            cost = candidate.cost(experiment.table)
+            cost = candidate.cost(experiment.macs)
             asked = "" if found else f"{speedup:.3g}x"
             print(f"| {asked} | {'' if found else 'found: '}{label} | {cost:.2f} | {' | '.join(cells)} |", flush=True)
             found = found or outcome

@@ -50,7 +50,7 @@ class NetworkClock:
 def whole_search(settings: Settings, folder: Path) -> None:
     opened = RunFolder.create(folder, settings)
     experiment = Experiment(settings, opened.references)
-    _ = experiment.model, experiment.features, experiment.table
+    _ = experiment.model, experiment.features, experiment.macs
     marks = []
 
     def ignored(number: int, error: float, cost: float) -> None:

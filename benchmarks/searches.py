@@ -58,8 +58,8 @@ def spent(experiment: Experiment, evaluated: Sequence[Evaluated]) -> Iterator[tu
     """Network calls and their work, in full steps, up to and with each trial; the planner's tables are included."""
     calls, work = 0, 0.0
     if experiment.settings.plans:
-        tables = experiment.tables()
-        calls, work = sum(tables.calls), tables.work(experiment.costs)
+        step_errors = experiment.step_errors()
+        calls, work = sum(step_errors.calls), step_errors.work(experiment.costs)
     for item in evaluated:
         calls += item.calls
         work += work_of(item.calls, item.cost, item.candidate)

@@ -64,7 +64,7 @@ def main() -> None:
 
 def judged(candidate: Candidate, own: str | Weights | None, settings: Settings, references: Path) -> str:
     """`own`: the solver that the file brings, in place of the settings'."""
-    cost = math.ceil(candidate.cost(Experiment(settings, references).table))
+    cost = math.ceil(candidate.cost(Experiment(settings, references).macs))
     experiment = Experiment(replace(settings, speedups=(settings.steps / cost,)), references)
     rivals = {entry.kind: entry.candidate for entry in final_table.choose(experiment, [])}
     engine = experiment.held_out_engine

@@ -114,7 +114,7 @@ class LocalEngine(OneByOne):
         noise: Tensor,
         references: dict[ReferenceName, Reference],
         features: nn.Module,
-        table: CostTable,
+        macs: CostTable,
         judged_by: ReferenceName,
         batch: int,
         prefixes: Prefixes | None = None,
@@ -130,7 +130,7 @@ class LocalEngine(OneByOne):
         self.noise = noise
         self.references = references
         self.features = features
-        self.table = table
+        self.macs = macs
         self.judged_by = judged_by
         self.batch = batch
         self.prefixes = prefixes

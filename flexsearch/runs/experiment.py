@@ -13,10 +13,10 @@ from flexiffusion.cost import CostTable
 from flexiffusion.noise import spaced_places
 from flexiffusion.search import macro_steps
 from flexiffusion.search.fitting import TeacherPath
-from flexiffusion.search.macro_steps import Tables
+from flexiffusion.search.macro_steps import StepErrors
 from flexiffusion.search.method import Method
 from flexiffusion.search.objective import ReferenceName
-from flexiffusion.search.planner import plans
+from flexiffusion.search.planner import planned_at
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import stages
 from flexiffusion.search.seeds import Seed, all_seeds, fitted_seeds
@@ -30,8 +30,8 @@ from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
 from flexsearch.models.costs import count_macs, count_units, known_or_measured_ms
 from flexsearch.models.load import load_model
 from flexsearch.runs.methods import build
-from flexsearch.runs.planner_tables import known_or_measured
 from flexsearch.runs.settings import Settings
+from flexsearch.runs.step_errors import known_or_measured
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_places, reference
 from flexsearch.sampling.solvers import SamplerSettings, solver_maker
@@ -94,7 +94,7 @@ class Experiment:
         return SamplerSettings(self.settings.usual_solver, default if guidance is None else guidance)
 
     @cached_property
-    def table(self) -> CostTable:
+    def macs(self) -> CostTable:
         """Multiply-adds of every kind of step."""
         return count_macs(self.model, self.sampling.guidance)
 
@@ -106,7 +106,7 @@ class Experiment:
         """
         settings, given = self.settings, self.settings.other_device
         if settings.cost == "macs":
-            return self.table
+            return self.macs
         if settings.cost == "units":
             return count_units(self.model)
         if given is None:
@@ -116,14 +116,14 @@ class Experiment:
 
     def check_profile(self, given: CostTable) -> None:
         """Raises ConfigError where a cost table of another device is of a model with other branches, or lacks units."""
-        if set(given.partial) != set(self.table.partial):
+        if set(given.partial) != set(self.macs.partial):
             raise ConfigError(
                 "--profile",
                 f"it has branches {min(given.partial)} to {max(given.partial)}, "
                 f"but {self.model.source} has -1 to {self.model.branches - 1}",
                 "Make it of the same model with `flexsearch profile --out`",
             )
-        if self.settings.method in ("autodiffusion", "joint") and set(given.units) != set(self.table.units):
+        if self.settings.method in ("autodiffusion", "joint") and set(given.units) != set(self.macs.units):
             raise ConfigError(
                 "--profile", "it does not tell what this model's layers cost", "Make it again with this version"
             )
@@ -235,7 +235,7 @@ class Experiment:
             noise=images.noise(self.model),
             references=references,
             features=self.features,
-            table=self.table,
+            macs=self.macs,
             judged_by=self.settings.judged_by,
             batch=self.batch,
             prefixes=prefixes,
@@ -253,13 +253,13 @@ class Experiment:
         return RealFid(real_statistics(Path(settings.real), named, self.model.image_size, self.folder))
 
     @property
-    def table_levels(self) -> int:
-        """How often `tables` tells of progress where it measures: after each level of each batch."""
+    def step_error_levels(self) -> int:
+        """How often `step_errors` tells of progress where it measures: after each level of each batch."""
         images = min(self.settings.images, macro_steps.IMAGES)
         return len(macro_steps.grid_of(self.model.levels)) * math.ceil(images / self.batch)
 
-    def tables(self, progress: Callable[[], None] = lambda: None) -> Tables:
-        """The planner's tables over the first search images."""
+    def step_errors(self, progress: Callable[[], None] = lambda: None) -> StepErrors:
+        """What the planner plans by: errors of macro-steps over the first search images."""
         images = ImageSet(self.settings.seed, 0, min(self.settings.images, macro_steps.IMAGES), self.prompts[0])
         return known_or_measured(self.model, self.sampling, images, self.folder, self.batch, progress)
 
@@ -268,7 +268,7 @@ class Experiment:
         """The planner's schedules at the asked costs."""
         return [
             Seed("planned", f"planned, {item.error:.2g} predicted", item.candidate)
-            for item in plans(self.tables(), self.costs, self.settings.targets)
+            for item in planned_at(self.step_errors(), self.costs, self.settings.targets)
         ]
 
     @cached_property

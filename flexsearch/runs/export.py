@@ -101,8 +101,8 @@ def schedule_file(
         levels=model.levels.sigmas(experiment.teacher) if isinstance(plan, SegmentsPlan) else None,
         metrics=tuple(metrics),
         cost=Cost(
-            macs=experiment.table.total(candidate.actions),
-            speedup_macs=settings.steps / candidate.cost(experiment.table),
+            macs=experiment.macs.total(candidate.actions),
+            speedup_macs=settings.steps / candidate.cost(experiment.macs),
         ),
         provenance=Provenance("searched", f"flexsearch {__version__}", settings.seed, evaluations),
     )

@@ -208,7 +208,7 @@ def rows(
     made = []
     for entry, outcome in measured:
         full = sum(action.kind == "full" for action in entry.candidate.actions)
-        cost = entry.candidate.cost(engine.table)
+        cost = entry.candidate.cost(engine.macs)
         errors = {f"{error}/{against}": outcome.paired_errors(error, against) for error, against in SHOWN}
         made.append(
             Row(
@@ -218,8 +218,8 @@ def rows(
                 full=full,
                 partial=len(entry.candidate.actions) - full,
                 cost_full_steps=cost,
-                macs=engine.table.total(entry.candidate.actions),
-                speedup_macs=full_length.candidate.cost(engine.table) / cost,
+                macs=engine.macs.total(entry.candidate.actions),
+                speedup_macs=full_length.candidate.cost(engine.macs) / cost,
                 seconds_per_image=statistics.median(seconds[entry.candidate.actions]),
                 speedup_measured=statistics.median(
                     teacher / own

@@ -71,7 +71,7 @@ def entry_of(name: str, schedule: Schedule, experiment: Experiment, progress: Pr
     if warning is not None:
         progress.say(f"note: {warning}")
     solver = solver_in(schedule, candidate, experiment.model.levels, experiment.settings.usual_solver)
-    speedup = experiment.settings.steps / candidate.cost(experiment.table)
+    speedup = experiment.settings.steps / candidate.cost(experiment.macs)
     return Entry("found", speedup, name, candidate, solver)
 
 

@@ -54,7 +54,7 @@ def measure_files(
         entry = entry_of(schedule.name, schedule, experiment, progress)
         entries.append(entry)
         if rivals:
-            cost = entry.candidate.cost(experiment.table)
+            cost = entry.candidate.cost(experiment.macs)
             entries += final_table.rivals(experiment, experiment.settings.steps / cost, cost, known)
         found.append(entry)
     engine = experiment.held_out_engine

@@ -36,13 +36,13 @@ def plan(settings: Settings, profile: CostTable | None, progress: Progress) -> P
     progress.say(f"model: {experiment.described()}")
     if profile is not None:
         experiment.check_profile(profile)
-    costs = profile or experiment.table
+    costs = profile or experiment.macs
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
         if _cheapest(experiment) > target + 1e-9:
             raise _too_fast(experiment, speedup)
-    with progress.stage("planner's tables", experiment.table_levels, "levels") as at:
-        tables = experiment.tables(at.advance)
-    planner = Planner(tables, costs, max(settings.targets))
+    with progress.stage("planner's tables", experiment.step_error_levels, "levels") as at:
+        step_errors = experiment.step_errors(at.advance)
+    planner = Planner(step_errors, costs, max(settings.targets))
     schedules = []
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
         planned = planner.plan(target)

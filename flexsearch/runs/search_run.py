@@ -118,8 +118,8 @@ def _search(folder: RunFolder, experiment: Experiment, progress: Progress) -> li
     with progress.stage(REFERENCES, experiment.reference_calls, "network calls") as at:
         experiment.draw_references(at.advance)
     if settings.plans:
-        with progress.stage(TABLES, experiment.table_levels, "levels") as at:
-            experiment.tables(at.advance)
+        with progress.stage(TABLES, experiment.step_error_levels, "levels") as at:
+            experiment.step_errors(at.advance)
     folder.write_json("costs.json", experiment.costs.to_dict())
     sampler = MethodSampler(experiment.method, settings.seed)
     study = folder.study(settings, sampler)

@@ -54,7 +54,7 @@ def verify(schedule: Schedule, base: Settings, progress: Progress) -> Verificati
     if schedule.model.sha256 is not None and not same:
         progress.say(f"note: searched on another checkpoint of {schedule.model.family}, {schedule.model.sha256[:10]}")
     found = entry_of(schedule.name, schedule, experiment, progress)
-    cost = found.candidate.cost(experiment.table)
+    cost = found.candidate.cost(experiment.macs)
     beside = final_table.rivals(experiment, experiment.settings.steps / cost, cost, final_table.Known(experiment))
     entries = [final_table.teacher(experiment), found, *beside]
     engine = experiment.held_out_engine

@@ -27,8 +27,6 @@ TEACHER = spaced_places(SCHEDULE, 20, "uniform")
 class Engine(OneByOne):
     """Errors from a formula: full steps and an even spread in log sigma help, dropped units harm a little."""
 
-    table = TABLE
-
     def __init__(self, stop_at: int | None = None) -> None:
         self.evaluated: list[str] = []
         self.stop_at = stop_at

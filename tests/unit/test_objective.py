@@ -130,7 +130,7 @@ def test_a_search_counts_in_the_given_device_s_milliseconds(tmp_path: Path) -> N
     """On this one a partial step costs as much as a full one, so none is worth it."""
     dear = CostTable("ms", 10.0, dict.fromkeys(range(-1, load_model("tiny").branches), 10.0))
     experiment = Experiment(Settings(**SMALL, cost="latency", profile=dear.to_dict()), tmp_path)  # type: ignore[arg-type]
-    assert experiment.costs == dear and experiment.table.unit == "macs"
+    assert experiment.costs == dear and experiment.macs.unit == "macs"
     kinds = [seed for seed in experiment.seeds if seed.kind == "alternating"]
     assert all(len(seed.candidate.places) <= 3 for seed in kinds)
 

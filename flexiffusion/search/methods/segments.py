@@ -55,7 +55,7 @@ class FlexiffusionMethod(Method):
     teacher: tuple[int, ...]
     targets: Sequence[float]
     branches: int
-    table: CostTable
+    costs: CostTable
     objective: Objective = RFID
 
     @cached_property
@@ -125,7 +125,7 @@ class FlexiffusionMethod(Method):
 
     def _cost(self, segments: Sequence[Segment]) -> float:
         """Sum of C_full + (k - 1) C_partial(b) over the segments, in full steps (docs/method.md 1)."""
-        return sum(1 + (s.active - 1) * self.table.partial[s.branch] / self.table.full for s in segments)
+        return sum(1 + (s.active - 1) * self.costs.partial[s.branch] / self.costs.full for s in segments)
 
     def _repaired(self, segments: list[Segment], budget: float, stream: Stream) -> list[Segment]:
         segments = list(segments)
@@ -144,7 +144,7 @@ class FlexiffusionMethod(Method):
             room = [
                 i
                 for i, s in enumerate(segments)
-                if s.active < s.steps and self.table.partial[s.branch] / self.table.full <= slack
+                if s.active < s.steps and self.costs.partial[s.branch] / self.costs.full <= slack
             ]
             if not room:
                 return segments
