@@ -57,7 +57,7 @@ def work_of(calls: int, cost: float, candidate: Candidate) -> float:
 def spent(experiment: Experiment, evaluated: Sequence[Evaluated]) -> Iterator[tuple[int, float]]:
     """Network calls and their work, in full steps, up to and with each trial; the planner's tables are included."""
     calls, work = 0, 0.0
-    if experiment.settings.plans:
+    if experiment.settings.uses_planner:
         step_errors = experiment.step_errors()
         calls, work = sum(step_errors.calls), step_errors.work(experiment.costs)
     for item in evaluated:

@@ -91,7 +91,7 @@ class Planner:
                 best[better] = arrived[better]
                 self._from[i + hop + 1, hop, cost:][better] = (gap, number)
 
-    def plan(self, cost: float) -> Planned | None:
+    def best(self, cost: float) -> Planned | None:
         """The best chain of at most `cost` full steps; None where the cheapest chain costs more."""
         affordable = self._best[self.count, :, : math.floor(cost * self._fine + 1e-6) + 1]
         if affordable.size == 0 or not np.isfinite(affordable).any():
@@ -113,14 +113,14 @@ class Planner:
 
 
 def planned_at(step_errors: StepErrors, costs: CostTable, targets: Sequence[float]) -> list[Planned]:
-    """At every target, in full steps: of all kinds, of plain steps only, and of each branch alone; each schedule once."""
+    """At every target (full steps): of all kinds, of plain steps only, and of each branch alone; each schedule once."""
     plain, *mixed = MACRO_STEPS
     alone = [[plain, *(kind for kind in mixed if kind.branch == branch)] for branch in BRANCHES]
     found: dict[str, Planned] = {}
     for kinds in ([plain], MACRO_STEPS, *alone):
         planner = Planner(step_errors, costs, max(targets), kinds)
         for target in targets:
-            planned = planner.plan(target)
+            planned = planner.best(target)
             if planned is not None:
                 found.setdefault(planned.candidate.key, planned)
     return list(found.values())

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from flexiffusion.cost import CostTable
 from flexiffusion.search.evaluator import Evaluator, Job
 from flexiffusion.search.racing import rival_of
-from flexsearch.runs import trial_plan
+from flexsearch.runs import trial_candidate
 from flexsearch.runs.optuna_sampler import MethodSampler, SpaceExhausted
 
 
@@ -62,7 +62,7 @@ def search(
         job, judgement = engine.finished()
         trial, cost = under_way.pop(job.number)
         trial.set_user_attr("schedule", job.candidate.text())
-        trial.set_user_attr(trial_plan.KEY, trial_plan.to_json(job.candidate))
+        trial.set_user_attr(trial_candidate.KEY, trial_candidate.to_json(job.candidate))
         trial.set_user_attr("errors", judgement.errors.tolist())
         trial.set_user_attr("calls", judgement.calls)
         study.tell(trial, [judgement.error, cost])

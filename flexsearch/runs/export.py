@@ -40,7 +40,7 @@ def to_schedule(
     A metric that is not finite, of a schedule that diverged on a held-out image, is not claimed.
     """
     settings = experiment.settings
-    assert entry.plan is not None
+    assert entry.file_plan is not None
     n = settings.held_out
     metrics = []
     for against in ("teacher", "converged"):
@@ -60,7 +60,7 @@ def to_schedule(
         f"{entry.label}; asked for {entry.speedup:g}x, judged by "
         + ("FID to real pictures" if settings.real else f"the {settings.judged_by}"),
         entry.candidate,
-        entry.plan if isinstance(entry.solver, str) else with_weights(entry.plan, entry.solver),
+        entry.file_plan if isinstance(entry.solver, str) else with_weights(entry.file_plan, entry.solver),
         evaluations,
         metrics,
     )

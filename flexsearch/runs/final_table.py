@@ -44,7 +44,7 @@ class Entry:
     label: str
     candidate: Candidate
     solver: str | Weights
-    plan: SegmentsPlan | StepsPlan | None = None  # of found schedules, for their files
+    file_plan: SegmentsPlan | StepsPlan | None = None  # of found schedules, for their files
 
     @property
     def key(self) -> Key:
@@ -68,7 +68,7 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Entry
         affordable = [item for item in evaluated if item.cost <= target + 1e-9]
         if affordable:
             best = min(affordable, key=lambda item: item.error)
-            solver, plan = solver_of(experiment, best.candidate), experiment.method.plan(best.genes)
+            solver, plan = solver_of(experiment, best.candidate), experiment.method.file_plan(best.genes)
             chosen.append(Entry("found", speedup, described(best.candidate), best.candidate, solver, plan))
         chosen += rivals(experiment, speedup, target, known)
         placed = [item for item in affordable if item.candidate.plain]

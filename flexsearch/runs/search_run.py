@@ -117,7 +117,7 @@ def _search(folder: RunFolder, experiment: Experiment, progress: Progress) -> li
     progress.expect(expected_work(experiment))
     with progress.stage(REFERENCES, experiment.reference_calls, "network calls") as at:
         experiment.draw_references(at.advance)
-    if settings.plans:
+    if settings.uses_planner:
         with progress.stage(TABLES, experiment.step_error_levels, "levels") as at:
             experiment.step_errors(at.advance)
     folder.write_json("costs.json", experiment.costs.to_dict())

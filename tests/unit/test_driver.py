@@ -191,7 +191,7 @@ class TestPlacement:
     def test_plan_and_candidate_agree(self) -> None:
         method = placement()
         for item in evolve(method, 20):
-            plan = method.plan(item.genes)
+            plan = method.file_plan(item.genes)
             assert tuple(SCHEDULE.place(sigma) for sigma in plan.levels) == item.candidate.places
             assert plan.actions() == item.candidate.actions
 

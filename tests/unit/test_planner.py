@@ -64,14 +64,14 @@ def test_no_chain_is_better(seed: int) -> None:
     every = list(chains(given, kinds))
     for budget in (1.0, 1.5, 2.05, 3.0, 4.4, 6.0):
         affordable = [error for cost, error in every if cost <= budget * BINS]
-        planned = planner.plan(budget)
+        planned = planner.best(budget)
         assert planned is not None
         assert planned.error == pytest.approx(min(affordable))
         assert planned.candidate.cost(TABLE) <= budget + 1e-9
 
 
 def test_what_is_too_cheap_has_no_plan() -> None:
-    assert Planner(step_errors(0), TABLE, 3.0).plan(0.9) is None
+    assert Planner(step_errors(0), TABLE, 3.0).best(0.9) is None
 
 
 def test_a_head_only_step_is_affordable_after_every_full_step() -> None:
@@ -80,7 +80,7 @@ def test_a_head_only_step_is_affordable_after_every_full_step() -> None:
     planned = Planner(
         step_errors(0), table, 3.01, [kind for kind in MACRO_STEPS if (kind.partials, kind.branch) == (1, -1)]
     )
-    found = planned.plan(3.01)
+    found = planned.best(3.01)
     assert found is not None
     assert [action.kind for action in found.candidate.actions] == ["full", "partial"] * 3
 
@@ -88,7 +88,7 @@ def test_a_head_only_step_is_affordable_after_every_full_step() -> None:
 def test_another_device_another_plan() -> None:
     """The same tables, and partial steps that cost nearly as much as full ones."""
     dear = CostTable("ms", 100.0, dict.fromkeys(TABLE.partial, 99.0))
-    cheap, costly = (Planner(step_errors(0), table, 4.0).plan(4.0) for table in (TABLE, dear))
+    cheap, costly = (Planner(step_errors(0), table, 4.0).best(4.0) for table in (TABLE, dear))
     assert cheap is not None and costly is not None
     assert cheap.candidate.key != costly.candidate.key
     assert costly.error > cheap.error

@@ -86,7 +86,7 @@ class AutoDiffusionMethod(Method):
     def candidate(self, genes: Genes) -> Candidate:
         return self.space.decode(genes)
 
-    def plan(self, genes: Genes) -> StepsPlan:
+    def file_plan(self, genes: Genes) -> StepsPlan:
         return self.candidate(genes).steps_plan(self.levels)
 
     def propose(self, number: int, evaluated: Sequence[Evaluated], stream: Stream) -> dict[str, int] | None:
