@@ -36,7 +36,7 @@ def main() -> None:
         model=options.model, solver=options.solver, steps=options.steps, held_out=options.held_out, speedups=speedups
     )
     experiment = Experiment(settings, Path("runs/references"))
-    step_errors, engine = experiment.step_errors(), experiment.held_out_engine
+    step_errors, evaluator = experiment.step_errors(), experiment.held_out_evaluator
     print(
         f"{options.model}, {options.solver}, {options.held_out} held-out images; "
         f"tables of {sum(step_errors.calls)} calls, the work of {step_errors.work(experiment.macs):.0f} full ones.\n"
@@ -45,7 +45,7 @@ def main() -> None:
     pairs: list[tuple[float, float, float]] = []
     for cost in options.costs:
         for planned in planned_at(step_errors, experiment.macs, [cost]):
-            errors = engine.evaluate(planned.candidate).latent_errors("converged")
+            errors = evaluator.evaluate(planned.candidate).latent_errors("converged")
             measured = float(np.sqrt(LATENT.of(errors)))
             pairs.append((cost, planned.error, measured))
             cells = [f"{planned.error:.3g}", f"{measured:.3g}", f"{measured / planned.error:.2f}"]

@@ -36,7 +36,9 @@ def searched(path: Path, settings: Settings) -> tuple[Experiment, list[Evaluated
         progress(path.name, number, settings.evaluations)
 
     with folder.locked():
-        search(study, sampler, experiment.search_engine, experiment.costs, settings.evaluations, settings.racing, told)
+        search(
+            study, sampler, experiment.search_evaluator, experiment.costs, settings.evaluations, settings.racing, told
+        )
     return experiment, list(sampler.evaluated(study.get_trials(deepcopy=False)))
 
 

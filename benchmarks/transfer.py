@@ -67,9 +67,9 @@ def judged(candidate: Candidate, own: str | Weights | None, settings: Settings, 
     cost = math.ceil(candidate.cost(Experiment(settings, references).macs))
     experiment = Experiment(replace(settings, speedups=(settings.steps / cost,)), references)
     rivals = {entry.kind: entry.candidate for entry in final_table.choose(experiment, [])}
-    engine = experiment.held_out_engine
+    evaluator = experiment.held_out_evaluator
     errors = {
-        kind: engine.evaluate(item, solver=own if kind == "found" else None).latent_errors("teacher")
+        kind: evaluator.evaluate(item, solver=own if kind == "found" else None).latent_errors("teacher")
         for kind, item in {"found": candidate, **rivals}.items()
         if kind in ("found", "plain", "deepcache")
     }

@@ -1,4 +1,4 @@
-"""One run put together from its settings: model, references, method, engine."""
+"""One run put together from its settings: model, references, method, evaluator."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from flexiffusion.search.racing import stages
 from flexiffusion.search.seeds import Seed, all_seeds, fitted_seeds
 from flexsearch.choices import FITTED
 from flexsearch.devices import automatic_batch
-from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ConfigError
+from flexsearch.evaluators.local import LocalEvaluator
 from flexsearch.metrics.features import load_features
 from flexsearch.metrics.real_fid import RealFid, real_statistics
 from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
@@ -144,10 +144,10 @@ class Experiment:
         return read_prompts(BUNDLED, str(BUNDLED))
 
     def draw_references(self, progress: Callable[[int], None]) -> None:
-        """Both engines, with their references. `progress` is told of `reference_calls` in all, as they are done."""
+        """Both evaluators, with their references. `progress` is told of `reference_calls` in all, as they are done."""
         self._progress = progress
         try:
-            _ = self.search_engine, self.held_out_engine
+            _ = self.search_evaluator, self.held_out_evaluator
         finally:
             del self._progress
 
@@ -160,12 +160,12 @@ class Experiment:
         return settings.images * searched + settings.held_out * sum(steps.values())
 
     @cached_property
-    def search_engine(self) -> LocalEngine:
+    def search_evaluator(self) -> LocalEvaluator:
         judged_by = self.settings.judged_by
-        return self.engine_for_search(self._references(self._search_images, {"teacher", judged_by}, self._fitted_on))
+        return self.evaluator_for_search(self._references(self._search_images, {"teacher", judged_by}, self._fitted_on))
 
-    def engine_for_search(self, references: dict[ReferenceName, Reference]) -> LocalEngine:
-        """An engine on the search images, with references that are known."""
+    def evaluator_for_search(self, references: dict[ReferenceName, Reference]) -> LocalEvaluator:
+        """An evaluator on the search images, with references that are known."""
         prefixes = Prefixes(self.settings.memory << 20) if self.settings.memory else None
         path = None
         if self._fitted_on:
@@ -173,7 +173,7 @@ class Experiment:
             sampling, places = self._ways[judged_by]
             maker = solver_maker(sampling.solver, self.model.levels)
             path = references[judged_by].path(maker, self.model.levels.sigmas(places))
-        return self._engine(self._search_images, references, prefixes, path)
+        return self._evaluator(self._search_images, references, prefixes, path)
 
     @property
     def _fitted_on(self) -> int:
@@ -185,9 +185,9 @@ class Experiment:
         return ImageSet(self.settings.seed, 0, self.settings.images, self.prompts[0])
 
     @cached_property
-    def held_out_engine(self) -> LocalEngine:
+    def held_out_evaluator(self) -> LocalEvaluator:
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
-        return self._engine(images, self._references(images, {"teacher", "converged"}))
+        return self._evaluator(images, self._references(images, {"teacher", "converged"}))
 
     @property
     def _ways(self) -> dict[ReferenceName, tuple[SamplerSettings, Sequence[int]]]:
@@ -222,14 +222,14 @@ class Experiment:
         """The model, told what these images are to show."""
         return images.denoiser(self.model, self.sampling.guidance)
 
-    def _engine(
+    def _evaluator(
         self,
         images: ImageSet,
         references: dict[ReferenceName, Reference],
         prefixes: Prefixes | None = None,
         path: TeacherPath | None = None,
-    ) -> LocalEngine:
-        return LocalEngine(
+    ) -> LocalEvaluator:
+        return LocalEvaluator(
             denoiser=self.denoiser(images),
             solver=self.settings.usual_solver if self.settings.fits else self.settings.chosen_solver,
             noise=images.noise(self.model),

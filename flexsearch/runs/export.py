@@ -20,7 +20,7 @@ from flexiffusion.schedule import (
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.paired import estimate
 from flexiffusion.solver import Weights
-from flexsearch.engines.local import LocalEngine, Outcome
+from flexsearch.evaluators.local import LocalEvaluator, Outcome
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.final_table import Entry
 from flexsearch.runs.settings import short
@@ -33,9 +33,9 @@ def schedule_name(experiment: Experiment, entry: Entry) -> str:
 
 
 def to_schedule(
-    experiment: Experiment, engine: LocalEngine, entry: Entry, outcome: Outcome, evaluations: int
+    experiment: Experiment, evaluator: LocalEvaluator, entry: Entry, outcome: Outcome, evaluations: int
 ) -> Schedule:
-    """The schedule file of a found entry, its metrics from `outcome` on the held-out `engine`.
+    """The schedule file of a found entry, its metrics from `outcome` on the held-out `evaluator`.
 
     A metric that is not finite, of a schedule that diverged on a held-out image, is not claimed.
     """

@@ -15,7 +15,7 @@ from flexiffusion.search.racing import Judgement
 from flexiffusion.search.seeds import Seed, SeedKind, near
 from flexiffusion.solver import Weights
 from flexsearch.choices import FITTED
-from flexsearch.engines.local import SHOWN, LocalEngine, Outcome
+from flexsearch.evaluators.local import SHOWN, LocalEvaluator, Outcome
 from flexsearch.report.rows import Row, RowKind
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.progress import Progress
@@ -86,7 +86,7 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Entry
 def solver_of(experiment: Experiment, candidate: Candidate) -> str | Weights:
     """What the search samples a candidate with: the solver's name, or the weights that are fitted to it."""
     fits = experiment.settings.fits
-    return experiment.search_engine.fit(candidate) if fits else experiment.settings.chosen_solver
+    return experiment.search_evaluator.fit(candidate) if fits else experiment.settings.chosen_solver
 
 
 class Known:
@@ -99,15 +99,15 @@ class Known:
 
     def best(self, seeds: Sequence[Seed], solver: str) -> Seed:
         """The one of the least error under a solver. What is not known is evaluated now, racing against the best."""
-        engine, settings = self._experiment.search_engine, self._experiment.settings
+        evaluator, settings = self._experiment.search_evaluator, self._experiment.settings
         best: tuple[Seed, Judgement] | None = None
         for seed in seeds:
             key = (seed.candidate.key, solver)
             if key not in self._found:
-                whole = best is not None and settings.objective.races and len(best[1].errors) == engine.count
+                whole = best is not None and settings.objective.races and len(best[1].errors) == evaluator.count
                 rival = best[1].errors if best is not None and whole else None
                 other = None if solver == settings.chosen_solver else solver
-                self._found[key] = engine.judge(seed.candidate, settings.objective, rival, other)
+                self._found[key] = evaluator.judge(seed.candidate, settings.objective, rival, other)
             if best is None or self._found[key].error < best[1].error:
                 best = seed, self._found[key]
         assert best is not None
@@ -150,17 +150,17 @@ def described(candidate: Candidate) -> str:
     return f"{words}, {candidate.dropped} units dropped" if candidate.dropped else words
 
 
-def measure(engine: LocalEngine, entries: Sequence[Entry], on_step: OnStep) -> list[tuple[Entry, Outcome]]:
-    """Every entry sampled on the engine's images; schedules that run the same are sampled once."""
+def measure(evaluator: LocalEvaluator, entries: Sequence[Entry], on_step: OnStep) -> list[tuple[Entry, Outcome]]:
+    """Every entry sampled on the evaluator's images; schedules that run the same are sampled once."""
     outcomes: dict[Key, Outcome] = {}
     for entry in entries:
         if entry.key not in outcomes:
-            outcomes[entry.key] = engine.evaluate(entry.candidate, solver=entry.solver)
+            outcomes[entry.key] = evaluator.evaluate(entry.candidate, solver=entry.solver)
         on_step(entry.label)
     return [(entry, outcomes[entry.key]) for entry in entries]
 
 
-def timed(engine: LocalEngine, measured: Sequence[tuple[Entry, Outcome]], on_step: OnStep) -> Seconds:
+def timed(evaluator: LocalEvaluator, measured: Sequence[tuple[Entry, Outcome]], on_step: OnStep) -> Seconds:
     """Seconds per image of each schedule in each turn, by what its steps do: where their noise levels lie, and a few
     sums of a solver, are no time.
 
@@ -177,14 +177,14 @@ def timed(engine: LocalEngine, measured: Sequence[tuple[Entry, Outcome]], on_ste
             break
         on_step(f"turn {turn + 1}")
         for actions, entry in entries.items():
-            taken[actions].append(engine.seconds(entry.candidate, images, entry.solver))
+            taken[actions].append(evaluator.seconds(entry.candidate, images, entry.solver))
     return taken
 
 
-def time_all(engine: LocalEngine, measured: Sequence[tuple[Entry, Outcome]], progress: Progress) -> Seconds:
+def time_all(evaluator: LocalEvaluator, measured: Sequence[tuple[Entry, Outcome]], progress: Progress) -> Seconds:
     """`timed` with its progress; says so where the times cannot be relied on."""
     with progress.stage(TIMING, MOST_TURNS, "turns at most") as at:
-        seconds = timed(engine, measured, lambda note: at.advance(note=note))
+        seconds = timed(evaluator, measured, lambda note: at.advance(note=note))
     spread = max(statistics.median(turns) / min(turns) for turns in seconds.values())
     if spread > UNSTEADY:
         progress.say(
@@ -195,7 +195,7 @@ def time_all(engine: LocalEngine, measured: Sequence[tuple[Entry, Outcome]], pro
 
 
 def rows(
-    engine: LocalEngine,
+    evaluator: LocalEvaluator,
     measured: Sequence[tuple[Entry, Outcome]],
     seconds: Seconds,
     files: Mapping[Key, str],
@@ -208,7 +208,7 @@ def rows(
     made = []
     for entry, outcome in measured:
         full = sum(action.kind == "full" for action in entry.candidate.actions)
-        cost = entry.candidate.cost(engine.macs)
+        cost = entry.candidate.cost(evaluator.macs)
         errors = {f"{error}/{against}": outcome.paired_errors(error, against) for error, against in SHOWN}
         made.append(
             Row(
@@ -218,8 +218,8 @@ def rows(
                 full=full,
                 partial=len(entry.candidate.actions) - full,
                 cost_full_steps=cost,
-                macs=engine.macs.total(entry.candidate.actions),
-                speedup_macs=full_length.candidate.cost(engine.macs) / cost,
+                macs=evaluator.macs.total(entry.candidate.actions),
+                speedup_macs=full_length.candidate.cost(evaluator.macs) / cost,
                 seconds_per_image=statistics.median(seconds[entry.candidate.actions]),
                 speedup_measured=statistics.median(
                     teacher / own

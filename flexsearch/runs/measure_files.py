@@ -57,11 +57,11 @@ def measure_files(
             cost = entry.candidate.cost(experiment.macs)
             entries += final_table.rivals(experiment, experiment.settings.steps / cost, cost, known)
         found.append(entry)
-    engine = experiment.held_out_engine
+    evaluator = experiment.held_out_evaluator
     with progress.stage("measure", len(entries), "schedules") as at:
-        measured = final_table.measure(engine, entries, lambda label: at.advance(note=label))
+        measured = final_table.measure(evaluator, entries, lambda label: at.advance(note=label))
     files = {entry.key: file for entry, (file, _) in zip(found, schedules, strict=True)}
-    rows = final_table.rows(engine, measured, final_table.time_all(engine, measured, progress), files)
+    rows = final_table.rows(evaluator, measured, final_table.time_all(evaluator, measured, progress), files)
     if picture is not None:
         figures.samples(picture, [(entry.label, outcome.pictures) for entry, outcome in measured])
     return Measured(rows, peak_memory(experiment.model.device))

@@ -71,7 +71,7 @@ def write(found: PlannedSchedules, folder: Path) -> list[str]:
         text = f"{described(planned.candidate)}; planned for {speedup:g}x, not measured"
         steps = planned.candidate.steps_plan(experiment.model.levels)
         if settings.fits:
-            steps = with_weights(steps, experiment.search_engine.fit(planned.candidate))
+            steps = with_weights(steps, experiment.search_evaluator.fit(planned.candidate))
         path = folder / f"{name}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,10 @@ from flexsearch.report.rows import KINDS, Comparison, Row, comparisons
 from flexsearch.report.table import searched_words
 from flexsearch.runs import final_table, trial_store
 from flexsearch.runs.driver import search
-from flexsearch.runs.evaluators import opened
 from flexsearch.runs.expected_work import FINAL_TABLE, REFERENCES, SEARCH, TABLES, expected_work
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.export import schedule_name, to_schedule
+from flexsearch.runs.open_evaluator import opened
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.run_folder import RunFolder, newer
@@ -146,19 +146,19 @@ def _search(folder: RunFolder, experiment: Experiment, progress: Progress) -> li
 def _measure(
     folder: RunFolder, experiment: Experiment, evaluated: list[Evaluated], progress: Progress
 ) -> tuple[Row, ...]:
-    settings, engine = experiment.settings, experiment.held_out_engine
+    settings, evaluator = experiment.settings, experiment.held_out_evaluator
     entries = final_table.choose(experiment, evaluated)
     with progress.stage(FINAL_TABLE, len(entries), "schedules") as at:
-        measured = final_table.measure(engine, entries, lambda label: at.advance(note=label))
-    seconds = final_table.time_all(engine, measured, progress)
+        measured = final_table.measure(evaluator, entries, lambda label: at.advance(note=label))
+    seconds = final_table.time_all(evaluator, measured, progress)
     files: dict[final_table.Key, str] = {}
     for entry, outcome in measured:
         if entry.kind == "found":
-            schedule = to_schedule(experiment, engine, entry, outcome, len(evaluated))
+            schedule = to_schedule(experiment, evaluator, entry, outcome, len(evaluated))
             path = folder.schedules / f"{schedule_name(experiment, entry)}.json"
             codec.write(path, schedule)
             files[entry.key] = str(path)
-    rows = final_table.rows(engine, measured, seconds, files)
+    rows = final_table.rows(evaluator, measured, seconds, files)
     folder.write_json(
         "result.json",
         {

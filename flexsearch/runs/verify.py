@@ -7,7 +7,7 @@ from typing import Any
 
 from flexiffusion.schedule import Schedule
 from flexiffusion.search.objective import REFERENCES, ReferenceName
-from flexsearch.engines.local import Outcome
+from flexsearch.evaluators.local import Outcome
 from flexsearch.models.identity import cache_folder
 from flexsearch.report.rows import Row
 from flexsearch.runs import final_table
@@ -57,10 +57,10 @@ def verify(schedule: Schedule, base: Settings, progress: Progress) -> Verificati
     cost = found.candidate.cost(experiment.macs)
     beside = final_table.rivals(experiment, experiment.settings.steps / cost, cost, final_table.Known(experiment))
     entries = [final_table.teacher(experiment), found, *beside]
-    engine = experiment.held_out_engine
+    evaluator = experiment.held_out_evaluator
     with progress.stage("measure", len(entries), "schedules") as at:
-        measured = final_table.measure(engine, entries, lambda label: at.advance(note=label))
-    rows = final_table.rows(engine, measured, final_table.time_all(engine, measured, progress), {})
+        measured = final_table.measure(evaluator, entries, lambda label: at.advance(note=label))
+    rows = final_table.rows(evaluator, measured, final_table.time_all(evaluator, measured, progress), {})
     outcomes = {entry.kind: outcome for entry, outcome in measured}
     ratios = plain_ratios(_errors(outcomes["found"]), _errors(outcomes["plain"])) if "plain" in outcomes else {}
     judged = findings(schedule, next(row for row in rows if row.kind == "found"), ratios)
