@@ -34,7 +34,7 @@ from flexiffusion.noise import NoiseLevels, spaced_places
 from flexiffusion.search.paired import Errors, mean_root, squared_error
 from flexiffusion.search.racing import SLACK
 from flexiffusion.solver import dpmpp_2m
-from flexsearch.engines.local import LocalEngine
+from flexsearch.evaluators.local import LocalEvaluator
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.from_file import settings_of, solver_in, to_candidate
 from flexsearch.runs.settings import Settings
@@ -186,7 +186,7 @@ def settings_to_try() -> Iterator[Setting]:
 
 
 @torch.inference_mode()
-def sampled(engine: LocalEngine, setting: Setting) -> tuple[Errors, Errors]:
+def sampled(engine: LocalEvaluator, setting: Setting) -> tuple[Errors, Errors]:
     """Latent errors to the teacher, and network calls, of each of the engine's images."""
     denoiser, levels = engine.denoiser, engine.model.levels
     places = spaced_places(levels, setting.steps, "uniform")
@@ -217,7 +217,7 @@ def main() -> None:
     experiment = Experiment(settings_of(read(options.files[0]), base), options.references)
     tried = []
     for setting in settings_to_try():
-        errors, calls = sampled(experiment.search_engine, setting)
+        errors, calls = sampled(experiment.search_evaluator, setting)
         if calls.mean() <= (1 - SKIPPED) * setting.steps and np.isfinite(errors).all():
             tried.append((setting, mean_root(errors), calls.mean()))
     print("| schedule | cost in full steps | latent error to teacher | the file's / it |\n|---|---|---|---|")
@@ -225,7 +225,7 @@ def main() -> None:
         schedule = read(path)
         candidate, _ = to_candidate(schedule, experiment.model, experiment.teacher)
         own = solver_in(schedule, candidate, experiment.model.levels, "")
-        found = experiment.held_out_engine.evaluate(candidate, solver=own or None).latent_errors("teacher")
+        found = experiment.held_out_evaluator.evaluate(candidate, solver=own or None).latent_errors("teacher")
         cost = candidate.cost(experiment.table)
         print(f"| {schedule.name} | {cost:.2f} | {found.mean():.2e} | |", flush=True)
         for name in ("AdaptiveDiffusion", "SADA"):
@@ -234,7 +234,7 @@ def main() -> None:
                 print(f"| {name}: no setting is as cheap | | | |")
                 continue
             best = min(able, key=lambda item: item[1])[0]
-            errors, calls = sampled(experiment.held_out_engine, best)
+            errors, calls = sampled(experiment.held_out_evaluator, best)
             row = f"{best.text()} | {calls.mean():.2f} | {errors.mean():.2e} | {ratio_text(found, errors)}"
             print(f"| {row} |", flush=True)
 
