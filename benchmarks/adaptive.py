@@ -226,7 +226,7 @@ def main() -> None:
         candidate, _ = to_candidate(schedule, experiment.model, experiment.teacher)
         own = solver_in(schedule, candidate, experiment.model.levels, "")
         found = experiment.held_out_evaluator.evaluate(candidate, solver=own or None).latent_errors("teacher")
-        cost = candidate.cost(experiment.table)
+        cost = candidate.cost(experiment.macs)
         print(f"| {schedule.name} | {cost:.2f} | {found.mean():.2e} | |", flush=True)
         for name in ("AdaptiveDiffusion", "SADA"):
             able = [item for item in tried if item[0].name == name and item[2] <= cost * (1 + SLACK)]

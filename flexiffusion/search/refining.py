@@ -32,7 +32,7 @@ from .fitting import DIGITS
 from .paired import mean_root
 
 NUDGE = 0.01  # of a weight: small against what it moves, large against rounding of float32
-DAMPINGS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+DAMPINGS = tuple(10 ** (1 - power / 2) for power in range(13))  # 10 to 1e-5
 FOLDS = 4
 REWEIGHTINGS = 8
 LENGTHS = (1.0, 0.5, 0.25)  # of the way to where the linear model says
@@ -52,12 +52,13 @@ class _Linear:
 
     def errors(self, change: Array) -> Array:
         bent = np.einsum("npq,p,q->n", self.curvature, change, change)
-        return np.maximum(self.constant + 2 * self.slope @ change + bent, 0.0)
+        errors: Array = np.maximum(self.constant + 2 * self.slope @ change + bent, 0.0)
+        return errors
 
     def best(self, damping: float, images: Array) -> Array:
         """The change that makes the mean distance of these images (a mask) least, damped."""
         change = np.zeros(self.slope.shape[1])
-        floor = 1e-3 * float(np.median(self.constant[images]))
+        floor = 1e-3 * float(np.median(self.constant[images])) + 1e-30
         for _ in range(REWEIGHTINGS):
             share = 1 / np.sqrt(np.maximum(self.errors(change)[images], floor))
             matrix = np.einsum("n,npq->pq", share, self.curvature[images])
@@ -109,6 +110,11 @@ def refined(
             return weights
         weights, least = tried[best], errors[best]
     return weights
+
+
+def full_calls(count: float, memory: int = 4) -> float:
+    """About how many full network calls of an image refining takes once, of a schedule with `count` full steps."""
+    return memory * count**2 / 2 + (1 + len(LENGTHS)) * count
 
 
 def _changed(weights: Weights, free: Sequence[tuple[int, int]], change: Array) -> Weights:

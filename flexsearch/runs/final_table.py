@@ -59,10 +59,13 @@ def teacher(experiment: Experiment) -> Entry:
     return Entry("teacher", None, label, candidate, experiment.settings.usual_solver)
 
 
-def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Entry]:
+def choose(
+    experiment: Experiment, evaluated: Sequence[Evaluated], on_step: OnStep = lambda label: None
+) -> list[Entry]:
     """The teacher, and for each asked speed-up the best found schedule and the best of each kind of rival.
 
     The best is the one with the least error on the *search* images among those that cost at most teacher / speed-up.
+    `on_step` is told of each speed-up.
     """
     settings = experiment.settings
     chosen, known = [teacher(experiment)], Known(experiment, evaluated)
@@ -84,6 +87,7 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Entry
             alike = [other for other in chosen if not settings.fits or other.kind in REFINED]
             same = next((other for other in alike if other.speedup == speedup and other.key == entry.key), None)
             chosen.append(entry if same is None else replace(entry, label=f"the same as {same.label}"))
+        on_step(f"{speedup:g}x")
     return chosen
 
 
