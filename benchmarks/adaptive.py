@@ -92,8 +92,8 @@ class AdaptiveDiffusion(Rule):
 
 class Sada(Rule):
     """Sections 3.3 and 3.4: skip where (x' - x^) . (second difference of the gradients) < 0, x' being the solver's next
-    sample and x^ the extrapolated one, whose clean prediction with the last noise stands in. From step `later` on, every
-    `interval`-th step runs and Lagrange's polynomial gives the others (interval 0: never)."""
+    sample and x^ the extrapolated one, whose clean prediction with the last noise stands in. From step `later` on,
+    every `interval`-th step runs and Lagrange's polynomial gives the others (interval 0: never)."""
 
     TERMS = 4
 

@@ -31,6 +31,7 @@ from .denoiser import Denoiser
 from .fitting import DIGITS
 from .paired import mean_root
 
+FEW = 8  # full steps up to which it pays: with more, a round takes as many calls as a search, for a per cent or two
 NUDGE = 0.01  # of a weight: small against what it moves, large against rounding of float32
 DAMPINGS = tuple(10 ** (1 - power / 2) for power in range(13))  # 10 to 1e-5
 FOLDS = 4
@@ -103,7 +104,7 @@ def refined(
         if not np.isfinite(linear.curvature).all():
             return weights
         change = linear.best(linear.damping(), np.ones(len(noise), dtype=bool))
-        tried = [_changed(weights, course.free(weights), length * change) for length in LENGTHS]
+        tried = [_changed(weights, length * change) for length in LENGTHS]
         errors = [mean_root(course.errors(noise, wanted, one)) for one in tried]
         best = int(np.nanargmin([*errors, least]))
         if best == len(errors):
@@ -113,13 +114,19 @@ def refined(
 
 
 def full_calls(count: float, memory: int = 4) -> float:
-    """About how many full network calls of an image refining takes once, of a schedule with `count` full steps."""
-    return memory * count**2 / 2 + (1 + len(LENGTHS)) * count
+    """About how many full network calls of an image one round takes, of a schedule with `count` full steps and as many
+    partial ones."""
+    return 2 * memory * count**2 / 2 + (1 + len(LENGTHS)) * count
 
 
-def _changed(weights: Weights, free: Sequence[tuple[int, int]], change: Array) -> Weights:
+def _places(weights: Weights) -> list[tuple[int, int]]:
+    """(step, age of the prediction) of each weight."""
+    return [(index, age) for index, row in enumerate(weights) for age in range(len(row))]
+
+
+def _changed(weights: Weights, change: Array) -> Weights:
     rows = [list(row) for row in weights]
-    for (index, age), by in zip(free, change, strict=True):
+    for (index, age), by in zip(_places(weights), change, strict=True):
         rows[index][age] = round(rows[index][age] + float(by), DIGITS)
     return tuple(map(tuple, rows))
 
@@ -132,14 +139,6 @@ class _Course:
     places: tuple[int, ...]
     actions: tuple[Action, ...]
     batch: int
-
-    def free(self, weights: Weights) -> list[tuple[int, int]]:
-        """(step, age of the prediction) of the weights that are refined: those of steps that lead to a full one, or to
-        the end. What a partial step makes of its state hardly depends on it, so the weights of the steps between two
-        full ones move the sample in nearly the same directions."""
-        last = len(self.actions) - 1
-        leading = [i for i in range(last + 1) if i == last or self.actions[i + 1].kind == "full"]
-        return [(index, age) for index in leading for age in range(len(weights[index]))]
 
     def _plan(self) -> Plan:
         return Plan(levels=self.denoiser.levels.sigmas(self.places), actions=self.actions, nulls=0)
@@ -163,7 +162,7 @@ class _Course:
         end = states[-1].cpu().double().flatten(1)
         residual = end - wanted[rows].double().flatten(1)
         moved = []
-        for index, age in self.free(weights):
+        for index, age in _places(weights):
             nudged = states[index + 1] + (1 - self._ratio(index)) * NUDGE * outputs[index - age]
             past = tuple(reversed(outputs[: index + 1]))
             there = self._run(nudged, rows, weights, index + 1, past, features[index])

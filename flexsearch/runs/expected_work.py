@@ -30,7 +30,7 @@ def expected_work(experiment: Experiment) -> dict[str, float]:
     work[SEARCH] = settings.evaluations * settings.images * mean * raced
     work[RIVALS] = _JUDGED * settings.images * targets * raced
     if settings.fits:
-        each = sum(refining.full_calls(target) for target in settings.targets)
+        each = sum(refining.full_calls(target) for target in settings.targets if target < refining.FEW + 1)
         work[REFINING] = len(final_table.REFINED) * settings.images * each
     work[FINAL_TABLE] = settings.held_out * steps
     work[final_table.TIMING] = final_table.FEWEST_TURNS * final_table.TIMED_IMAGES * steps
