@@ -36,6 +36,8 @@ from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_places, reference
 from flexsearch.sampling.solvers import SamplerSettings, solver_maker
 
+FOLLOWED = 32  # search images whose teacher's way is kept, for the last fit of what was found
+
 
 class Experiment:
     """What a run works with. Parts are made when they are first asked for."""
@@ -162,7 +164,8 @@ class Experiment:
     @cached_property
     def search_evaluator(self) -> LocalEvaluator:
         judged_by = self.settings.judged_by
-        return self.evaluator_for_search(self._references(self._search_images, {"teacher", judged_by}, self._fitted_on))
+        followed = min(self.settings.images, FOLLOWED) if self.settings.fits else 0
+        return self.evaluator_for_search(self._references(self._search_images, {"teacher", judged_by}, followed))
 
     def evaluator_for_search(self, references: dict[ReferenceName, Reference]) -> LocalEvaluator:
         """An evaluator on the search images, with references that are known."""
@@ -241,6 +244,7 @@ class Experiment:
             prefixes=prefixes,
             real=self.real,
             path=path,
+            fitted_on=0 if path is None else self._fitted_on,
         )
 
     @cached_property

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flexiffusion.schedule import Action, NoiseKind, SegmentsPlan, StepsPlan
-from flexiffusion.search import refining
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
 from flexiffusion.search.paired import estimate
@@ -83,7 +82,7 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated], on_step: OnSt
                 kind, speedup, described(best.candidate), best.candidate, solver_of(experiment, best.candidate)
             )
             # a hand-made schedule keeps its fit where this one's is refined
-            alike = [other for other in chosen if other.kind in REFINED or not _refines(experiment, entry)]
+            alike = [other for other in chosen if not settings.fits or other.kind in REFINED]
             same = next((other for other in alike if other.speedup == speedup and other.key == entry.key), None)
             chosen.append(entry if same is None else replace(entry, label=f"the same as {same.label}"))
         on_step(f"{speedup:g}x")
@@ -91,24 +90,18 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated], on_step: OnSt
 
 
 def with_refined(experiment: Experiment, entries: Sequence[Entry], on_step: OnStep) -> list[Entry]:
-    """The same entries, the fitted solvers of what the search found and placed refined on its images, of schedules with
-    few full steps; see `flexiffusion.search.refining`. Hand-made schedules keep the fit alone. `on_step` is told of
-    each that could have been refined."""
+    """The same entries, the solvers of what the search found and placed at their best: see `LocalEvaluator.refine`.
+    Hand-made schedules keep the fit that the search judged them by. `on_step` is told of each that is refined."""
     known: dict[Key, Weights] = {}
     made = []
     for entry in entries:
         if entry.kind in REFINED and not isinstance(entry.solver, str):
-            if _refines(experiment, entry) and entry.key not in known:
-                known[entry.key] = experiment.search_evaluator.refine(entry.candidate, entry.solver)
+            if entry.key not in known:
+                known[entry.key] = experiment.search_evaluator.refine(entry.candidate)
             on_step(entry.label)
-            entry = replace(entry, solver=known.get(entry.key, entry.solver))
+            entry = replace(entry, solver=known[entry.key])
         made.append(entry)
     return made
-
-
-def _refines(experiment: Experiment, entry: Entry) -> bool:
-    """Whether a solver of the search's own has so few full steps that it is refined."""
-    return experiment.settings.fits and sum(action.kind == "full" for action in entry.candidate.actions) <= refining.FEW
 
 
 def solver_of(experiment: Experiment, candidate: Candidate) -> str | Weights:
