@@ -169,12 +169,12 @@ class LocalEvaluator(OneByOne):
         trajectory = self._drawn(candidate, rows, solver, None)
         return Outcome(self, trajectory, rows, None if isinstance(solver, str) else solver)
 
-    def fit(self, candidate: Candidate) -> Weights:
-        """The weights of the candidate's own solver. Raises ValueError where the evaluator fits none."""
-        weights = self._own(candidate, slice(0, self.fitted_on), None).weights
-        if weights is None:
+    def fit(self, candidate: Candidate, images: int | None = None) -> Weights:
+        """The weights of the candidate's own solver: those that it is judged with, or fitted on so many images, the
+        first ones. Raises ValueError where the evaluator fits none."""
+        if self.path is None:
             raise ValueError("the evaluator has no teacher's path to fit a solver to")
-        return weights
+        return self._fitted(candidate, self.fitted_on if images is None else images)[1]
 
     def refine(self, candidate: Candidate) -> Weights:
         """The weights of the candidate's own solver, at their best: fitted on all images of the teacher's path, and
@@ -182,9 +182,7 @@ class LocalEvaluator(OneByOne):
 
         Raises ModelError where not even one image fits, and ValueError where the evaluator fits no solvers.
         """
-        if self.path is None:
-            raise ValueError("the evaluator has no teacher's path to fit a solver to")
-        weights = self._fitted(candidate, len(self.path.end))[1]
+        weights = self.fit(candidate, None if self.path is None else len(self.path.end))
         if sum(action.kind == "full" for action in candidate.actions) > refining.FEW:
             return weights
         wanted = self.references[self.judged_by].latents

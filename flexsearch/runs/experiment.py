@@ -189,8 +189,12 @@ class Experiment:
 
     @cached_property
     def held_out_evaluator(self) -> LocalEvaluator:
+        return self.held_out_against({"teacher", "converged"})
+
+    def held_out_against(self, needed: Collection[ReferenceName]) -> LocalEvaluator:
+        """An evaluator on the held-out images, with these references only."""
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
-        return self._evaluator(images, self._references(images, {"teacher", "converged"}))
+        return self._evaluator(images, self._references(images, needed))
 
     @property
     def _ways(self) -> dict[ReferenceName, tuple[SamplerSettings, Sequence[int]]]:

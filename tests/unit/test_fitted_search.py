@@ -119,7 +119,7 @@ class TestRefining:
         monkeypatch.setattr("flexiffusion.search.refining.FEW", 2)
         candidate = candidates(experiment)[0]
         assert candidate.actions.count(FULL) == 3
-        assert evaluator.refine(candidate) == evaluator._fitted(candidate, 10)[1] != evaluator.fit(candidate)
+        assert evaluator.refine(candidate) == evaluator.fit(candidate, 10) != evaluator.fit(candidate)
 
     def test_only_what_the_search_made_is_refined(self, experiment: Experiment) -> None:
         candidate, told = candidates(experiment)[2], list[str]()
