@@ -27,7 +27,7 @@ OnStep = Callable[[str], None]
 Seconds = Mapping[tuple[Action, ...], Sequence[float]]  # per image, of each turn, by what a schedule's steps do
 
 TIMING = "timing"  # the stage's label
-TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be compared
+TIMED_IMAGES = 4  # the same in every command, so that their speed-ups can be compared
 SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: as slow devices are used
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
 
