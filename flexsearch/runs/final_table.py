@@ -143,6 +143,8 @@ def rivals(experiment: Experiment, speedup: float, target: float, known: Known) 
     seeds = experiment.seeds_at([target])
     for kind, of, solver in _rival_kinds(settings.usual_solver, experiment.model.levels.kind, settings.fits):
         able = [seed for seed in seeds if seed.kind == of and near(seed.candidate.cost(experiment.costs), [target])]
+        # the costliest is mostly the best: with it as their rival the others leave early
+        able.sort(key=lambda seed: -seed.candidate.cost(experiment.costs))
         if able:
             rival = known.best(able, solver)
             run = solver_of(experiment, rival.candidate) if solver == FITTED else solver
