@@ -125,14 +125,14 @@ class TestRefining:
         assert evaluator.refine(candidate) == evaluator.fit(candidate, 10) != evaluator.fit(candidate)
 
     def test_only_what_the_search_made_is_refined(self, experiment: Experiment) -> None:
-        made, given, told = self.refined(experiment, [0.3, 0.1, 0.2])
+        made, given, told = self.refined(experiment, [0.2, 0.1, 0.3])
         assert [entry.kind for entry in made] == ["found", "placed_fitted", "plain_fitted", "plain"]
         assert made[1].candidate == given[1].candidate and made[1].solver != given[1].solver
         assert made[2:] == given[2:]
-        assert len(told) == 3 == final_table.refinements(experiment, given, self.evaluated(experiment, [0.3, 0.1, 0.2]))
+        assert len(told) == 3 == final_table.refinements(experiment, given, self.evaluated(experiment, [0.2, 0.1, 0.3]))
 
     def test_what_is_nearest_then_is_found(self, experiment: Experiment) -> None:
-        made, _, _ = self.refined(experiment, [0.3, 0.1, 0.2])
+        made, _, _ = self.refined(experiment, [0.2, 0.1, 0.3])
         evaluator = experiment.search_evaluator
 
         def error(candidate: Candidate, solver: Any) -> float:
