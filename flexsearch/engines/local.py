@@ -27,6 +27,7 @@ from flexsearch.metrics.perceptual import load_lpips, lpips_errors
 from flexsearch.metrics.real_fid import RealFid
 from flexsearch.metrics.relative_fid import RelativeFid
 from flexsearch.models.checkpoint import CheckpointDenoiser
+from flexsearch.models.diffusers_caches import Meter
 from flexsearch.named import callable_of, is_named
 from flexsearch.sampling.references import Reference
 from flexsearch.sampling.solvers import draw, draw_fitted
@@ -34,12 +35,13 @@ from flexsearch.sampling.solvers import draw, draw_fitted
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A candidate's images, and their errors, computed when asked for."""
+    """A candidate's images, and their errors, computed when asked for. `meter` counted a cache's calls."""
 
     engine: LocalEngine
     trajectory: Trajectory
     rows: slice  # which of the engine's images
     weights: Weights | None = None  # of the solver, where it was not one by name
+    meter: Meter | None = None
 
     @cached_property
     def images(self) -> Tensor:

@@ -184,9 +184,13 @@ class PipelineDenoiser(CheckpointDenoiser):
     def taken(self, images: Sequence[int]) -> PipelineDenoiser:
         return replace(self, prompts=tuple(self.prompts[i] for i in images))
 
+    def loop(self, images: slice) -> PipelineLoop:
+        """The pipeline's loop for these images: the one that is open, or a new one."""
+        return self.model.loop(self.prompts[images], self.guidance)
+
     def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
         model, sigma = self.model, self.model.levels.sigma(place)
-        loop = model.loop(self.prompts[images], self.guidance)
+        loop = self.loop(images)
         flow = self.levels.kind == "flow"
         seen = sample if flow else sample / math.sqrt(1 + sigma**2)
         timestep = sigma * model.noise_config["num_train_timesteps"] if flow else place

@@ -5,18 +5,21 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from flexiffusion.schedule import Action, NoiseKind, SegmentsPlan, StepsPlan
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
-from flexiffusion.search.paired import estimate
-from flexiffusion.search.racing import Judgement
+from flexiffusion.search.paired import Errors, estimate
+from flexiffusion.search.racing import Judgement, least
 from flexiffusion.search.seeds import Seed, SeedKind, near
 from flexiffusion.solver import Weights
 from flexsearch.choices import FITTED
 from flexsearch.engines.local import SHOWN, LocalEngine, Outcome
+from flexsearch.models.diffusers_caches import DiffusersCache, Meter
 from flexsearch.report.rows import Row, RowKind
+from flexsearch.runs.cache_rivals import cache_rivals, caching
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.progress import Progress
 
@@ -24,7 +27,8 @@ UNSTEADY = 1.25  # median turn / fastest: a machine with nothing else to do stay
 
 OnStep = Callable[[str], None]
 
-Seconds = Mapping[tuple[Action, ...], Sequence[float]]  # per image, of each turn, by what a schedule's steps do
+Steps = tuple[tuple[Action, ...], DiffusersCache | None]  # what a schedule's steps do, and what leaves out more of them
+Seconds = Mapping[Steps, Sequence[float]]  # per image, of each turn
 
 TIMING = "timing"  # the stage's label
 TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be compared
@@ -32,7 +36,7 @@ SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: a
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
 
 
-Key = tuple[str, str | Weights]  # of a candidate, and what it is sampled with
+Key = tuple[str, str | Weights, DiffusersCache | None]  # of a candidate, and what it is sampled with
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,17 @@ class Choice:
     candidate: Candidate
     solver: str | Weights
     plan: SegmentsPlan | StepsPlan | None = None  # of found schedules, for their files
+    cache: DiffusersCache | None = None  # of diffusers, on the network for the time of it
 
     @property
     def key(self) -> Key:
         """Two choices with the same key run the same."""
-        return self.candidate.key, self.solver
+        return self.candidate.key, self.solver, self.cache
+
+    @property
+    def steps(self) -> Steps:
+        """Two choices with the same steps take the same time."""
+        return self.candidate.actions, self.cache
 
 
 def teacher(experiment: Experiment) -> Choice:
@@ -100,23 +110,22 @@ class Known:
     def best(self, seeds: Sequence[Seed], solver: str) -> Seed:
         """The one of the least error under a solver. What is not known is evaluated now, racing against the best."""
         engine, settings = self._experiment.search_engine, self._experiment.settings
-        best: tuple[Seed, Judgement] | None = None
-        for seed in seeds:
+        other = None if solver == settings.chosen_solver else solver
+
+        def judged(seed: Seed, rival: Errors | None) -> Judgement:
             key = (seed.candidate.key, solver)
             if key not in self._found:
-                whole = best is not None and settings.objective.races and len(best[1].errors) == engine.count
-                rival = best[1].errors if best is not None and whole else None
-                other = None if solver == settings.chosen_solver else solver
                 self._found[key] = engine.judge(seed.candidate, settings.objective, rival, other)
-            if best is None or self._found[key].error < best[1].error:
-                best = seed, self._found[key]
+            return self._found[key]
+
+        best = least(seeds, judged, engine.count, settings.objective)
         assert best is not None
-        return best[0]
+        return best
 
 
 def rivals(experiment: Experiment, speedup: float, target: float, known: Known) -> list[Choice]:
     """The best hand-made schedule of each kind that costs about `target` full steps, by its error on the search images:
-    with the user's own solver, and fewer plain steps with others too."""
+    with the user's own solver, and fewer plain steps with others too; and diffusers' own caches."""
     settings = experiment.settings
     chosen: list[Choice] = []
     seeds = experiment.seeds_at([target])
@@ -126,6 +135,11 @@ def rivals(experiment: Experiment, speedup: float, target: float, known: Known) 
             rival = known.best(able, solver)
             run = solver_of(experiment, rival.candidate) if solver == FITTED else solver
             chosen.append(Choice(kind, speedup, rival.name, rival.candidate, run))
+    steps, usual = plain(experiment.teacher), settings.usual_solver
+    chosen += [
+        Choice(cache.kind, speedup, cache.label, steps, usual, cache=cache)
+        for cache in cache_rivals(experiment, target)
+    ]
     return chosen
 
 
@@ -150,12 +164,39 @@ def described(candidate: Candidate) -> str:
     return f"{words}, {candidate.dropped} units dropped" if candidate.dropped else words
 
 
+@dataclass(frozen=True)
+class Work:
+    """What was run of a choice, for an image: steps in full, others, multiply-adds, and these in full steps."""
+
+    full: int
+    partial: int
+    macs: float
+    cost: float
+
+
+def evaluate(engine: LocalEngine, choice: Choice) -> Outcome:
+    """A choice sampled on the engine's images."""
+    if choice.cache is None:
+        return engine.evaluate(choice.candidate, solver=choice.solver)
+    meter = Meter()
+    with caching(engine, choice.cache, meter) as other:
+        return replace(other.evaluate(choice.candidate, solver=choice.solver), meter=meter)
+
+
+def work_of(engine: LocalEngine, choice: Choice, outcome: Outcome) -> Work:
+    """What was run: planned work is known, that of diffusers' caches was counted."""
+    actions, table, meter = choice.candidate.actions, engine.table, outcome.meter
+    full = sum(action.kind == "full" for action in actions) if meter is None else round(meter.full * len(actions))
+    macs = table.total(actions) if meter is None else meter.macs(len(outcome.trajectory.latents))
+    return Work(full, len(actions) - full, macs, macs / table.full)
+
+
 def measure(engine: LocalEngine, choices: Sequence[Choice], on_step: OnStep) -> list[tuple[Choice, Outcome]]:
     """Every choice sampled on the engine's images; schedules that run the same are sampled once."""
     outcomes: dict[Key, Outcome] = {}
     for choice in choices:
         if choice.key not in outcomes:
-            outcomes[choice.key] = engine.evaluate(choice.candidate, solver=choice.solver)
+            outcomes[choice.key] = evaluate(engine, choice)
         on_step(choice.label)
     return [(choice, outcomes[choice.key]) for choice in choices]
 
@@ -167,17 +208,18 @@ def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_st
     Every turn times every candidate once, so that a machine that slows down slows all of them. Everything has run
     before, on the images that quality was measured on: nothing is warmed up or compiled here.
     """
-    choices = {choice.candidate.actions: choice for choice, _ in measured}
+    choices = {choice.steps: choice for choice, _ in measured}
     slowest = max(outcome.trajectory.seconds / len(outcome.trajectory.latents) for _, outcome in measured)
     images = TIMED_IMAGES if slowest < SLOW_SECONDS else 1
-    taken: dict[tuple[Action, ...], list[float]] = {actions: [] for actions in choices}
+    taken: dict[Steps, list[float]] = {steps: [] for steps in choices}
     began = time.perf_counter()
     for turn in range(MOST_TURNS):
         if turn >= FEWEST_TURNS and time.perf_counter() - began > TIMING_SECONDS:
             break
         on_step(f"turn {turn + 1}")
-        for actions, choice in choices.items():
-            taken[actions].append(engine.seconds(choice.candidate, images, choice.solver))
+        for steps, choice in choices.items():
+            with nullcontext(engine) if choice.cache is None else caching(engine, choice.cache) as timed_engine:
+                taken[steps].append(timed_engine.seconds(choice.candidate, images, choice.solver))
     return taken
 
 
@@ -207,25 +249,22 @@ def rows(
     full_length = next(choice for choice, _ in measured if choice.kind == "teacher")
     made = []
     for choice, outcome in measured:
-        full = sum(action.kind == "full" for action in choice.candidate.actions)
-        cost = choice.candidate.cost(engine.table)
+        work = work_of(engine, choice, outcome)
         errors = {f"{error}/{against}": outcome.paired_errors(error, against) for error, against in SHOWN}
         made.append(
             Row(
                 label=choice.label,
                 kind=choice.kind,
                 speedup_asked=choice.speedup,
-                full=full,
-                partial=len(choice.candidate.actions) - full,
-                cost_full_steps=cost,
-                macs=engine.table.total(choice.candidate.actions),
-                speedup_macs=full_length.candidate.cost(engine.table) / cost,
-                seconds_per_image=statistics.median(seconds[choice.candidate.actions]),
+                full=work.full,
+                partial=work.partial,
+                cost_full_steps=work.cost,
+                macs=work.macs,
+                speedup_macs=full_length.candidate.cost(engine.table) / work.cost,
+                seconds_per_image=statistics.median(seconds[choice.steps]),
                 speedup_measured=statistics.median(
                     teacher / own
-                    for teacher, own in zip(
-                        seconds[full_length.candidate.actions], seconds[choice.candidate.actions], strict=True
-                    )
+                    for teacher, own in zip(seconds[full_length.steps], seconds[choice.steps], strict=True)
                 ),
                 errors={key: estimate(values) for key, values in errors.items()},
                 image_errors={key: tuple(values.tolist()) for key, values in errors.items()},
