@@ -19,7 +19,7 @@ from flexsearch.models.folder import Loader, weight_files
 from flexsearch.models.folder_config import in_short, read_noise
 from flexsearch.models.folder_index import INDEX, Index
 from flexsearch.models.identity import sha256_of
-from flexsearch.models.pipeline import PipelineModel, measured
+from flexsearch.models.pipeline import FRAMES, PipelineModel, measured
 from flexsearch.models.prediction import PredictionName, alphas_cumprod, noise_levels
 
 PART = "transformer"
@@ -89,6 +89,7 @@ def load_pipeline(
         dtype=dtype,
         image_size=size or _size(pipe, family, scale),
         multiple=2 * scale,
+        frames=_frames(pipe),
         default_guidance=FAMILIES[family].guidance if family in FAMILIES else 1.0,
         notes=tuple(loader.notes),
         pipe=pipe,
@@ -137,3 +138,12 @@ def _size(pipe: Any, family: str, scale: int) -> tuple[int, int]:
         return latent * scale, latent * scale
     side = FAMILIES[family].side if family in FAMILIES else int(getattr(pipe, "default_sample_size", 64)) * scale
     return side, side
+
+
+def _frames(pipe: Any) -> int | None:
+    """Frames of a video where nothing is asked: what the pipeline or the network says; None: it makes pictures."""
+    call = inspect.signature(type(pipe).__call__).parameters
+    if FRAMES not in call:
+        return None
+    usual = call[FRAMES].default
+    return usual if isinstance(usual, int) else getattr(pipe, PART).config.get("sample_frames")

@@ -269,7 +269,7 @@ def rows(
                 errors={key: estimate(values) for key, values in errors.items()},
                 image_errors={key: tuple(values.tolist()) for key, values in errors.items()},
                 relative_fid=outcome.relative_fid(),
-                relative_fid_n=len(outcome.features),
+                relative_fid_n=len(outcome.all_features),
                 real_fid=outcome.real_fid(),
                 schedule_file=files.get(choice.key) if choice.kind == "found" else None,
             )
