@@ -15,6 +15,7 @@ from flexiffusion.fit import family_of
 from flexiffusion.layouts import find_layout
 from flexiffusion.noise import NoiseLevels
 from flexsearch.errors import ModelError
+from flexsearch.models.few_steps import few_step_facts, few_step_notes, names_of
 from flexsearch.models.folder import Loader, weight_files
 from flexsearch.models.folder_config import in_short, read_noise
 from flexsearch.models.folder_index import INDEX, Index
@@ -76,6 +77,7 @@ def load_pipeline(
     pipe.to(device)
     noise, levels = _noise(loader.at("scheduler"), index.parts.get("scheduler"), pipe.scheduler, prediction)
     family = family_of(parts[PART]) or "custom"
+    few = few_step_notes(names_of(folder)) or few_step_facts(family, parts[PART].config, index.options)
     scale = next((int(getattr(pipe, name)) for name in SCALES if hasattr(pipe, name)), 8)
     model = PipelineModel(
         source=str(folder),
@@ -91,7 +93,7 @@ def load_pipeline(
         multiple=2 * scale,
         frames=_frames(pipe),
         default_guidance=FAMILIES[family].guidance if family in FAMILIES else 1.0,
-        notes=tuple(loader.notes),
+        notes=(*loader.notes, *few),
         pipe=pipe,
         part=PART,
         dry=weightless(parts[PART]),
