@@ -82,9 +82,7 @@ SETTINGS: dict[str, Setting] = {
         lambda: _diffusers("WanTransformer3DModel", **SMALL_WAN),
         lambda: _wan(832, 480, 81),
     ),
-    "wan-14b": Setting(
-        "832 x 480, 81 frames", lambda: _diffusers("WanTransformer3DModel"), lambda: _wan(832, 480, 81)
-    ),
+    "wan-14b": Setting("832 x 480, 81 frames", lambda: _diffusers("WanTransformer3DModel"), lambda: _wan(832, 480, 81)),
     "wan-14b, 720p": Setting(
         "1280 x 720, 81 frames", lambda: _diffusers("WanTransformer3DModel"), lambda: _wan(1280, 720, 81)
     ),

@@ -68,13 +68,11 @@ def distilled(network: nn.Module) -> str | None:
         family = family_of(network)
     except ModelMismatch:
         return None
+    if family != "flux":
+        return None
     return (
-        (
-            "the loaded network is told no guidance scale, as FLUX.1 schnell's and unlike FLUX.1 dev's: if it is distilled "
-            "to 4 steps, there is no step to save, and no schedule should be used"
-        )
-        if family == "flux"
-        else None
+        "the loaded network is told no guidance scale, as FLUX.1 schnell's and unlike FLUX.1 dev's: if it is distilled "
+        "to 4 steps, there is no step to save, and no schedule should be used"
     )
 
 
