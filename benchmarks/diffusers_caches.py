@@ -36,17 +36,17 @@ def main() -> None:
         images=options.images, held_out=options.held_out, guidance=options.guidance,
     )  # fmt: skip
     experiment = Experiment(settings, options.work / "references")
-    choices, known = [final_table.teacher(experiment)], final_table.Known(experiment)
+    entries, known = [final_table.teacher(experiment)], final_table.Known(experiment)
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
-        choices += final_table.rivals(experiment, speedup, target, known)
-    engine = experiment.held_out_engine
+        entries += final_table.rivals(experiment, speedup, target, known)
+    evaluator = experiment.held_out_evaluator
 
     def told(note: str) -> None:
         print(note, file=sys.stderr, flush=True)
 
-    measured = final_table.measure(engine, choices, told)
-    seconds = final_table.timed(engine, measured, told)
-    print(markdown(final_table.rows(engine, measured, seconds, {})))
+    measured = final_table.measure(evaluator, entries, told)
+    seconds = final_table.timed(evaluator, measured, told)
+    print(markdown(final_table.rows(evaluator, measured, seconds, {})))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from benchmarks.ratios import ratio_text
 from benchmarks.searches import finished
 from flexiffusion.search.objective import ReferenceName
 from flexiffusion.search.seeds import plain_seeds
-from flexsearch.engines.local import LocalEngine, Outcome
+from flexsearch.evaluators.local import LocalEvaluator, Outcome
 from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
 
@@ -28,25 +28,25 @@ SOLVERS: tuple[str, ...] = ("ddim", "dpmpp_2m")  # UniPC is a row already
 REFERENCES: tuple[ReferenceName, ...] = ("teacher", "converged")
 
 
-def with_solver(engine: LocalEngine, solver: str) -> LocalEngine:
+def with_solver(evaluator: LocalEvaluator, solver: str) -> LocalEvaluator:
     """The same images and references, sampled by another solver."""
-    other = copy.copy(engine)
+    other = copy.copy(evaluator)
     other.solver, other.prefixes, other.path = solver, None, None
     return other
 
 
 def other_solvers(
     experiment: Experiment, speedup: float, target: float
-) -> Iterator[tuple[LocalEngine, final_table.Choice]]:
+) -> Iterator[tuple[LocalEvaluator, final_table.Entry]]:
     """Of each solver that the run does not use the best hand-made plain steps."""
     for solver in SOLVERS:
         if solver != experiment.sampling.solver:
-            engine = with_solver(experiment.search_engine, solver)
+            evaluator = with_solver(experiment.search_evaluator, solver)
             seeds = list(plain_seeds(experiment.model.levels, [int(target + 1e-9)]))
-            errors = [engine.judge(seed.candidate, experiment.method.objective).error for seed in seeds]
+            errors = [evaluator.judge(seed.candidate, experiment.method.objective).error for seed in seeds]
             best = seeds[errors.index(min(errors))]
-            choice = final_table.Choice("plain", speedup, f"{solver}, {best.name}", best.candidate, solver)
-            yield with_solver(experiment.held_out_engine, solver), choice
+            entry = final_table.Entry("plain", speedup, f"{solver}, {best.name}", best.candidate, solver)
+            yield with_solver(experiment.held_out_evaluator, solver), entry
 
 
 def main() -> None:
@@ -58,19 +58,19 @@ def main() -> None:
     headings = ("asked", "schedule", "cost", "to teacher", "found / it", "to converged", "found / it")
     print(f"| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
-        own = [choice for choice in chosen if choice.speedup == speedup]
-        rows = [(experiment.held_out_engine, choice) for choice in own]
+        own = [entry for entry in chosen if entry.speedup == speedup]
+        rows = [(experiment.held_out_evaluator, entry) for entry in own]
         rows += other_solvers(experiment, speedup, target)
         found: Outcome | None = None  # the first row
-        for engine, choice in rows:
-            outcome = final_table.evaluate(engine, choice)
+        for evaluator, entry in rows:
+            outcome = final_table.evaluate(evaluator, entry)
             cells = []
             for name in REFERENCES:
                 errors = outcome.latent_errors(name)
                 ratio = ratio_text(found.latent_errors(name), errors) if found else ""
                 cells += [f"{errors.mean():.2e}", ratio]
-            cost = final_table.work_of(engine, choice, outcome).cost
-            asked, label = ("", choice.label) if found else (f"{speedup:.3g}x", f"found: {choice.label}")
+            cost = final_table.work_of(evaluator, entry, outcome).cost
+            asked, label = ("", entry.label) if found else (f"{speedup:.3g}x", f"found: {entry.label}")
             print(f"| {asked} | {label} | {cost:.2f} | {' | '.join(cells)} |", flush=True)
             found = found or outcome
 

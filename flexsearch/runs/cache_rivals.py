@@ -13,7 +13,7 @@ from flexiffusion.search.candidate import plain
 from flexiffusion.search.paired import Errors
 from flexiffusion.search.racing import Judgement, least
 from flexiffusion.search.seeds import near
-from flexsearch.engines.local import LocalEngine
+from flexsearch.evaluators.local import LocalEvaluator
 from flexsearch.models.diffusers_caches import (
     FORMS,
     CachingDenoiser,
@@ -35,12 +35,12 @@ _log = logging.getLogger("flexiffusion")
 
 
 @contextmanager
-def caching(engine: LocalEngine, cache: DiffusersCache, meter: Meter | None = None) -> Iterator[LocalEngine]:
+def caching(evaluator: LocalEvaluator, cache: DiffusersCache, meter: Meter | None = None) -> Iterator[LocalEvaluator]:
     """The same images and references, sampled with a cache on the network; it is taken off in the end."""
-    assert isinstance(engine.denoiser, PipelineDenoiser)
-    other, denoiser = copy(engine), CachingDenoiser(engine.denoiser, cache, meter)
+    assert isinstance(evaluator.denoiser, PipelineDenoiser)
+    other, denoiser = copy(evaluator), CachingDenoiser(evaluator.denoiser, cache, meter)
     other.denoiser, other.prefixes, other.path = denoiser, None, None
-    other.batch = cache.batch or engine.batch
+    other.batch = cache.batch or evaluator.batch
     try:
         yield other
     finally:
@@ -52,7 +52,7 @@ def cache_rivals(experiment: Experiment, target: float) -> Iterator[DiffusersCac
 
     Nothing for networks that diffusers has no caches for. Where its hooks do not run, a warning says so.
     """
-    denoiser = experiment.search_engine.denoiser
+    denoiser = experiment.search_evaluator.denoiser
     if not isinstance(denoiser, PipelineDenoiser) or not hasattr(denoiser.model.network, "enable_cache"):
         return
     finders: dict[str, Callable[[Experiment, float], DiffusersCache | None]] = {
@@ -73,19 +73,19 @@ def cache_rivals(experiment: Experiment, target: float) -> Iterator[DiffusersCac
 
 def best_taylorseer(experiment: Experiment, target: float) -> DiffusersCache | None:
     """Of each form and order the shortest interval within the cost; of these the one of the least error."""
-    engine, settings = experiment.search_engine, experiment.settings
+    evaluator, settings = experiment.search_evaluator, experiment.settings
     able = [
-        taylorseer(form, order, interval, engine.model.dtype)
+        taylorseer(form, order, interval, evaluator.model.dtype)
         for form in FORMS
         if (interval := shortest_interval(experiment, form, target)) is not None
         for order in ORDERS
     ]
 
     def judged(cache: DiffusersCache, rival: Errors | None) -> Judgement:
-        with caching(engine, cache) as other:
+        with caching(evaluator, cache) as other:
             return other.judge(plain(experiment.teacher), settings.objective, rival, settings.usual_solver)
 
-    return least(able, judged, engine.count, settings.objective)
+    return least(able, judged, evaluator.count, settings.objective)
 
 
 def shortest_interval(experiment: Experiment, form: Form, target: float) -> int | None:
@@ -102,7 +102,7 @@ def shortest_interval(experiment: Experiment, form: Form, target: float) -> int 
 
 def nearest_first_block_cache(experiment: Experiment, target: float) -> DiffusersCache | None:
     """The threshold whose cost on the first search images is nearest."""
-    images = min(FIRST, experiment.search_engine.count)
+    images = min(FIRST, experiment.search_evaluator.count)
     low, high = THRESHOLDS
     tried = []
     for _ in range(HALVINGS):
@@ -115,6 +115,6 @@ def nearest_first_block_cache(experiment: Experiment, target: float) -> Diffuser
 def cost(experiment: Experiment, cache: DiffusersCache, images: int) -> float:
     """What the teacher's steps take with a cache, in full steps, of the first search images."""
     meter = Meter()
-    with caching(experiment.search_engine, cache, meter) as engine:
-        engine.evaluate(plain(experiment.teacher), 0, images, experiment.settings.usual_solver)
-    return meter.macs(images) / experiment.table.full
+    with caching(experiment.search_evaluator, cache, meter) as evaluator:
+        evaluator.evaluate(plain(experiment.teacher), 0, images, experiment.settings.usual_solver)
+    return meter.macs(images) / experiment.macs.full

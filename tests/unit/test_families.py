@@ -12,9 +12,9 @@ from drawn_schedules import schedule, segments
 from torch import nn
 
 from flexiffusion.errors import ModelMismatch
-from flexiffusion.facts import ModelInfo, Sampling
 from flexiffusion.families import FAMILIES, Family
 from flexiffusion.fit import distilled, family_of, require_fit, require_noise
+from flexiffusion.metadata import ModelInfo, Sampling
 from flexsearch.models.few_steps import few_step_facts
 
 TRANSFORMERS = [family for family in FAMILIES.values() if family.lists]
