@@ -24,7 +24,6 @@ from flexsearch.runs.cache_rivals import cache_rivals
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
 
-
 SEEDS: tuple[Literal["plain", "spectrum", "easycache"], ...] = ("plain", "spectrum", "easycache")
 
 
