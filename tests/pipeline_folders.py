@@ -207,7 +207,7 @@ def ltx(words: CLIPTokenizer) -> dict[str, Any]:
 
 
 def hunyuan_video(words: CLIPTokenizer) -> dict[str, Any]:
-    """Its pipeline puts a template before prompts that is longer than these tokenizers read: CLIP alone is told them."""
+    """Its pipeline puts a template before prompts, longer than these tokenizers read: CLIP alone is told them."""
     return {
         "transformer": diffusers.HunyuanVideoTransformer3DModel(
             in_channels=4, out_channels=4, num_layers=2, num_single_layers=4, num_refiner_layers=1, patch_size=2,
