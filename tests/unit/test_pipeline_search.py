@@ -34,6 +34,7 @@ def found(result: Result) -> list[float]:
     return [row.errors["latent/teacher"].mean for row in result.rows if row.kind == "found"]
 
 
+@pytest.mark.timeout(900)  # its two final tables count the calls of diffusers' caches: minutes on a busy machine
 def test_placement_with_the_planner(settings: Settings, tmp_path: Path) -> None:
     result = start(tmp_path / "run", settings, Silent())
     (path,) = result.schedules
