@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..flexiffusion.fit import misfit, require_fit, require_noise
+from ..flexiffusion.fit import distilled, misfit, require_fit, require_noise
 from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, why_not_cut
 from ..flexiffusion.noise import NoiseKind
 from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for
@@ -225,7 +225,8 @@ def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels:
         "this host does not tell which one is loaded. On another one its quality was not measured"
     )
     counts = None if sampler is None else count_note(sampler)
-    return [note for note in (differs, checkpoint, counts, caches.note(guider.model_options)) if note]
+    few = distilled(_network(guider))
+    return [note for note in (differs, few, checkpoint, counts, caches.note(guider.model_options)) if note]
 
 
 def _elsewhere(calls: int) -> str | None:
