@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from flexiffusion.cost import CostTable
 from flexiffusion.search.candidate import Candidate
+from flexiffusion.search.devices import out_of_memory, release
 from flexiffusion.search.evaluator import OneByOne
 from flexiffusion.search.fitting import TeacherPath
 from flexiffusion.search.objective import Objective, ReferenceName
 from flexiffusion.search.paired import DIVERGED, Errors, squared_error
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import Judgement, race
-from flexiffusion.search.trajectory import Trajectory, joined
+from flexiffusion.search.refining import refined
+from flexiffusion.search.trajectory import Trajectory, halved, joined
 from flexiffusion.solver import Weights
 from flexsearch.metrics.features import extract
 from flexsearch.metrics.perceptual import load_lpips, lpips_errors
@@ -28,6 +30,7 @@ from flexsearch.metrics.real_fid import RealFid
 from flexsearch.metrics.relative_fid import RelativeFid
 from flexsearch.models.checkpoint import CheckpointDenoiser, stills
 from flexsearch.models.diffusers_caches import Meter
+from flexsearch.models.model import no_room
 from flexsearch.named import callable_of, is_named
 from flexsearch.sampling.references import Reference
 from flexsearch.sampling.solvers import draw, draw_fitted
@@ -181,6 +184,29 @@ class LocalEvaluator(OneByOne):
         if weights is None:
             raise ValueError("the evaluator has no teacher's path to fit a solver to")
         return weights
+
+    def refine(self, candidate: Candidate, weights: Weights) -> Weights:
+        """The weights of the candidate's own solver, refined for where its samples of all images end. Raises ModelError
+        where not even one image fits."""
+        wanted = self.references[self.judged_by].latents
+        while True:
+            try:
+                return refined(
+                    self.denoiser,
+                    self.noise,
+                    wanted,
+                    candidate.places,
+                    candidate.actions,
+                    weights,
+                    batch=self.batch,
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if self.batch == 1:
+                    raise no_room(self.model) from error
+            release(self.denoiser.device)
+            self.batch = halved(self.batch)
 
     def _own(self, candidate: Candidate, rows: slice, weights: Weights | None) -> Outcome:
         """Sampled with the evaluator's own solver. Where that is fitted, `weights` are those of this candidate, found

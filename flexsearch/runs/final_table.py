@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from flexiffusion.schedule import Action, NoiseKind, SegmentsPlan, StepsPlan
+from flexiffusion.search import refining
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
 from flexiffusion.search.paired import Errors, estimate
@@ -35,6 +36,8 @@ TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be co
 SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: as slow devices are used
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
 
+
+REFINED: tuple[RowKind, ...] = ("found", "placed_fitted")  # rows whose fitted solvers are refined
 
 Key = tuple[str, str | Weights, DiffusersCache | None]  # of a candidate, and what it is sampled with
 
@@ -67,10 +70,11 @@ def teacher(experiment: Experiment) -> Entry:
     return Entry("teacher", None, label, candidate, experiment.settings.usual_solver)
 
 
-def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Entry]:
+def choose(experiment: Experiment, evaluated: Sequence[Evaluated], on_step: OnStep = lambda label: None) -> list[Entry]:
     """The teacher, and for each asked speed-up the best found schedule and the best of each kind of rival.
 
     The best is the one with the least error on the *search* images among those that cost at most teacher / speed-up.
+    `on_step` is told of each speed-up.
     """
     settings = experiment.settings
     chosen, known = [teacher(experiment)], Known(experiment, evaluated)
@@ -88,9 +92,33 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Entry
             entry = Entry(
                 kind, speedup, described(best.candidate), best.candidate, solver_of(experiment, best.candidate)
             )
-            same = next((other for other in chosen if other.speedup == speedup and other.key == entry.key), None)
+            # a hand-made schedule keeps its fit where this one's is refined
+            alike = [other for other in chosen if other.kind in REFINED or not _refines(experiment, entry)]
+            same = next((other for other in alike if other.speedup == speedup and other.key == entry.key), None)
             chosen.append(entry if same is None else replace(entry, label=f"the same as {same.label}"))
+        on_step(f"{speedup:g}x")
     return chosen
+
+
+def with_refined(experiment: Experiment, entries: Sequence[Entry], on_step: OnStep) -> list[Entry]:
+    """The same entries, the fitted solvers of what the search found and placed refined on its images, of schedules with
+    few full steps; see `flexiffusion.search.refining`. Hand-made schedules keep the fit alone. `on_step` is told of
+    each that could have been refined."""
+    known: dict[Key, Weights] = {}
+    made = []
+    for entry in entries:
+        if entry.kind in REFINED and not isinstance(entry.solver, str):
+            if _refines(experiment, entry) and entry.key not in known:
+                known[entry.key] = experiment.search_evaluator.refine(entry.candidate, entry.solver)
+            on_step(entry.label)
+            entry = replace(entry, solver=known.get(entry.key, entry.solver))
+        made.append(entry)
+    return made
+
+
+def _refines(experiment: Experiment, entry: Entry) -> bool:
+    """Whether a solver of the search's own has so few full steps that it is refined."""
+    return experiment.settings.fits and sum(action.kind == "full" for action in entry.candidate.actions) <= refining.FEW
 
 
 def solver_of(experiment: Experiment, candidate: Candidate) -> str | Weights:
