@@ -7,10 +7,7 @@ What is listed in `__all__` is the public API (docs/python.md). Importing the pa
 and `pipeline` need torch.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers know it, without importing typing
 if TYPE_CHECKING:
     from . import presets as presets
     from .codec import read as read
@@ -25,13 +22,13 @@ __all__ = ["Schedule", "apply", "presets", "read", "supported", "write"]
 _PLACES = {"Schedule": "schedule", "apply": "pipeline", "read": "codec", "supported": "pipeline", "write": "codec"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
     module = import_module(f".{_PLACES.get(name, name)}", __name__)
-    return getattr(module, name) if name in _PLACES else module
+    return module if name not in _PLACES else getattr(module, name)
 
 
 def __dir__() -> list[str]:
