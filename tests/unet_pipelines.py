@@ -72,7 +72,7 @@ def sdxl(channels: int = 4) -> dict[str, Any]:
 
 
 def controlnet(network: Any) -> Any:
-    made = diffusers.ControlNetModel.from_unet(network, conditioning_embedding_out_channels=(4, 8))
+    made = diffusers.ControlNetModel.from_unet(network, conditioning_embedding_out_channels=(4, 4, 8, 8))
     for parameter in made.parameters():  # zero where it is made: then it would change nothing
         torch.nn.init.normal_(parameter, std=0.05)
     return made.eval()
