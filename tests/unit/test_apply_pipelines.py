@@ -112,7 +112,8 @@ def test_a_batch_is_its_pictures_one_by_one(name: str, pipes: Callable[[str], An
     def made(prompts: list[str], seeds: tuple[int, ...], each: int = 1) -> Tensor:
         guidance = {"negative_prompt": [""] * len(prompts)} if "negative_prompt" in GUIDANCE.get(name, {}) else {}
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return sampled(pipe, name, prompt=prompts, generator=generators, num_images_per_prompt=each, **guidance)
+        # a list of its own: some pipelines write into it
+        return sampled(pipe, name, prompt=[*prompts], generator=generators, num_images_per_prompt=each, **guidance)
 
     with flexiffusion.apply(pipe, schedule_for(pipe, segments(DRAWN))) as handle:
         whole = made(prompts, (0, 1, 2, 3), each=2)
