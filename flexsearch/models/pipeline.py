@@ -23,9 +23,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flexiffusion.noise import NoiseLevels
 from flexiffusion.search.denoiser import Calls
+from flexiffusion.solver import clean
 from flexsearch.errors import ConfigError, ModelError
 from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
-from flexsearch.models.denoiser import clean
 from flexsearch.models.folder_config import in_short
 from flexsearch.models.model import PIXELS_AT_ONCE
 from flexsearch.models.pipeline_loop import Asked, Call, NetworkProxy, OpenLoops, PipelineLoop, accepts, last_part
