@@ -269,6 +269,16 @@ def sample_heun(model: Any, x: Tensor, sigmas: Tensor) -> Tensor:
     return x
 
 
+def sample_churned(model: Any, x: Tensor, sigmas: Tensor) -> Tensor:
+    """Euler's with s_churn 1: noise is added before every step, so that each is evaluated above its level."""
+    gamma = 1 / (len(sigmas) - 1)
+    for sigma, following in itertools.pairwise(sigmas):
+        higher = sigma * (1 + gamma)
+        x = x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1)) * (higher**2 - sigma**2) ** 0.5
+        x = x + (x - model(x, higher)) / higher * (following - higher)
+    return x
+
+
 class StandIn(Host):
     """A tiny ldm U-Net in the stand-in."""
 
@@ -287,7 +297,7 @@ class StandIn(Host):
         self, model: Any, sampler: str, noise: Tensor, latent: Tensor, sigmas: Tensor,
         conds: tuple[Sequence[Tensor], Sequence[Tensor]], cfg: float, joint: Callable[[float], bool],
     ) -> Tensor:  # fmt: skip
-        function = {"euler": sample_euler, "heun": sample_heun}[sampler]
+        function = {"euler": sample_euler, "heun": sample_heun, "churned": sample_churned}[sampler]
         guider = Guider(model, conds, cfg, joint)
         return guider.sample(noise, latent, SimpleNamespace(sampler_function=function), sigmas)
 
@@ -362,7 +372,10 @@ class ComfyUI(Host):
         watched.add_wrapper_with_key("predict_noise", "test", remember)
         free = comfy.model_management.get_free_memory
         comfy.model_management.get_free_memory = lambda *args, **kwargs: 1e12 if joint(at[0]) else 0
-        function = comfy.samplers.sampler_object(sampler)
+        churned = sampler == "churned"
+        function = (
+            comfy.samplers.ksampler("euler", {"s_churn": 1.0}) if churned else comfy.samplers.sampler_object(sampler)
+        )
         try:
             return guider.sample(noise, latent, function, sigmas, disable_pbar=True, seed=0)
         finally:

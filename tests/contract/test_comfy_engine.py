@@ -178,6 +178,11 @@ class TestCounts:
         assert seen == pytest.approx([LEVELS[0], 6.0, 3.0, 1.0, 0.4])
         assert calls.deep == [True, True, False, True, False]
 
+    def test_a_sampler_that_adds_noise_first_runs_each_step_as_planned(self, host: Any) -> None:
+        """s_churn evaluates above the listed levels: each step did what the one before it was to do."""
+        _, calls, outcome = run(host, HALF, sampler="churned", noise=noise_for(size=LARGE))
+        assert calls.deep == [True, False] * 4 and outcome.report.misses == 0
+
     def test_a_steps_plan_drops_units(self, host: Any) -> None:
         """Calls run what is left, joint and split ones alike; the report counts, and no module stays changed."""
         drop = ("input_blocks.4.0", "middle_block.1", "output_blocks.11.0")
