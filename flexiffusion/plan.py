@@ -94,7 +94,7 @@ def _towards(level: float, other: float | None, opposite: Sequence[float]) -> fl
         other = level**2 / opposite[0] if opposite[0] > 0 else None
     if other is None or not (0 < level < math.inf and 0 < other < math.inf):
         return level
-    return level * (other / level) ** REACH
+    return level * math.pow(other / level, REACH)
 
 
 def _last(reaches: Sequence[float], sigma: float) -> int:
