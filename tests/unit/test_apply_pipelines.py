@@ -1,4 +1,4 @@
-"""`flexiffusion.apply` on every kind of pipeline: plain where all is full, counts of the plan, guidance in every form."""
+"""`flexiffusion.apply` on every kind of pipeline: plain where all is full, the plan's counts, guidance of every form."""
 
 from __future__ import annotations
 
