@@ -23,6 +23,8 @@ KIND_LOOKS: dict[RowKind, tuple[str, str]] = {
     "deepcache": (PURPLE, "^"),
     "spectrum": (ORANGE, "v"),
     "easycache": (SKY, "P"),
+    "taylorseer": (PURPLE, "<"),
+    "first_block_cache": (ORANGE, ">"),
 }
 # Drawn as an outline, and larger: a searched placement often is the plain one, whose mark must show through.
 HOLLOW_KINDS: frozenset[RowKind] = frozenset({"plain_searched"})
