@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .facts import ModelInfo
+from .metadata import ModelInfo
 from .families import FAMILIES
 from .plan import is_fitted_level
 from .presets import Preset

@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Sequence
 
 from .errors import ScheduleError
-from .facts import HAND_MADE, ModelInfo, Sampling
+from .metadata import HAND_MADE, ModelInfo, Sampling
 from .schedule import NoiseKind, Schedule, Segment, SegmentsPlan
 
 FASTEST = 4.0

@@ -20,9 +20,9 @@ def expected_work(experiment: Experiment) -> dict[str, float]:
     steps = settings.steps + _ROWS * sum(settings.targets)
     mean = sum(settings.targets) / len(settings.targets)
     work = {REFERENCES: float(experiment.reference_calls)}
-    if settings.plans:
+    if settings.uses_planner:
         at_once = min(experiment.batch, settings.images, macro_steps.IMAGES)
-        work[TABLES] = float(_TABLES * experiment.table_levels * at_once)
+        work[TABLES] = float(_TABLES * experiment.step_error_levels * at_once)
     work[SEARCH] = settings.evaluations * settings.images * mean * (_RACED if settings.racing else 1.0)
     work[FINAL_TABLE] = settings.held_out * steps
     work[final_table.TIMING] = final_table.FEWEST_TURNS * final_table.TIMED_IMAGES * steps

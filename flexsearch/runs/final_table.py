@@ -15,7 +15,7 @@ from flexiffusion.search.racing import Judgement
 from flexiffusion.search.seeds import Seed, SeedKind, near
 from flexiffusion.solver import Weights
 from flexsearch.choices import FITTED
-from flexsearch.engines.local import SHOWN, LocalEngine, Outcome
+from flexsearch.evaluators.local import SHOWN, LocalEvaluator, Outcome
 from flexsearch.report.rows import Row, RowKind
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.progress import Progress
@@ -36,7 +36,7 @@ Key = tuple[str, str | Weights]  # of a candidate, and what it is sampled with
 
 
 @dataclass(frozen=True)
-class Choice:
+class Entry:
     """A schedule that has its row in the final table."""
 
     kind: RowKind
@@ -44,20 +44,20 @@ class Choice:
     label: str
     candidate: Candidate
     solver: str | Weights
-    plan: SegmentsPlan | StepsPlan | None = None  # of found schedules, for their files
+    file_plan: SegmentsPlan | StepsPlan | None = None  # of found schedules, for their files
 
     @property
     def key(self) -> Key:
-        """Two choices with the same key run the same."""
+        """Two entries with the same key run the same."""
         return self.candidate.key, self.solver
 
 
-def teacher(experiment: Experiment) -> Choice:
+def teacher(experiment: Experiment) -> Entry:
     label, candidate = f"teacher, {len(experiment.teacher)} steps", plain(experiment.teacher)
-    return Choice("teacher", None, label, candidate, experiment.settings.usual_solver)
+    return Entry("teacher", None, label, candidate, experiment.settings.usual_solver)
 
 
-def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Choice]:
+def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Entry]:
     """The teacher, and for each asked speed-up the best found schedule and the best of each kind of rival.
 
     The best is the one with the least error on the *search* images among those that cost at most teacher / speed-up.
@@ -68,25 +68,25 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Choic
         affordable = [item for item in evaluated if item.cost <= target + 1e-9]
         if affordable:
             best = min(affordable, key=lambda item: item.error)
-            solver, plan = solver_of(experiment, best.candidate), experiment.method.plan(best.genes)
-            chosen.append(Choice("found", speedup, described(best.candidate), best.candidate, solver, plan))
+            solver, plan = solver_of(experiment, best.candidate), experiment.method.file_plan(best.genes)
+            chosen.append(Entry("found", speedup, described(best.candidate), best.candidate, solver, plan))
         chosen += rivals(experiment, speedup, target, known)
         placed = [item for item in affordable if item.candidate.plain]
         if placed and settings.method != "flexiffusion":
             best = min(placed, key=lambda item: item.error)
             kind: RowKind = "placed_fitted" if settings.fits else "plain_searched"
-            choice = Choice(
+            entry = Entry(
                 kind, speedup, described(best.candidate), best.candidate, solver_of(experiment, best.candidate)
             )
-            same = next((other for other in chosen if other.speedup == speedup and other.key == choice.key), None)
-            chosen.append(choice if same is None else replace(choice, label=f"the same as {same.label}"))
+            same = next((other for other in chosen if other.speedup == speedup and other.key == entry.key), None)
+            chosen.append(entry if same is None else replace(entry, label=f"the same as {same.label}"))
     return chosen
 
 
 def solver_of(experiment: Experiment, candidate: Candidate) -> str | Weights:
     """What the search samples a candidate with: the solver's name, or the weights that are fitted to it."""
     fits = experiment.settings.fits
-    return experiment.search_engine.fit(candidate) if fits else experiment.settings.chosen_solver
+    return experiment.search_evaluator.fit(candidate) if fits else experiment.settings.chosen_solver
 
 
 class Known:
@@ -99,33 +99,33 @@ class Known:
 
     def best(self, seeds: Sequence[Seed], solver: str) -> Seed:
         """The one of the least error under a solver. What is not known is evaluated now, racing against the best."""
-        engine, settings = self._experiment.search_engine, self._experiment.settings
+        evaluator, settings = self._experiment.search_evaluator, self._experiment.settings
         best: tuple[Seed, Judgement] | None = None
         for seed in seeds:
             key = (seed.candidate.key, solver)
             if key not in self._found:
-                whole = best is not None and settings.objective.races and len(best[1].errors) == engine.count
+                whole = best is not None and settings.objective.races and len(best[1].errors) == evaluator.count
                 rival = best[1].errors if best is not None and whole else None
                 other = None if solver == settings.chosen_solver else solver
-                self._found[key] = engine.judge(seed.candidate, settings.objective, rival, other)
+                self._found[key] = evaluator.judge(seed.candidate, settings.objective, rival, other)
             if best is None or self._found[key].error < best[1].error:
                 best = seed, self._found[key]
         assert best is not None
         return best[0]
 
 
-def rivals(experiment: Experiment, speedup: float, target: float, known: Known) -> list[Choice]:
+def rivals(experiment: Experiment, speedup: float, target: float, known: Known) -> list[Entry]:
     """The best hand-made schedule of each kind that costs about `target` full steps, by its error on the search images:
     with the user's own solver, and fewer plain steps with others too."""
     settings = experiment.settings
-    chosen: list[Choice] = []
+    chosen: list[Entry] = []
     seeds = experiment.seeds_at([target])
     for kind, of, solver in _rival_kinds(settings.usual_solver, experiment.model.levels.kind, settings.fits):
         able = [seed for seed in seeds if seed.kind == of and near(seed.candidate.cost(experiment.costs), [target])]
         if able:
             rival = known.best(able, solver)
             run = solver_of(experiment, rival.candidate) if solver == FITTED else solver
-            chosen.append(Choice(kind, speedup, rival.name, rival.candidate, run))
+            chosen.append(Entry(kind, speedup, rival.name, rival.candidate, run))
     return chosen
 
 
@@ -150,41 +150,41 @@ def described(candidate: Candidate) -> str:
     return f"{words}, {candidate.dropped} units dropped" if candidate.dropped else words
 
 
-def measure(engine: LocalEngine, choices: Sequence[Choice], on_step: OnStep) -> list[tuple[Choice, Outcome]]:
-    """Every choice sampled on the engine's images; schedules that run the same are sampled once."""
+def measure(evaluator: LocalEvaluator, entries: Sequence[Entry], on_step: OnStep) -> list[tuple[Entry, Outcome]]:
+    """Every entry sampled on the evaluator's images; schedules that run the same are sampled once."""
     outcomes: dict[Key, Outcome] = {}
-    for choice in choices:
-        if choice.key not in outcomes:
-            outcomes[choice.key] = engine.evaluate(choice.candidate, solver=choice.solver)
-        on_step(choice.label)
-    return [(choice, outcomes[choice.key]) for choice in choices]
+    for entry in entries:
+        if entry.key not in outcomes:
+            outcomes[entry.key] = evaluator.evaluate(entry.candidate, solver=entry.solver)
+        on_step(entry.label)
+    return [(entry, outcomes[entry.key]) for entry in entries]
 
 
-def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_step: OnStep) -> Seconds:
+def timed(evaluator: LocalEvaluator, measured: Sequence[tuple[Entry, Outcome]], on_step: OnStep) -> Seconds:
     """Seconds per image of each schedule in each turn, by what its steps do: where their noise levels lie, and a few
     sums of a solver, are no time.
 
     Every turn times every candidate once, so that a machine that slows down slows all of them. Everything has run
     before, on the images that quality was measured on: nothing is warmed up or compiled here.
     """
-    choices = {choice.candidate.actions: choice for choice, _ in measured}
+    entries = {entry.candidate.actions: entry for entry, _ in measured}
     slowest = max(outcome.trajectory.seconds / len(outcome.trajectory.latents) for _, outcome in measured)
     images = TIMED_IMAGES if slowest < SLOW_SECONDS else 1
-    taken: dict[tuple[Action, ...], list[float]] = {actions: [] for actions in choices}
+    taken: dict[tuple[Action, ...], list[float]] = {actions: [] for actions in entries}
     began = time.perf_counter()
     for turn in range(MOST_TURNS):
         if turn >= FEWEST_TURNS and time.perf_counter() - began > TIMING_SECONDS:
             break
         on_step(f"turn {turn + 1}")
-        for actions, choice in choices.items():
-            taken[actions].append(engine.seconds(choice.candidate, images, choice.solver))
+        for actions, entry in entries.items():
+            taken[actions].append(evaluator.seconds(entry.candidate, images, entry.solver))
     return taken
 
 
-def time_all(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], progress: Progress) -> Seconds:
+def time_all(evaluator: LocalEvaluator, measured: Sequence[tuple[Entry, Outcome]], progress: Progress) -> Seconds:
     """`timed` with its progress; says so where the times cannot be relied on."""
     with progress.stage(TIMING, MOST_TURNS, "turns at most") as at:
-        seconds = timed(engine, measured, lambda note: at.advance(note=note))
+        seconds = timed(evaluator, measured, lambda note: at.advance(note=note))
     spread = max(statistics.median(turns) / min(turns) for turns in seconds.values())
     if spread > UNSTEADY:
         progress.say(
@@ -195,8 +195,8 @@ def time_all(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], pr
 
 
 def rows(
-    engine: LocalEngine,
-    measured: Sequence[tuple[Choice, Outcome]],
+    evaluator: LocalEvaluator,
+    measured: Sequence[tuple[Entry, Outcome]],
     seconds: Seconds,
     files: Mapping[Key, str],
 ) -> tuple[Row, ...]:
@@ -204,27 +204,27 @@ def rows(
 
     The speed-ups are against the teacher, which must be among `measured`: the median of those of the single turns.
     """
-    full_length = next(choice for choice, _ in measured if choice.kind == "teacher")
+    full_length = next(entry for entry, _ in measured if entry.kind == "teacher")
     made = []
-    for choice, outcome in measured:
-        full = sum(action.kind == "full" for action in choice.candidate.actions)
-        cost = choice.candidate.cost(engine.table)
+    for entry, outcome in measured:
+        full = sum(action.kind == "full" for action in entry.candidate.actions)
+        cost = entry.candidate.cost(evaluator.macs)
         errors = {f"{error}/{against}": outcome.paired_errors(error, against) for error, against in SHOWN}
         made.append(
             Row(
-                label=choice.label,
-                kind=choice.kind,
-                speedup_asked=choice.speedup,
+                label=entry.label,
+                kind=entry.kind,
+                speedup_asked=entry.speedup,
                 full=full,
-                partial=len(choice.candidate.actions) - full,
+                partial=len(entry.candidate.actions) - full,
                 cost_full_steps=cost,
-                macs=engine.table.total(choice.candidate.actions),
-                speedup_macs=full_length.candidate.cost(engine.table) / cost,
-                seconds_per_image=statistics.median(seconds[choice.candidate.actions]),
+                macs=evaluator.macs.total(entry.candidate.actions),
+                speedup_macs=full_length.candidate.cost(evaluator.macs) / cost,
+                seconds_per_image=statistics.median(seconds[entry.candidate.actions]),
                 speedup_measured=statistics.median(
                     teacher / own
                     for teacher, own in zip(
-                        seconds[full_length.candidate.actions], seconds[choice.candidate.actions], strict=True
+                        seconds[full_length.candidate.actions], seconds[entry.candidate.actions], strict=True
                     )
                 ),
                 errors={key: estimate(values) for key, values in errors.items()},
@@ -232,7 +232,7 @@ def rows(
                 relative_fid=outcome.relative_fid(),
                 relative_fid_n=len(outcome.features),
                 real_fid=outcome.real_fid(),
-                schedule_file=files.get(choice.key) if choice.kind == "found" else None,
+                schedule_file=files.get(entry.key) if entry.kind == "found" else None,
             )
         )
     return tuple(made)

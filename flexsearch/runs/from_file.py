@@ -17,7 +17,7 @@ from flexsearch.choices import FITTED
 from flexsearch.errors import ConfigError
 from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.runs.experiment import Experiment
-from flexsearch.runs.final_table import Choice
+from flexsearch.runs.final_table import Entry
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
@@ -65,14 +65,14 @@ def solver_in(schedule: Schedule, candidate: Candidate, levels: NoiseLevels, usu
     return plan.weights
 
 
-def choice_of(name: str, schedule: Schedule, experiment: Experiment, progress: Progress) -> Choice:
+def entry_of(name: str, schedule: Schedule, experiment: Experiment, progress: Progress) -> Entry:
     """The row of a file for an experiment's model and teacher; a warning becomes a line."""
     candidate, warning = to_candidate(schedule, experiment.model, experiment.teacher)
     if warning is not None:
         progress.say(f"note: {warning}")
     solver = solver_in(schedule, candidate, experiment.model.levels, experiment.settings.usual_solver)
-    speedup = experiment.settings.steps / candidate.cost(experiment.table)
-    return Choice("found", speedup, name, candidate, solver)
+    speedup = experiment.settings.steps / candidate.cost(experiment.macs)
+    return Entry("found", speedup, name, candidate, solver)
 
 
 def _places(sigmas: Sequence[float], model: Checkpoint) -> tuple[int, ...]:

@@ -148,7 +148,7 @@ class Settings:
         return self.teacher_solver or (USUAL_SOLVER if self.fits else self.chosen_solver)
 
     @property
-    def plans(self) -> bool:
+    def uses_planner(self) -> bool:
         """Whether the search begins with the planner's schedules."""
         return self.planner and self.own_method
 

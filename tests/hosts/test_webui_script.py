@@ -18,7 +18,7 @@ from webui_modules import ROOT, Component, HostModules, Processing, installed
 from webui_stand_in import SamplerObject, WebUI, own_levels, segments
 
 from flexiffusion import codec
-from flexiffusion.facts import ModelInfo, Provenance, Sampling
+from flexiffusion.metadata import ModelInfo, Provenance, Sampling
 
 GOLDEN = ROOT / "tests" / "golden" / "webui_script.json"
 

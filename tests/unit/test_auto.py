@@ -9,7 +9,7 @@ import pytest
 
 from flexiffusion.auto import Chosen, Setting, choose, few_steps, speedup_of
 from flexiffusion.errors import ScheduleError
-from flexiffusion.facts import Cost, ModelInfo, Provenance, Sampling
+from flexiffusion.metadata import Cost, ModelInfo, Provenance, Sampling
 from flexiffusion.presets import Preset
 from flexiffusion.schedule import FULL, Action, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 

@@ -11,9 +11,9 @@ from drawn_schedules import schedule, segments
 from torch import nn
 
 from flexiffusion.errors import ModelMismatch
-from flexiffusion.facts import ModelInfo, Sampling
 from flexiffusion.families import FAMILIES, Family
 from flexiffusion.fit import family_of, require_fit, require_noise
+from flexiffusion.metadata import ModelInfo, Sampling
 
 TRANSFORMERS = [family for family in FAMILIES.values() if family.lists]
 

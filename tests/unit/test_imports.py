@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-MODULES = ("errors", "checks", "facts", "steps", "schedule", "validation", "codec", "presets", "plan", "cost")
+MODULES = ("errors", "checks", "metadata", "steps", "schedule", "validation", "codec", "presets", "plan", "cost")
 
 
 def python(code: str, **variables: str) -> str:

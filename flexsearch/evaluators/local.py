@@ -36,15 +36,15 @@ from flexsearch.sampling.solvers import draw, draw_fitted
 class Outcome:
     """A candidate's images, and their errors, computed when asked for."""
 
-    engine: LocalEngine
+    evaluator: LocalEvaluator
     trajectory: Trajectory
-    rows: slice  # which of the engine's images
+    rows: slice  # which of the evaluator's images
     weights: Weights | None = None  # of the solver, where it was not one by name
 
     @cached_property
     def images(self) -> Tensor:
         """(n, 3, height, width) float32 in [0, 1]."""
-        return self.engine.model.decode(self.trajectory.latents)
+        return self.evaluator.model.decode(self.trajectory.latents)
 
     @property
     def pictures(self) -> NDArray[np.float32]:
@@ -53,20 +53,20 @@ class Outcome:
 
     @cached_property
     def features(self) -> Tensor:
-        return extract(self.engine.features, self.images)
+        return extract(self.evaluator.features, self.images)
 
     def latent_errors(self, reference: ReferenceName) -> Errors:
         """Mean squared latent difference to the reference, per image."""
-        return squared_error(self.trajectory.latents, self.engine.references[reference].latents[self.rows])
+        return squared_error(self.trajectory.latents, self.evaluator.references[reference].latents[self.rows])
 
     def feature_errors(self, reference: ReferenceName) -> Errors:
         """Mean squared feature difference to the reference, per image."""
-        return squared_error(self.features, self.engine.references[reference].features[self.rows])
+        return squared_error(self.features, self.evaluator.references[reference].features[self.rows])
 
     def perceptual_errors(self, reference: ReferenceName) -> Errors:
         """LPIPS to the reference's images, squared, per image."""
-        shown = self.engine.references[reference].images[self.rows].float() / 255
-        return lpips_errors(self.engine.lpips, self.images, shown)
+        shown = self.evaluator.references[reference].images[self.rows].float() / 255
+        return lpips_errors(self.evaluator.lpips, self.images, shown)
 
     def paired_errors(self, error: str, reference: ReferenceName) -> Errors:
         """The errors of one of `MEASURES`, or of a `package.module:name`, per image."""
@@ -74,11 +74,11 @@ class Outcome:
 
     def relative_fid(self) -> float:
         """Relative FID to the teacher."""
-        return self.engine.relative_fid(self.features)
+        return self.evaluator.relative_fid(self.features)
 
     def real_fid(self) -> float | None:
         """FID to the real pictures; None where there are none."""
-        return None if self.engine.real is None else self.engine.real(self.features)
+        return None if self.evaluator.real is None else self.evaluator.real(self.features)
 
 
 Measure = Callable[[Outcome, ReferenceName], Errors]
@@ -100,7 +100,7 @@ def measure(error: str) -> Measure:
 SHOWN: tuple[tuple[str, ReferenceName], ...] = (("latent", "teacher"), ("latent", "converged"), ("features", "teacher"))
 
 
-class LocalEngine(OneByOne):
+class LocalEvaluator(OneByOne):
     """One model with the noise and conditioning of an image set, and its references.
 
     The model is used by nobody else meanwhile.
@@ -114,7 +114,7 @@ class LocalEngine(OneByOne):
         noise: Tensor,
         references: dict[ReferenceName, Reference],
         features: nn.Module,
-        table: CostTable,
+        macs: CostTable,
         judged_by: ReferenceName,
         batch: int,
         prefixes: Prefixes | None = None,
@@ -130,7 +130,7 @@ class LocalEngine(OneByOne):
         self.noise = noise
         self.references = references
         self.features = features
-        self.table = table
+        self.macs = macs
         self.judged_by = judged_by
         self.batch = batch
         self.prefixes = prefixes
@@ -158,9 +158,9 @@ class LocalEngine(OneByOne):
     def evaluate(
         self, candidate: Candidate, first: int = 0, last: int | None = None, solver: str | Weights | None = None
     ) -> Outcome:
-        """Sample the candidate over the engine's images, or those from `first` up to `last`.
+        """Sample the candidate over the evaluator's images, or those from `first` up to `last`.
 
-        solver: another than the engine's own, by name or as a table of weights
+        solver: another than the evaluator's own, by name or as a table of weights
         """
         rows = slice(first, self.count if last is None else last)
         if solver is None:
@@ -169,15 +169,15 @@ class LocalEngine(OneByOne):
         return Outcome(self, trajectory, rows, None if isinstance(solver, str) else solver)
 
     def fit(self, candidate: Candidate) -> Weights:
-        """The weights of the candidate's own solver. Raises ValueError where the engine fits none."""
+        """The weights of the candidate's own solver. Raises ValueError where the evaluator fits none."""
         weights = self._own(candidate, slice(0, self.fitted_on), None).weights
         if weights is None:
-            raise ValueError("the engine has no teacher's path to fit a solver to")
+            raise ValueError("the evaluator has no teacher's path to fit a solver to")
         return weights
 
     def _own(self, candidate: Candidate, rows: slice, weights: Weights | None) -> Outcome:
-        """Sampled with the engine's own solver. Where that is fitted, `weights` are those of this candidate, found on
-        the first images; without them `rows` must begin there."""
+        """Sampled with the evaluator's own solver. Where that is fitted, `weights` are those of this candidate, found
+        on the first images; without them `rows` must begin there."""
         if self.path is None:
             return Outcome(self, self._drawn(candidate, rows, self.solver, self.prefixes), rows)
         parts, rest = [], rows
@@ -220,7 +220,7 @@ class LocalEngine(OneByOne):
         return trajectory
 
     def seconds(self, candidate: Candidate, images: int, solver: str | Weights) -> float:
-        """Wall time of sampling the candidate once more, per image; over the engine's images, going round."""
+        """Wall time of sampling the candidate once more, per image; over the evaluator's images, going round."""
         rows = [i % len(self.noise) for i in range(images)]
         trajectory = draw(
             self.denoiser.taken(rows), solver, self.noise[rows], candidate.places, candidate.actions, batch=self.batch
@@ -232,7 +232,7 @@ class LocalEngine(OneByOne):
     ) -> Judgement:
         """What a search minimises; the error is `DIVERGED` where sampling did not stay finite.
 
-        With a rival's errors the candidate races against it. `solver`: another than the engine's own, by name.
+        With a rival's errors the candidate races against it. `solver`: another than the evaluator's own, by name.
         """
         calls, weights = 0, None
 
