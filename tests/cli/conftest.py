@@ -1,4 +1,4 @@
-"""What tests of commands and of whole runs share: see test_search_run.py in tests/unit for one that borrows it."""
+"""What tests of commands and of whole runs share: see test_pipeline_search.py in tests/unit for one that borrows it."""
 
 from __future__ import annotations
 
