@@ -15,6 +15,7 @@ from typing import Literal
 from .checks import MAX_STEPS, one_of, shown, whole
 from .errors import ScheduleError
 from .schedule import FULL, Action, Schedule, Segment, SegmentsPlan, StepsPlan, span
+from .thinning import thinned
 
 LevelMapping = Literal["position", "level"]
 
@@ -153,7 +154,9 @@ def plan_for(
     before `start` is not run and not counted.
 
     A steps plan replaces the host's levels by its own below the host's first level, which stays and is full, and above
-    `end`, where the run stops (0: the picture itself; else it leaves noise for another run to take out).
+    `end`, where the run stops (0: the picture itself; else it leaves noise for another run to take out). The plan never
+    evaluates more levels than the run has without it: a steps plan of more is thinned to as many (`thinning`), or steps
+    aside where nothing would be saved or its solver would not fit, with a warning: the host's own levels, all in full.
     Levels that rise, repeat or are not finite and positive, and lists of < 5 or > 1000, run in full with a warning.
     own_solver: the caller runs the solver that a schedule may bring (`StepsPlan.weights`).
     Raises ScheduleError when "level" is asked of a schedule that records no levels, and without `own_solver` for one
@@ -237,10 +240,29 @@ def _steps(name: str, plan: StepsPlan, levels: tuple[float, ...], end: float) ->
     below = [step for step, reach in rest if step.sigma - (reach - step.sigma) > end]
     own = (levels[0], *(step.sigma for step in below))
     actions, nulls = (start, *(step.action for step in below)), max(0, len(levels) - len(own))
+    if len(own) > len(levels):
+        return _thinned(name, plan, own, actions, levels)
     if plan.weights is None:
         return Plan(own, actions, nulls)
     weights, warning = _own_weights(name, plan, passed, own, end)
     return Plan(own, actions, nulls, warning, weights)
+
+
+def _thinned(
+    name: str, plan: StepsPlan, own: tuple[float, ...], actions: tuple[Action, ...], levels: tuple[float, ...]
+) -> Plan:
+    """The plan where a schedule has more steps, `own`, than the host would run without it, `levels`."""
+    asked = len(levels)
+    more = f"{name} has {len(own)} steps here and {asked} were asked for"
+    kept, kept_actions = thinned(own, actions, asked)
+    if plan.weights is not None:
+        why = f"its own solver is fitted to all of them (ask for {len(own)} steps or more)"
+    elif all(action == FULL for action in kept_actions):
+        why = f"with {asked} it would save nothing"
+    else:
+        return Plan(kept, kept_actions, 0, f"{more}: it is thinned to {asked}")
+    everything = "every step runs in full, on the sampler's own noise levels"
+    return Plan(levels, (FULL,) * asked, 0, f"{more}: {why}, so it is not used; {everything}")
 
 
 def _own_weights(

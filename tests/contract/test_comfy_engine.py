@@ -437,10 +437,17 @@ class TestWhatIsSaid:
         assert torch.equal(result, host.sample(host.model(), few)) and calls.partial == 0
         assert any("no gain is to be expected of 4 steps" in note for note in outcome.notes)
 
-    def test_more_full_steps_than_the_sampler_alone_would_run(self, host: Any) -> None:
-        own = steps(*[(14.0 * 0.75**i, "FP"[i % 2]) for i in range(18)])
+    def test_more_steps_than_the_user_asked_for(self, host: Any) -> None:
+        """Thinned to the asked number, and said before sampling: 18 calls ran where the sampler alone makes 8."""
+        own = steps(*[(14.6146 * 0.75**i, "FP"[i % 2]) for i in range(18)])
+        _, calls, outcome = run(host, own)
+        assert (calls.full, calls.partial) == (4, 4)
+        assert any("made has 18 steps here and 8 were asked for: it is thinned to 8" in note for note in outcome.notes)
+
+    def test_as_many_full_steps_as_the_sampler_alone_would_run(self, host: Any) -> None:
+        own = steps(*[(14.6146 * 0.5**i, "F") for i in range(8)])
         outcome = run(host, own)[2]
-        assert any("runs 10 full steps, the sampler alone 8: nothing is gained" in note for note in outcome.notes)
+        assert any("runs 8 full steps, the sampler alone 8: nothing is gained" in note for note in outcome.notes)
 
     def test_rising_levels(self, host: Any) -> None:
         rising = [0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 14.0]

@@ -7,13 +7,14 @@ import math
 from dataclasses import replace
 
 import pytest
-from drawn_schedules import own_solver, schedule, segments
+from drawn_schedules import own_solver, schedule, segments, steps
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flexiffusion.errors import ScheduleError
 from flexiffusion.plan import Plan, index_at, plan_for, stretched
 from flexiffusion.schedule import FULL, NULL, Action, Schedule, Segment, SegmentsPlan, Step, StepsPlan
+from flexiffusion.thinning import thinned
 
 P0, P1 = Action("partial", 0), Action("partial", 1)
 
@@ -138,7 +139,7 @@ class TestOwnSolver:
         assert plan.warning is not None and "2 of 5 steps are taken by DPM-Solver++ 2M" in plan.warning
 
     def test_a_start_above_has_a_step_of_the_usual_solver_more(self) -> None:
-        plan = plan_for(self.OWN, (20.0, 8.0, 6.0, 2.0, 1.0, 0.5), own_solver=True)
+        plan = plan_for(self.OWN, (20.0, 8.0, 6.0, 2.0, 1.0, 0.5, 0.4), own_solver=True)
         assert plan.levels == (20.0, *self.LEVELS)
         assert plan.weights == (None, *self.ROWS)
 
@@ -169,7 +170,7 @@ class TestSteps:
         assert replace(planned, weights=None, warning=None) == plan_for(self.SCHEDULE, TEN)
 
     def test_a_start_above_adds_one_full_step(self) -> None:
-        plan = plan_for(self.SCHEDULE, (20.0, 8.0, 6.0, 4.0, 2.0))
+        plan = plan_for(self.SCHEDULE, (20.0, 8.0, 6.0, 4.0, 2.0, 1.0))
         assert plan.levels == (20.0, 14.6, 9.0, 4.0, 1.5, 0.4)
         assert plan.actions == (FULL, FULL, P0, FULL, P1, FULL)
         assert plan.nulls == 0
@@ -299,9 +300,81 @@ def test_two_runs_share_the_steps_of_a_plan() -> None:
 
 def test_a_steps_plan_stops_where_the_run_stops() -> None:
     steps = StepsPlan(tuple(Step(float(sigma), FULL) for sigma in (14, 9, 6, 4, 2, 1)))
-    host = (10.0, 8.0, 6.5, 5.0, 4.5)
+    host = (10.0, 8.0, 6.5, 5.0, 4.5, 4.2)
     assert plan_for(schedule(steps), host).levels == (10.0, 9.0, 6.0, 4.0, 2.0, 1.0)
     assert plan_for(schedule(steps), host, end=4.0).levels == (10.0, 9.0, 6.0)
+
+
+class TestNeverMoreThanAsked:
+    """A schedule never costs more than what the host would have run without it, and says what becomes of it."""
+
+    TURNS = schedule(steps(*((15.0 * 0.8**i, "FP"[i % 2]) for i in range(30))), "turns")
+
+    @pytest.mark.parametrize("asked", [5, 6, 7, 8, 20, 29])
+    def test_a_steps_plan_of_more_steps_is_thinned_to_the_asked_ones(self, asked: int) -> None:
+        host = tuple(15.0 * (1 - i / asked) for i in range(asked))
+        plan = plan_for(self.TURNS, host)
+        assert pattern(plan) == ("FP" * asked)[:asked]
+        assert plan.levels[0] == 15.0 and plan.levels[-1] == self.TURNS.plan.levels[-1]
+        assert plan.nulls == 0
+        assert plan.warning == f"turns has 30 steps here and {asked} were asked for: it is thinned to {asked}"
+
+    def test_one_that_fits_is_left_as_it_is(self) -> None:
+        host = tuple(15.0 * (1 - i / 30) for i in range(30))
+        plan = plan_for(self.TURNS, host)
+        assert plan.levels == self.TURNS.plan.levels and plan.warning is None
+
+    def test_levels_keep_their_spacing(self) -> None:
+        plan = plan_for(self.TURNS, tuple(15.0 * (1 - i / 8) for i in range(8)))
+        ratios = [low / high for high, low in itertools.pairwise(plan.levels)]
+        assert ratios == pytest.approx([0.8 ** (29 / 7)] * 7)
+
+    def test_img2img_takes_no_more_steps_than_its_own_list_has(self) -> None:
+        """AUTOMATIC1111 at denoising strength 0.3 and 20 steps runs 7 calls; the schedule's tail has more below it."""
+        whole = tuple(15.0 * (1 - i / 23) ** 3 for i in range(23))
+        plan = plan_for(self.TURNS, whole, start=16)
+        assert plan.levels[0] == whole[16]
+        assert pattern(plan) == "FPFPFPF" or pattern(plan) == "FFPFPFP"
+
+    def test_one_that_would_save_nothing_steps_aside(self) -> None:
+        placed = schedule(steps(*((15.0 * 0.5**i, "F") for i in range(10))), "placed")
+        host = tuple(15.0 * (1 - i / 8) for i in range(8))
+        plan = plan_for(placed, host)
+        assert (plan.levels, set(plan.actions)) == (host, {FULL})
+        assert "placed has 10 steps here and 8 were asked for: with 8 it would save nothing" in str(plan.warning)
+
+    def test_one_with_a_fitted_solver_steps_aside(self) -> None:
+        fitted = replace(self.TURNS, plan=own_solver(self.TURNS.plan))
+        host = tuple(15.0 * (1 - i / 8) for i in range(8))
+        plan = plan_for(fitted, host, own_solver=True)
+        assert (plan.levels, set(plan.actions), plan.weights) == (host, {FULL}, None)
+        assert "ask for 30 steps or more" in str(plan.warning)
+
+    @given(
+        st.lists(st.sampled_from("FPP"), min_size=1, max_size=40).map(lambda row: "".join(["F", *row])),
+        falling_levels(),
+        st.integers(0, 29),
+        st.booleans(),
+    )
+    def test_whatever_the_schedule_and_the_list(self, row: str, host: list[float], start: int, solver: bool) -> None:
+        own = steps(*((15.0 * 0.8**i, kind) for i, kind in enumerate(row)))
+        given = schedule(own_solver(own) if solver else own)
+        run = host[min(start, len(host) - 1) :]
+        plan = plan_for(given, host, start=len(host) - len(run), own_solver=True)
+        assert 0 < len(plan.levels) <= len(run)
+        assert plan.levels[0] == run[0]
+        assert all(low < high for high, low in itertools.pairwise(plan.levels))
+
+    @given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.integers(1, 60))
+    def test_thinning_keeps_whole_groups(self, sizes: list[int], count: int) -> None:
+        row = [action for size in sizes for action in (FULL, *[P0] * (size - 1))]
+        levels, actions = thinned([0.9**i for i in range(len(row))], row, count)
+        assert len(levels) == len(actions) == min(count, len(row))
+        found = "".join(action.kind[0].upper() for action in actions)
+        *groups, last = [1 + len(group) for group in found.split("F")[1:]]
+        rest = iter(sizes)
+        assert all(any(size == group for size in rest) for group in groups)  # in their order
+        assert any(size >= last for size in rest)
 
 
 class TestStart:
