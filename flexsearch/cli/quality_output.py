@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flexiffusion.presets import named
 from flexsearch.cli import output
 from flexsearch.cli.progress import Terminal
 from flexsearch.report.rows import KIND_WORDS
@@ -14,7 +15,6 @@ from flexsearch.report.table import DIVERGED
 from flexsearch.runs.quality import Quality, quality, read_captions, with_steps
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import BUNDLED, read_prompts
-from flexsearch.sharing import own_presets
 
 COCO = "coco:"
 _TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips": "LPIPS", "clip": "CLIP score"}
@@ -30,7 +30,7 @@ def conduct(
     **options: Any,
 ) -> None:
     """Draw, measure and show."""
-    schedules = with_steps([(name, own_presets.find(name).schedule) for name in presets], steps)
+    schedules = with_steps([(name, named(name).schedule) for name in presets], steps)
     prompts = _prompts(prompts_file)
     settings = Settings(**options, prompts=prompts, held_out_prompts=prompts)
     found = quality(schedules, settings, prompts, count, Terminal(), folder=out, clip=clip)

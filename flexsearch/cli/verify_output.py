@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from flexiffusion.presets import named
 from flexsearch.cli import output
 from flexsearch.cli.progress import Terminal
 from flexsearch.errors import ConfigError
@@ -16,7 +17,6 @@ from flexsearch.runs.claims import Finding, Word, overall
 from flexsearch.runs.settings import Settings
 from flexsearch.runs.verify import Verification, unused_seed, usual_images, verify
 from flexsearch.sampling.prompts import given_prompts
-from flexsearch.sharing import own_presets
 from flexsearch.sharing.measurement import write
 
 _STYLES: dict[Word | None, str] = {"confirmed": "green", "weaker": "yellow", "refuted": "red", None: "dim"}
@@ -34,7 +34,7 @@ def conduct(
     """Measure, show and share; the findings."""
     if share is not None and not Path(share).absolute().parent.is_dir():
         raise ConfigError(f"--share {share}", "there is no such folder", "Make it, or give another place")
-    schedule = own_presets.find(preset).schedule
+    schedule = named(preset).schedule
     prompts, held_out = given_prompts(prompts_file)
     asked = Settings(
         **options,

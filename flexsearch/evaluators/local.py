@@ -14,19 +14,23 @@ from torch import Tensor, nn
 
 from flexiffusion.cost import CostTable
 from flexiffusion.search.candidate import Candidate
+from flexiffusion.search.devices import out_of_memory, release
 from flexiffusion.search.evaluator import OneByOne
 from flexiffusion.search.fitting import TeacherPath
 from flexiffusion.search.objective import Objective, ReferenceName
 from flexiffusion.search.paired import DIVERGED, Errors, squared_error
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import Judgement, race
-from flexiffusion.search.trajectory import Trajectory, joined
+from flexiffusion.search.refining import refined
+from flexiffusion.search.trajectory import Trajectory, halved, joined
 from flexiffusion.solver import Weights
 from flexsearch.metrics.features import extract
 from flexsearch.metrics.perceptual import load_lpips, lpips_errors
 from flexsearch.metrics.real_fid import RealFid
 from flexsearch.metrics.relative_fid import RelativeFid
-from flexsearch.models.checkpoint import CheckpointDenoiser
+from flexsearch.models.checkpoint import CheckpointDenoiser, stills
+from flexsearch.models.diffusers_caches import Meter
+from flexsearch.models.model import no_room
 from flexsearch.named import callable_of, is_named
 from flexsearch.sampling.references import Reference
 from flexsearch.sampling.solvers import draw, draw_fitted
@@ -34,26 +38,32 @@ from flexsearch.sampling.solvers import draw, draw_fitted
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A candidate's images, and their errors, computed when asked for."""
+    """A candidate's images, and their errors, computed when asked for. `meter` counted a cache's calls."""
 
     evaluator: LocalEvaluator
     trajectory: Trajectory
     rows: slice  # which of the evaluator's images
     weights: Weights | None = None  # of the solver, where it was not one by name
+    meter: Meter | None = None
 
     @cached_property
     def images(self) -> Tensor:
-        """(n, 3, height, width) float32 in [0, 1]."""
+        """(n, 3, height, width) float32 in [0, 1]; of videos (n, frames, 3, height, width)."""
         return self.evaluator.model.decode(self.trajectory.latents)
 
     @property
     def pictures(self) -> NDArray[np.float32]:
         """The first ten images, (10, height, width, 3) in [0, 1]: a strip of a comparison picture."""
-        return np.asarray(self.images[:10].permute(0, 2, 3, 1).numpy())
+        return np.asarray(stills(self.images[:10]).permute(0, 2, 3, 1).numpy())
 
     @cached_property
     def features(self) -> Tensor:
         return extract(self.evaluator.features, self.images)
+
+    @property
+    def all_features(self) -> Tensor:
+        """(n, d), of videos each frame's: what a Fréchet distance is of."""
+        return self.features.flatten(0, -2)
 
     def latent_errors(self, reference: ReferenceName) -> Errors:
         """Mean squared latent difference to the reference, per image."""
@@ -74,11 +84,11 @@ class Outcome:
 
     def relative_fid(self) -> float:
         """Relative FID to the teacher."""
-        return self.evaluator.relative_fid(self.features)
+        return self.evaluator.relative_fid(self.all_features)
 
     def real_fid(self) -> float | None:
         """FID to the real pictures; None where there are none."""
-        return None if self.evaluator.real is None else self.evaluator.real(self.features)
+        return None if self.evaluator.real is None else self.evaluator.real(self.all_features)
 
 
 Measure = Callable[[Outcome, ReferenceName], Errors]
@@ -139,7 +149,7 @@ class LocalEvaluator(OneByOne):
 
     @cached_property
     def relative_fid(self) -> RelativeFid:
-        return RelativeFid(self.references["teacher"].features)
+        return RelativeFid(self.references["teacher"].features.flatten(0, -2))
 
     @cached_property
     def lpips(self) -> nn.Module:
@@ -174,6 +184,29 @@ class LocalEvaluator(OneByOne):
         if weights is None:
             raise ValueError("the evaluator has no teacher's path to fit a solver to")
         return weights
+
+    def refine(self, candidate: Candidate, weights: Weights) -> Weights:
+        """The weights of the candidate's own solver, refined for where its samples of all images end. Raises ModelError
+        where not even one image fits."""
+        wanted = self.references[self.judged_by].latents
+        while True:
+            try:
+                return refined(
+                    self.denoiser,
+                    self.noise,
+                    wanted,
+                    candidate.places,
+                    candidate.actions,
+                    weights,
+                    batch=self.batch,
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if self.batch == 1:
+                    raise no_room(self.model) from error
+            release(self.denoiser.device)
+            self.batch = halved(self.batch)
 
     def _own(self, candidate: Candidate, rows: slice, weights: Weights | None) -> Outcome:
         """Sampled with the evaluator's own solver. Where that is fitted, `weights` are those of this candidate, found

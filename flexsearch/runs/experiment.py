@@ -50,8 +50,9 @@ class Experiment:
     def model(self) -> Checkpoint:
         settings = self.settings
         return load_model(
-            settings.model, settings.device, settings.dtype, settings.size, settings.prediction, settings.compiled
-        )
+            settings.model, settings.device, settings.dtype, settings.size, settings.prediction, settings.compiled,
+            settings.frames,
+        )  # fmt: skip
 
     @cached_property
     def batch(self) -> int:
@@ -66,7 +67,8 @@ class Experiment:
     def described(self) -> str:
         """The model in one line: what was loaded, what was recognised, how it will run. Then a line for each note."""
         width, height = self.model.image_size
-        line = f"{self.model.described()}, {width}x{height}, batch {self.batch}"
+        frames = "" if self.model.frames is None else f", {self.model.frames} frames"
+        line = f"{self.model.described()}, {width}x{height}{frames}, batch {self.batch}"
         return "\n".join([line, *self.model.note_lines(), *self._prompt_notes()])
 
     def _prompt_notes(self) -> list[str]:
