@@ -191,6 +191,10 @@ class Experiment:
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
         return self._evaluator(images, self._references(images, {"teacher", "converged"}))
 
+    def evaluator_without_references(self, images: ImageSet) -> LocalEvaluator:
+        """What samples candidates on other images; nothing is known there to compare them with."""
+        return self._evaluator(images, {})
+
     @property
     def _ways(self) -> dict[ReferenceName, tuple[SamplerSettings, Sequence[int]]]:
         """Of the teacher; of the converged solution, by DPM-Solver++ 2M at the same guidance."""

@@ -27,6 +27,7 @@ from flexsearch.errors import ConfigError
 from flexsearch.metrics import likeness
 from flexsearch.metrics.features import extract
 from flexsearch.metrics.relative_fid import frechet_distance
+from flexsearch.models.checkpoint import stills
 from flexsearch.models.identity import cache_folder
 from flexsearch.report.rows import RowKind
 from flexsearch.runs import final_table
@@ -36,7 +37,6 @@ from flexsearch.runs.from_file import entry_of, shared_settings
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.references import HELD_OUT, ImageSet
-from flexsearch.sampling.solvers import draw
 
 KEPT = "quality.safetensors"  # in the folder that is given to go on from
 
@@ -98,9 +98,7 @@ def quality(
             first, size = kept.done, min(experiment.batch, count - kept.done)
             kept.add(size, _measured(experiment, entries, prompts, first, size, measures, score))
             at.advance(size)
-    return Quality(
-        tuple(_rows(entries, experiment, kept, [*measures, *["clip"] * (score is not None)])), count, left_out
-    )
+    return Quality(tuple(_rows(entries, kept, [*measures, *["clip"] * (score is not None)])), count, left_out)
 
 
 def read_captions(path: Path) -> tuple[str, ...]:
@@ -158,18 +156,17 @@ def _measured(
 ) -> Measured:
     shown = [prompts[(first + i) % len(prompts)] for i in range(size)] if prompts else []
     images = ImageSet(experiment.settings.seed, HELD_OUT + first, size, tuple(shown))
-    denoiser, noise = experiment.denoiser(images), images.noise(experiment.model)
+    evaluator = experiment.evaluator_without_references(images)
     teacher: Tensor | None = None
     found: Measured = {}
     for label, entry in entries.items():
-        with torch.inference_mode():
-            drawn = draw(
-                denoiser, entry.solver, noise, entry.candidate.places, entry.candidate.actions, batch=experiment.batch
-            )
-            pictures = experiment.model.decode(drawn.latents).float().cpu()
+        outcome = final_table.evaluate(evaluator, entry)
+        macs = final_table.work_of(evaluator, entry, outcome).macs
+        pictures = stills(outcome.images).float()
         finite_ones = pictures.isfinite().flatten(1).all(1).tolist()
         shown_ones = pictures.nan_to_num(0.0).clamp(0, 1)
         found[f"{label}/features"] = extract(experiment.features, pictures)
+        found[f"{label}/macs"] = torch.full((size,), macs, dtype=torch.float64)
         if teacher is None:
             teacher = shown_ones
         else:
@@ -186,20 +183,15 @@ def _or_nan(values: Sequence[float], finite_ones: Sequence[bool]) -> Tensor:
     return torch.tensor(kept, dtype=torch.float64)
 
 
-def _rows(entries: Mapping[str, Entry], experiment: Experiment, kept: _Kept, names: Sequence[str]) -> list[QualityRow]:
-    labels = list(entries)
-    full_length = entries[labels[0]].candidate.cost(experiment.macs)
-    reference = kept.tensors[f"{labels[0]}/features"]
-    rows = []
+def _rows(entries: Mapping[str, Entry], kept: _Kept, names: Sequence[str]) -> list[QualityRow]:
+    teacher, rows = next(iter(entries)), []
     for label, entry in entries.items():
-        features = kept.tensors[f"{label}/features"]
-        means = {
-            name: estimate(kept.tensors[f"{label}/{name}"].nan_to_num(math.inf).numpy())
-            for name in names
-            if f"{label}/{name}" in kept.tensors
+        of = {
+            name.removeprefix(f"{label}/"): kept.tensors[name] for name in kept.tensors if name.startswith(f"{label}/")
         }
-        fid = None if label == labels[0] else frechet_distance(features, reference)
-        speedup = full_length / entry.candidate.cost(experiment.macs)
+        means = {name: estimate(of[name].nan_to_num(math.inf).numpy()) for name in names if name in of}
+        fid = None if label == teacher else frechet_distance(of["features"], kept.tensors[f"{teacher}/features"])
+        speedup = float(kept.tensors[f"{teacher}/macs"].mean() / of["macs"].mean())
         rows.append(QualityRow(label, entry.kind, speedup, means, fid))
     return rows
 
@@ -210,7 +202,7 @@ def _key(experiment: Experiment, entries: Mapping[str, Entry], prompts: Sequence
     determines = {
         "model": [model.sha256, model.image_size, str(model.dtype), model.noise_config],
         "sampling": asdict(experiment.sampling),
-        "entries": {label: [entry.candidate.key, repr(entry.solver)] for label, entry in entries.items()},
+        "entries": {label: repr(entry.key) for label, entry in entries.items()},
         "prompts": list(prompts),
         "seed": experiment.settings.seed,
         "features": experiment.settings.features,
