@@ -98,7 +98,8 @@ def quality(
             first, size = kept.done, min(experiment.batch, count - kept.done)
             kept.add(size, _measured(experiment, entries, prompts, first, size, measures, score))
             at.advance(size)
-    return Quality(tuple(_rows(entries, kept, [*measures, *["clip"] * (score is not None)])), count, left_out)
+    rows = _rows(entries, kept, [*measures, *["clip"] * (score is not None)])
+    return Quality(tuple(rows), kept.done, left_out)
 
 
 def read_captions(path: Path) -> tuple[str, ...]:
