@@ -9,7 +9,7 @@ import click
 
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
-from flexsearch.cli.kinds import Place
+from flexsearch.cli.kinds import Place, Word
 from flexsearch.cli.options import MODEL, with_options
 from flexsearch.cli.presets import complete_name
 
@@ -31,8 +31,8 @@ from flexsearch.cli.presets import complete_name
 )
 @click.option("--choose-on", "images", type=int, default=16, show_default=True,
               help="Other images, to choose the best hand-made rivals on.")  # fmt: skip
-@click.option("--features", default="bundled", show_default=True, metavar="MODULE",
-              help="Of the FID: bundled, inception:FILE or package.module:Class.")  # fmt: skip
+@click.option("--features", type=Word("auto", "bundled", "model", "inception:"), default="auto", show_default=True,
+              metavar="MODULE", help="Of the FID; as in flexsearch run.")  # fmt: skip
 @click.option("--clip", metavar="DIR", type=Place(folder=True, file_okay=False, path_type=Path),
               help="A CLIP model's folder, for the CLIP score.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")

@@ -25,7 +25,7 @@ from flexiffusion.search.paired import Estimate, estimate, finite
 from flexiffusion.whole_file import whole_file
 from flexsearch.errors import ConfigError
 from flexsearch.metrics import likeness
-from flexsearch.metrics.features import extract
+from flexsearch.metrics.features import features_of
 from flexsearch.metrics.relative_fid import frechet_distance
 from flexsearch.models.checkpoint import stills
 from flexsearch.models.identity import cache_folder
@@ -166,7 +166,8 @@ def _measured(
         pictures = stills(outcome.images).float()
         finite_ones = pictures.isfinite().flatten(1).all(1).tolist()
         shown_ones = pictures.nan_to_num(0.0).clamp(0, 1)
-        found[f"{label}/features"] = extract(experiment.features, pictures)
+        latents = outcome.trajectory.latents
+        found[f"{label}/features"] = features_of(experiment.features, latents, pictures, experiment.batch)
         found[f"{label}/macs"] = torch.full((size,), macs, dtype=torch.float64)
         if teacher is None:
             teacher = shown_ones
@@ -206,7 +207,7 @@ def _key(experiment: Experiment, entries: Mapping[str, Entry], prompts: Sequence
         "entries": {label: repr(entry.key) for label, entry in entries.items()},
         "prompts": list(prompts),
         "seed": experiment.settings.seed,
-        "features": experiment.settings.features,
+        "features": experiment.features_name,
         "clip": None if clip is None else str(clip),
     }
     return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
