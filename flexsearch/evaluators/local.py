@@ -24,7 +24,7 @@ from flexiffusion.search.racing import Judgement, race
 from flexiffusion.search.refining import refined
 from flexiffusion.search.trajectory import Trajectory, halved, joined
 from flexiffusion.solver import Weights
-from flexsearch.metrics.features import extract
+from flexsearch.metrics.features import Features, features_of
 from flexsearch.metrics.perceptual import load_lpips, lpips_errors
 from flexsearch.metrics.real_fid import RealFid
 from flexsearch.metrics.relative_fid import RelativeFid
@@ -58,7 +58,8 @@ class Outcome:
 
     @cached_property
     def features(self) -> Tensor:
-        return extract(self.evaluator.features, self.images)
+        evaluator = self.evaluator
+        return features_of(evaluator.features, self.trajectory.latents, self.images, evaluator.batch)
 
     @property
     def all_features(self) -> Tensor:
@@ -123,7 +124,7 @@ class LocalEvaluator(OneByOne):
         solver: str,
         noise: Tensor,
         references: dict[ReferenceName, Reference],
-        features: nn.Module,
+        features: Features,
         macs: CostTable,
         judged_by: ReferenceName,
         batch: int,
