@@ -36,6 +36,8 @@ from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_places, reference
 from flexsearch.sampling.solvers import SamplerSettings, solver_maker
 
+FOLLOWED = 32  # search images whose teacher's way is kept, for the last fit of what was found
+
 
 class Experiment:
     """What a run works with. Parts are made when they are first asked for."""
@@ -175,7 +177,8 @@ class Experiment:
     @cached_property
     def search_evaluator(self) -> LocalEvaluator:
         judged_by = self.settings.judged_by
-        return self.evaluator_for_search(self._references(self._search_images, {"teacher", judged_by}, self._fitted_on))
+        followed = min(self.settings.images, FOLLOWED) if self.settings.fits else 0
+        return self.evaluator_for_search(self._references(self._search_images, {"teacher", judged_by}, followed))
 
     def evaluator_for_search(self, references: dict[ReferenceName, Reference]) -> LocalEvaluator:
         """An evaluator on the search images, with references that are known."""
@@ -199,8 +202,12 @@ class Experiment:
 
     @cached_property
     def held_out_evaluator(self) -> LocalEvaluator:
+        return self.held_out_against({"teacher", "converged"})
+
+    def held_out_against(self, needed: Collection[ReferenceName]) -> LocalEvaluator:
+        """An evaluator on the held-out images, with these references only."""
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
-        return self._evaluator(images, self._references(images, {"teacher", "converged"}))
+        return self._evaluator(images, self._references(images, needed))
 
     def evaluator_without_references(self, images: ImageSet) -> LocalEvaluator:
         """What samples candidates on other images; nothing is known there to compare them with."""
@@ -258,6 +265,7 @@ class Experiment:
             prefixes=prefixes,
             real=self.real,
             path=path,
+            fitted_on=0 if path is None else self._fitted_on,
         )
 
     @cached_property
