@@ -13,6 +13,7 @@ pipelines that share the network need no second `apply`, and nothing of ours is 
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import logging
 import math
@@ -173,6 +174,9 @@ def _subclass(base: Any, handle: Handle) -> Any:
 
     def reduce(self: Any, protocol: int) -> Any:
         function, arguments, *rest = base.__reduce_ex__(self, protocol)
+        if function is copyreg.__newobj__ and arguments == (made,):  # type: ignore[attr-defined]
+            # pickle wants the class of the object itself there; this makes one of the class that it is told
+            return (copyreg._reconstructor, (base, object, None), *rest)  # type: ignore[attr-defined]
         return (function, tuple(base if argument is made else argument for argument in arguments), *rest)
 
     names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
