@@ -95,6 +95,23 @@ def nothing_saved(schedule: str, report: Report) -> str | None:
     return None
 
 
+def side_by_side(reports: Sequence[Report], full: int = 0, misses: int = 0) -> Report:
+    """What copies of one network, each on a device of its own, ran in one sampling at the same time.
+
+    Seconds and evaluations are the first one's; calls and memory are those of all together.
+
+    full, misses: calls of networks that have no report, and how many of them the plan wanted partial
+    """
+    return replace(
+        reports[0],
+        full=sum(report.full for report in reports) + full,
+        partial=sum(report.partial for report in reports),
+        misses=sum(report.misses for report in reports) + misses,
+        cache_bytes=sum(report.cache_bytes for report in reports),
+        dropped=sum(report.dropped for report in reports),
+    )
+
+
 def total(reports: Sequence[Report], nulls: int) -> Report:
     """What several networks ran one after the other in one sampling, such as a model and its refiner.
 

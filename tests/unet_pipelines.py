@@ -11,8 +11,8 @@ import diffusers
 import torch
 from PIL import Image
 
-from flexiffusion.facts import ModelInfo, Sampling
 from flexiffusion.layouts import find_layout
+from flexiffusion.metadata import ModelInfo, Sampling
 from flexiffusion.schedule import Schedule, SegmentsPlan, StepsPlan
 from flexsearch.models.pipeline_loop import accepts
 from tests.pipeline_folders import WIDTH, clip, tokenizer, vae

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from comfy_api.latest import io
 from ...flexiffusion.solver import own_sampler
 from ..apply import thin
 from .common import schedule_input, schema
+
+_log = logging.getLogger("flexiffusion")
 
 
 class ScheduleSigmas(io.ComfyNode):
@@ -46,6 +49,8 @@ class ScheduleSigmas(io.ComfyNode):
         if len(sigmas) < 2:
             return io.NodeOutput(sigmas, ksampler("euler"))
         levels, plan = thin(schedule, [float(sigma) for sigma in sigmas])
+        if plan.warning:
+            _log.warning("%s", plan.warning)
         thinned = torch.tensor(levels, dtype=sigmas.dtype, device=sigmas.device)
         if plan.weights is None:
             return io.NodeOutput(thinned, ksampler("euler"))

@@ -17,6 +17,8 @@ import pytest
 import torch
 from pack import ROOT, load_pack, part
 
+from flexiffusion.strip import KIND_COLOURS
+
 GOLDEN = ROOT / "tests" / "golden" / "comfy_nodes.json"
 LANGUAGES = ("en", "zh", "ja")
 
@@ -182,11 +184,14 @@ class TestLoad:
         assert folder_paths.get_folder_paths("flexiffusion")[0] == str(pack.models / "flexiffusion")
 
 
-def test_schedule_sigmas(pack: Any) -> None:
+def test_schedule_sigmas(pack: Any, caplog: pytest.LogCaptureFixture) -> None:
     (schedule,) = pack.nodes[2].execute("sd15-turns-6.json").args
     sigmas = torch.tensor([14.0, 9.0, 5.0, 3.0, 1.0, 0.5, 0.0])
     thinned, sampler = pack.nodes[3].execute(sigmas, schedule).args
-    assert thinned[0] == 14.0 and thinned[-1] == 0.0 and len(thinned) == 13 and thinned.dtype == sigmas.dtype
+    assert thinned[0] == 14.0 and thinned[-1] == 0.0 and len(thinned) == 7 and thinned.dtype == sigmas.dtype
+    assert "has 12 steps here and 6 were asked for: it is thinned to 6" in caplog.text
+    enough = torch.tensor([15.0 * 0.7**i for i in range(20)] + [0.0])
+    assert len(pack.nodes[3].execute(enough, schedule).args[0]) == 14  # the list begins above the schedule's own levels
     empty = torch.tensor([])
     assert pack.nodes[3].execute(empty, schedule).args[0] is empty
     assert sampler == "euler"  # the stand-in's: a name where the host makes an object of it
@@ -199,6 +204,7 @@ def test_the_strip(pack: Any) -> None:
     inline = part("comfy_nodes.inline")
     shown = inline.strip(inline.chosen("sd15-turns-6.json"))
     assert shown["steps"] == [["full", None], ["partial", 0]] * 6
+    assert shown["colours"] == KIND_COLOURS
     assert shown["counts"] == "6 full, 6 partial, own noise levels"
     assert shown["model"] == "sd15, heuristic" and "a hand-made rule" in shown["made_for"]
     json.dumps(shown)

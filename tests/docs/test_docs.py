@@ -27,7 +27,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "schedules" / "README.md", ROOT / "benchmarks" / "README.md",
+PAGES = sorted([*ROOT.glob("[A-Z]*.md"), ROOT / "schedules" / "README.md", ROOT / "benchmarks" / "README.md",
                 *(ROOT / "docs").rglob("*.md")])  # fmt: skip
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 FENCE = re.compile(r"^( *)```(\w+)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)

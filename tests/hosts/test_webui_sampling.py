@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ from webui_stand_in import (
     small_network,
 )
 
-from flexiffusion.facts import ModelInfo, Provenance, Sampling
+from flexiffusion.metadata import ModelInfo, Provenance, Sampling
 from flexiffusion.plan import plan_for
 
 MIXED = segments("FPP FPN FPNN")  # 10 steps: 3 full, 4 partial, 3 null
@@ -75,15 +76,16 @@ class TestSamplers:
     @pytest.mark.parametrize("func", LISTS, ids=lambda func: func.__name__)
     def test_own_levels_replace_the_list_below_its_start(self, host: WebUI, func: Any) -> None:
         _, sampler = host.run(TURNS, func, steps=10)
-        own = [step.sigma for step in TURNS.plan.steps[1:]]
+        # lists in timesteps begin nearer to the second step than to the first, and take its place
+        own = [step.sigma for step in TURNS.plan.steps[2 if sampler.timesteps else 1 :]]
         # timesteps are whole numbers: up to half a step beside the level that was asked for
         asked = sorted(set(sampler.model_wrap_cfg.asked), reverse=True)
         for level in own:
             assert min(abs(level - found) / level for found in asked) < (0.08 if sampler.timesteps else 1e-6)
         report = host.outcomes[0].report
         if func in (stand_in.euler, stand_in.ddim):
-            assert len(asked) == 7
-            assert (report.full, report.partial, report.null) == (4, 3, 3 if func is stand_in.euler else 2)
+            assert len(asked) == 1 + len(own)
+            assert (report.full, report.partial, report.null) == (4, len(own) - 3, 3)
 
     def test_a_sampler_that_only_counts_its_timesteps_keeps_its_own_levels(self, host: WebUI) -> None:
         plain, before = host.run(None, stand_in.unipc, steps=10)
@@ -423,6 +425,38 @@ class TestRefiner:
         host.run(segments("FPPPPP FPPP"), steps=10)
         assert host.outcomes[0].counts == "full 3, partial 7, null 0, misses 1"
 
+    def test_loading_the_refiner_is_not_sampling_time(self, host: WebUI) -> None:
+        evaluations = []
+
+        def switch(denoiser: Any) -> None:
+            evaluations.append(1)
+            if len(evaluations) == 5:
+                time.sleep(3)
+                host.sd_model.sd_checkpoint_info = "refiner"
+
+        host.before_evaluation = switch
+        host.run(segments("FPPPPP FPPP"), steps=10)
+        assert host.outcomes[0].report.seconds < 3
+
+    @pytest.mark.parametrize("pattern, missed", [("FPP FPP FPNN", True), ("FPP FPP FPNP", False)])
+    def test_a_refiner_that_never_comes_is_said(self, host: WebUI, pattern: str, missed: bool) -> None:
+        """The host switches at the first step past 0.85 of them; the last one that runs is the 8th of 10."""
+        sampler = SamplerObject(host, stand_in.euler)
+        p = SimpleNamespace(steps=10, refiner_checkpoint_info="refiner", extra_generation_params={})
+        sampler.model_wrap_cfg.p = p
+
+        def switch(denoiser: Any) -> None:
+            if denoiser.step / 10 >= 0.85:
+                host.sd_model.sd_checkpoint_info = "refiner"
+                p.extra_generation_params["Refiner"] = "refiner"
+
+        host.before_evaluation = switch
+        host.attach(sampler, segments(pattern))
+        sampler.sample(p, host.noise())
+        said = [warning for warning in host.warnings if "the refiner did not take over" in warning]
+        assert len(said) == missed
+        assert not missed or "the last 2 of 10 steps are null" in said[0]
+
     def test_a_network_that_does_not_fit_runs_in_full(self, host: WebUI) -> None:
         other = small_network(levels=1)
         evaluations = []
@@ -456,13 +490,29 @@ class TestStarts:
             assert (report.full, report.partial) == (2, 7)
         assert (counter.calls, counter.full) == (report.full + report.partial, report.full)
 
+    @pytest.mark.parametrize("steps, denoise", [(8, None), (20, 0.3), (20, 0.5), (10, 0.35)])
+    @pytest.mark.parametrize("func", LISTS, ids=lambda func: func.__name__)
+    def test_no_more_calls_than_without_it(self, host: WebUI, func: Any, steps: int, denoise: float | None) -> None:
+        """Denoising strength 0.3 of 20 steps made 17 calls where the plain way makes 7."""
+        turns = own_levels(*((14.6 * 0.8**i, "FP"[i % 2]) for i in range(30)))
+        with Counter(host.unet) as plain:
+            host.run(None, func, steps, denoise=denoise)
+        host.warnings.clear()
+        with Counter(host.unet) as ours:
+            host.run(turns, func, steps, denoise=denoise)
+        assert 0 < ours.calls <= plain.calls
+        if "steps are too few" not in host.warnings[0]:
+            assert "thinned to" in host.warnings[0]
+            assert ours.full < plain.full
+
     def test_nulls_and_own_levels_in_the_tail(self, host: WebUI) -> None:
         _, sampler = host.run(segments("FPPNN FPPNN FPPNN FPPNN"), steps=20, denoise=0.4)
         assert host.outcomes[-1].counts == "full 2, partial 3, null 4, misses 0"
         start = sampler.model_wrap_cfg.asked[0]
         _, sampler = host.run(TURNS, steps=20, denoise=0.4)
         assert sampler.model_wrap_cfg.asked[0] == start
-        assert sampler.model_wrap_cfg.asked[1:] == pytest.approx([0.7, 0.3, 0.1], rel=1e-6)
+        # it begins near 0.7 and takes its place
+        assert sampler.model_wrap_cfg.asked[1:] == pytest.approx([0.3, 0.1], rel=1e-6)
 
     def test_img2img_of_a_sampler_with_its_own_levels(self, host: WebUI) -> None:
         host.run(segments("FPPPP FPPPP FPPPP FPPPP"), stand_in.unipc, steps=20, denoise=0.6)
