@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..flexiffusion.errors import ModelMismatch
-from ..flexiffusion.fit import misfit, require_fit, require_noise
+from ..flexiffusion.fit import distilled, misfit, require_fit, require_noise
 from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, side_by_side, why_not_cut
 from ..flexiffusion.noise import NoiseKind
 from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for
@@ -265,8 +265,9 @@ def _notes(
         "this host does not tell which one is loaded. On another one its quality was not measured"
     )
     counts = None if sampler is None else count_note(sampler)
+    few = distilled(_network(guider))
     prompts = conditionings.note(getattr(guider, "conds", {}), plan, _model_sampling(guider))
-    return [note for note in (differs, checkpoint, counts, prompts, caches.note(guider.model_options)) if note]
+    return [note for note in (differs, few, checkpoint, counts, prompts, caches.note(guider.model_options)) if note]
 
 
 def _network(guider: Any) -> Any:

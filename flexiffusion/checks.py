@@ -18,6 +18,7 @@ Key = TypeVar("Key", int, str)
 MAX_STEPS = 1000  # the training timesteps of every model served; also bounds what a tiny hostile file can unfold to
 MAX_BRANCHES = 64
 MAX_BLOCKS = 1000
+FINGERPRINT = 16  # numbers of one
 MAX_WEIGHTS = 16  # of one step: more outputs than any solver reads
 MAX_WEIGHT = 1000.0  # magnitude; those of usual solvers are below 10
 MAX_COUNT = 2**53 - 1  # the largest whole number that every JSON reader keeps exactly
@@ -81,7 +82,7 @@ def identifier(place: str, value: object, limit: int) -> str:
     return value
 
 
-def choice(place: str, value: object, allowed: Sequence[str]) -> str:
+def one_of(place: str, value: object, allowed: Sequence[str]) -> str:
     """One of the `allowed` texts."""
     if not isinstance(value, str) or value not in allowed:
         raise ScheduleError(place, f"{shown(value)} is not known here", f"Use one of: {', '.join(allowed)}")

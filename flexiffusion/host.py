@@ -9,9 +9,9 @@ from torch import nn
 
 from .errors import ModelMismatch
 from .layouts import find_layout
-from .plan import Plan
+from .plan import FEWEST_STEPS, Plan
 from .run import Report
-from .schedule import FULL
+from .schedule import FULL, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,28 @@ def full_plan(levels: Sequence[float]) -> Plan:
 def in_full(plan: Plan) -> Plan:
     """The same levels, every one in full: what is left of a plan on a network that cannot be cut."""
     return replace(plan, actions=(FULL,) * len(plan.actions))
+
+
+def checkpoint_note(schedule: Schedule) -> str | None:
+    """A sentence for hosts that do not tell a checkpoint's hash, on a schedule that was searched on a certain one."""
+    if not schedule.model.sha256:
+        return None
+    return (
+        f"{schedule.name} was searched on the checkpoint with SHA-256 {schedule.model.sha256[:12]}...; "
+        "this host does not tell which one is loaded. On another one its quality was not measured"
+    )
+
+
+def gain_note(schedule: str, plan: Plan, steps: int) -> str | None:
+    """A sentence where a plan saves nothing against `steps` full steps of the host's own list; None: it saves."""
+    if steps < FEWEST_STEPS:
+        return f"no gain is to be expected of {steps} steps: they are sampled as ever"
+    fulls = sum(action == FULL for action in plan.actions)
+    if fulls < steps:
+        return None
+    if fulls == len(plan.actions) and fulls == steps:
+        return f"{schedule} has no effect here: every step runs in full"
+    return f"{schedule} runs {fulls} full steps, the sampler alone {steps}: nothing is gained here"
 
 
 def nothing_saved(schedule: str, report: Report) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .checks import MAX_STEPS, choice, shown, whole
+from .checks import MAX_STEPS, one_of, shown, whole
 from .errors import ScheduleError
 from .schedule import FULL, Action, Schedule, Segment, SegmentsPlan, StepsPlan, span
 from .thinning import thinned
@@ -190,7 +190,7 @@ def plan_for(
     """
     if not own_solver:
         require_host_solver(schedule)
-    choice("mapping", mapping, ("position", "level"))
+    one_of("mapping", mapping, ("position", "level"))
     levels = tuple(float(sigma) for sigma in sigmas)
     if levels and levels[-1] == 0:
         levels = levels[:-1]

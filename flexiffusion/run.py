@@ -150,11 +150,15 @@ class Run:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Frees every feature. The report stays."""
+    def close(self, ended: float | None = None) -> None:
+        """Frees every feature. The report stays.
+
+        ended: when the run's last work was done, by `time.perf_counter`; None: now. A host that loads another network
+            before it closes this run would have its loading counted.
+        """
         self._cache.clear()
         if self._ended is None:
-            self._ended = time.perf_counter()
+            self._ended = time.perf_counter() if ended is None else ended
             self._clock(self._ended)
 
     @property

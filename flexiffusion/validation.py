@@ -1,11 +1,11 @@
 """A parsed document -> Schedule: every key known, every value of its type and in its range, or one ScheduleError.
 
-The rules of single values are the dataclasses' own (`schedule`, `facts`); this module knows which keys an object
+The rules of single values are the dataclasses' own (`schedule`, `metadata`); this module knows which keys an object
 has and turns the places of their errors into JSON paths. The JSON Schema in `schedules/schema/` states the same for
 editors; tests/unit/test_schema.py keeps the two together.
 
-Format 2 adds weights of steps, noise levels of flow models and the number of a transformer's blocks; a file that needs
-none of them is still written as format 1.
+Format 2 adds weights of steps, noise levels of flow models, the number of a transformer's blocks and the fingerprint
+of a checkpoint; a file that needs none of them is still written as format 1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from .checks import MAX_WEIGHTS, choice, listing, shown, whole
+from .checks import MAX_WEIGHTS, listing, one_of, shown, whole
 from .errors import ScheduleError, VersionError
 from .schedule import (
     Action,
@@ -93,7 +93,7 @@ def schedule_from(document: object, place: str = "$") -> Schedule:
         ModelInfo,
         fields["model"],
         ("family", "branches"),
-        ("sha256", "blocks") if new else ("sha256",),
+        ("sha256", "blocks", "fingerprint") if new else ("sha256",),
     )
     fields["sampling"] = _built(
         f"{place}.sampling",
@@ -131,7 +131,7 @@ def _plan(place: str, value: object, new: bool) -> SegmentsPlan | StepsPlan:
         raise ScheduleError(place, f"{shown(value)} is not an object", "Write an object in braces")
     if "kind" not in value:
         raise ScheduleError(f"{place}.kind", "the kind is missing", "Write one of: segments, steps")
-    if choice(f"{place}.kind", value["kind"], ("segments", "steps")) == "segments":
+    if one_of(f"{place}.kind", value["kind"], ("segments", "steps")) == "segments":
         fields = _fields(place, value, ("kind", "segments"), ("layout", "noise") if new else ("layout",))
         segments = tuple(
             _built(f"{place}.segments[{i}]", Segment, entry, ("steps", "active", "branch"), ("predictor",))
@@ -150,7 +150,7 @@ def _step(place: str, value: object, new: tuple[str, ...]) -> Step:
     if (
         isinstance(value, dict)
         and "do" in value
-        and choice(f"{place}.do", value["do"], ("full", "partial")) == "partial"
+        and one_of(f"{place}.do", value["do"], ("full", "partial")) == "partial"
     ):
         fields = _fields(place, value, ("sigma", "do", "branch"), ("predictor", "drop", *new))
     else:

@@ -23,6 +23,12 @@ def family() -> str | None:
     return loaded.family if loaded is not None else None
 
 
+def progress(steps: int) -> None:
+    """Moves the console's bar over steps at which there was nothing to do."""
+    for _ in range(steps):
+        shared.total_tqdm.update()
+
+
 def own_folder() -> Path:
     """Where the WebUI's user keeps schedules; it follows --data-dir and --models-dir, and is never created."""
     return Path(paths.models_path) / "flexiffusion"

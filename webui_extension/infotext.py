@@ -9,20 +9,22 @@ from .settings import BY_POSITION, SAME, Settings
 
 SCHEDULE, HIRES, MAPPING, COMPARE = "Flexi schedule", "Flexi hires", "Flexi mapping", "Flexi compare"
 RUN, HIRES_RUN = "Flexi run", "Flexi hires run"  # what was really run: written only
+NOTE = "Flexi note"  # why a picture, or a pass of it, was made the plain way: written only
+KEYS = (SCHEDULE, HIRES, MAPPING, COMPARE, RUN, HIRES_RUN, NOTE)
 
 
-def written(settings: Settings, schedule: str, hires: str) -> dict[str, Any]:
+def written(settings: Settings, schedule: str, hires: str) -> dict[str, str]:
     """The keys of one generation; only `SCHEDULE` where everything else has its default.
 
     schedule, hires: what brings them back: names, or the text of a schedule file in one line
     """
-    keys: dict[str, Any] = {SCHEDULE: schedule}
+    keys = {SCHEDULE: schedule}
     if hires != SAME:
         keys[HIRES] = hires
     if settings.mapping != BY_POSITION:
         keys[MAPPING] = settings.mapping
     if settings.compare:
-        keys[COMPARE] = True
+        keys[COMPARE] = str(True)
     return keys
 
 

@@ -10,8 +10,21 @@ from modules import scripts
 from flexiffusion.errors import FlexiffusionError
 
 from . import compare, host, infotext, ui
-from .generation import ATTRIBUTE, Generation, override, say
+from .generation import ATTRIBUTE, Generation, forget, note, override, say
 from .settings import ARGUMENTS, Settings, settings_of
+
+# of AUTOMATIC1111 since 1.10; without it this script would be there and do nothing
+CALLBACK = "process_before_every_sampling"
+
+
+def why_not_here() -> str | None:
+    """Why this host cannot run schedules; None: it can."""
+    if hasattr(scripts.Script, CALLBACK):
+        return None
+    return (
+        f"This program is too old, or of another kind: it lacks the callback {CALLBACK}, so every picture is made the "
+        "plain way. Use AUTOMATIC1111 1.10 or later, Forge, Forge Neo or reForge"
+    )
 
 
 class FlexiffusionScript(scripts.Script):
@@ -29,7 +42,7 @@ class FlexiffusionScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        self._controls = controls = ui.build(self.elem_id)
+        self._controls = controls = ui.build(self.elem_id, why_not_here())
         self.infotext_fields = [
             (component, functools.partial(infotext.read, field=field))
             for component, field in zip(controls.arguments, ARGUMENTS, strict=True)
@@ -49,18 +62,23 @@ class FlexiffusionScript(scripts.Script):
     def before_process(self, p: Any, *arguments: Any) -> None:
         settings = self._settings(p, arguments)
         # ADetailer's inner pictures are parts of one: nothing to compare
-        if settings is not None and settings.compare and not getattr(p, "_ad_inner", False):
+        wanted = settings is not None and settings.compare and why_not_here() is None
+        if wanted and not getattr(p, "_ad_inner", False):
             compare.make_plain(p, self._without(p))
 
     def process(self, p: Any, *arguments: Any) -> None:
         setattr(p, ATTRIBUTE, None)
+        forget(p)
         settings = self._settings(p, arguments)
         if settings is None:
             return
         try:
-            generation = Generation(p, settings, host.library, host.network)
+            if unable := why_not_here():
+                raise FlexiffusionError(f"Flexiffusion: {unable}")
+            generation = Generation(p, settings, host.library, host.network, host.progress)
         except FlexiffusionError as error:
             say(p, str(error))
+            note(p, str(error))
             return
         setattr(p, ATTRIBUTE, generation)
         p.extra_generation_params.update(generation.infotext())
@@ -69,6 +87,9 @@ class FlexiffusionScript(scripts.Script):
         generation = getattr(p, ATTRIBUTE, None)
         if generation is not None:
             generation.attach()
+
+    def postprocess_batch(self, p: Any, *arguments: Any, **kwargs: Any) -> None:
+        compare.note_stop(p)
 
     def postprocess(self, p: Any, processed: Any, *arguments: Any) -> None:
         generation = getattr(p, ATTRIBUTE, None)
@@ -81,6 +102,7 @@ class FlexiffusionScript(scripts.Script):
             settings = override(settings_of(arguments), p)
         except FlexiffusionError as error:
             say(p, str(error))
+            note(p, str(error))
             return None
         return settings if settings.enabled else None
 

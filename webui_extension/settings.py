@@ -50,18 +50,27 @@ def settings_of(arguments: Sequence[Any]) -> Settings:
         wanted = type(field.default)
         if value is None:
             continue
+        if wanted is bool:
+            value = _switch(value)
         if not isinstance(value, wanted):
             raise FlexiffusionError(
                 f"Flexiffusion argument {i} ({field.name}): {shown(value)} is no {wanted.__name__}. "
                 f"The arguments are {', '.join(ARGUMENTS)}"
             )
-        values[field.name] = value.strip() if isinstance(value, str) else value
-    mapping = values.get("mapping") or BY_POSITION
+        values[field.name] = value
+    mapping = values.get("mapping", "").strip() or BY_POSITION
     values["mapping"] = next((name for name, core in MAPPINGS.items() if mapping.lower() in (name, core)), mapping)
     if values["mapping"] not in MAPPINGS:
         raise FlexiffusionError(
             f"Flexiffusion argument 3 (mapping): {shown(mapping)} is not known. Use one of: {', '.join(MAPPINGS)}"
         )
-    hires = values.get("hires") or SAME
-    values["hires"] = hires.lower() if hires.lower() in (SAME, OFF) else hires
+    hires = values.get("hires", "")
+    word = hires.strip().lower() or SAME
+    values["hires"] = word if word in (SAME, OFF) else hires
     return Settings(**values)
+
+
+def _switch(value: Any) -> Any:
+    """A yes or no as API clients write it: JSON's true, 1 or "true"; anything else is left for the caller to refuse."""
+    word = value.strip().lower() if isinstance(value, str) else value
+    return {"true": True, "false": False, 1: True, 0: False}.get(word, value) if isinstance(word, (str, int)) else value

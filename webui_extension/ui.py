@@ -34,11 +34,13 @@ class Controls:
         return [self.enabled, self.schedule, self.hires, self.mapping, self.compare]
 
 
-def build(elem_id: Callable[[str], str]) -> Controls:
-    """Makes the accordion in the current gradio context."""
+def build(elem_id: Callable[[str], str], problem: str | None = None) -> Controls:
+    """Makes the accordion in the current gradio context. problem: why nothing can be run here, to be said first."""
     names = host.library.choices(host.family())
     first = names[0] if names else ""
     with InputAccordion(False, label=TITLE, elem_id=elem_id("enabled")) as enabled:
+        if problem is not None:
+            gr.HTML(preview.problem(problem), elem_id=elem_id("problem"))
         with gr.Row():
             # free text too: the name of a schedule that is not here any more, or a whole schedule file
             schedule = gr.Dropdown(

@@ -8,9 +8,8 @@ from modules import scripts
 
 from . import host
 from .generation import ATTRIBUTE
+from .library import NONE
 from .settings import OFF, SAME
-
-NONE = "none"  # a cell without a schedule
 
 
 def add_axes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,7 @@ from webui_stand_in import (
     small_network,
 )
 
-from flexiffusion.facts import ModelInfo, Provenance, Sampling
+from flexiffusion.metadata import ModelInfo, Provenance, Sampling
 from flexiffusion.plan import plan_for
 
 MIXED = segments("FPP FPN FPNN")  # 10 steps: 3 full, 4 partial, 3 null
@@ -423,6 +424,38 @@ class TestRefiner:
         host.before_evaluation = switch
         host.run(segments("FPPPPP FPPP"), steps=10)
         assert host.outcomes[0].counts == "full 3, partial 7, null 0, misses 1"
+
+    def test_loading_the_refiner_is_not_sampling_time(self, host: WebUI) -> None:
+        evaluations = []
+
+        def switch(denoiser: Any) -> None:
+            evaluations.append(1)
+            if len(evaluations) == 5:
+                time.sleep(3)
+                host.sd_model.sd_checkpoint_info = "refiner"
+
+        host.before_evaluation = switch
+        host.run(segments("FPPPPP FPPP"), steps=10)
+        assert host.outcomes[0].report.seconds < 3
+
+    @pytest.mark.parametrize("pattern, missed", [("FPP FPP FPNN", True), ("FPP FPP FPNP", False)])
+    def test_a_refiner_that_never_comes_is_said(self, host: WebUI, pattern: str, missed: bool) -> None:
+        """The host switches at the first step past 0.85 of them; the last one that runs is the 8th of 10."""
+        sampler = SamplerObject(host, stand_in.euler)
+        p = SimpleNamespace(steps=10, refiner_checkpoint_info="refiner", extra_generation_params={})
+        sampler.model_wrap_cfg.p = p
+
+        def switch(denoiser: Any) -> None:
+            if denoiser.step / 10 >= 0.85:
+                host.sd_model.sd_checkpoint_info = "refiner"
+                p.extra_generation_params["Refiner"] = "refiner"
+
+        host.before_evaluation = switch
+        host.attach(sampler, segments(pattern))
+        sampler.sample(p, host.noise())
+        said = [warning for warning in host.warnings if "the refiner did not take over" in warning]
+        assert len(said) == missed
+        assert not missed or "the last 2 of 10 steps are null" in said[0]
 
     def test_a_network_that_does_not_fit_runs_in_full(self, host: WebUI) -> None:
         other = small_network(levels=1)

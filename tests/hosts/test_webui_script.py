@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import json
 import os
@@ -14,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 import webui_stand_in as stand_in
-from webui_modules import ROOT, Component, HostModules, Processing, installed
+from webui_modules import ROOT, Component, HostModules, Processing, Script, installed
 from webui_stand_in import SamplerObject, WebUI, own_levels, segments
 
 from flexiffusion import codec
-from flexiffusion.facts import ModelInfo, Provenance, Sampling
+from flexiffusion.metadata import ModelInfo, Provenance, Sampling
+from flexiffusion.strip import KIND_COLOURS
 
 GOLDEN = ROOT / "tests" / "golden" / "webui_script.json"
 
@@ -61,7 +63,7 @@ class TestPromises:
             "mappings": settings.MAPPINGS,
             "infotext": {
                 name: getattr(infotext, name)
-                for name in ("SCHEDULE", "HIRES", "MAPPING", "COMPARE", "RUN", "HIRES_RUN")
+                for name in ("SCHEDULE", "HIRES", "MAPPING", "COMPARE", "RUN", "HIRES_RUN", "NOTE")
             },
         }
         if os.environ.get("UPDATE_GOLDEN"):
@@ -88,7 +90,7 @@ class TestPromises:
         for arguments in (
             [True, "mixed", "same", "by position", False],
             [True, "mixed", "off", "by position", True],
-            [True, "mixed", "turns", "by noise level", False],
+            [True, "turns", "other", "by noise level", False],
         ):
             text = generate(host, *arguments).text
             assert [field[1](text) for field in host.script.infotext_fields] == arguments
@@ -165,6 +167,42 @@ class TestGeneration:
         assert torch.equal(processed.latents[0], plain.latents[0])
         assert message in processed.comments
         assert "Flexi run" not in processed.text
+        assert message in processed.text["Flexi note"]  # which API users get too
+
+    def test_what_is_kept_for_the_host_is_texts_alone(self, host: HostModules) -> None:
+        """Forge Classic writes it as JSON, and fails at anything else; other hosts' API answers with null."""
+        first = generate(host, True, "mixed", "same", "by position", True)
+        kept = json.loads(first.info)
+        assert kept == {
+            "Flexi schedule": "mixed", "Flexi compare": "True", "Flexi run": "full 3, partial 4, null 3, misses 0",
+        }  # fmt: skip
+        both = json.loads(generate(host, True, "mixed", enable_hr=True).info)
+        assert all(isinstance(value, str) for value in both.values()) and "Flexi hires run" in both
+
+    @pytest.mark.parametrize("without", ["none", "nowhere", "other"])
+    def test_a_cell_of_a_plot_says_nothing_of_the_cell_before(self, host: HostModules, without: str) -> None:
+        host.before_ui[0]()
+        axis = next(option for option in host.xyz.axis_options if option.label == "[Flexiffusion] Schedule")
+        p = Processing(functools.partial(SamplerObject, host.webui, stand_in.euler), [False])
+        texts = []
+        for value in ("mixed", without, "mixed"):
+            cell = copy.copy(p)  # the host's plot does no more
+            axis.apply(cell, value, [])
+            texts.append(ast.literal_eval(host.generate(cell).infotexts[0]))
+        assert "Flexi run" in texts[0] and texts[2] == texts[0]
+        assert "Flexi run" not in texts[1] and ("Flexi schedule" in texts[1]) == (without == "other")
+
+    def test_a_pass_that_runs_the_plain_way_says_nothing_of_the_batch_before(self, host: HostModules) -> None:
+        made = []
+
+        def sampler() -> SamplerObject:
+            made.append(1)
+            return SamplerObject(host.webui, stand_in.euler if len(made) == 1 else stand_in.dpm_fast)
+
+        processed = host.generate(Processing(sampler, [True, "mixed"], n_iter=2))
+        first, second = (ast.literal_eval(text) for text in processed.infotexts)
+        assert "Flexi run" in first and "Flexi note" not in first
+        assert "Flexi run" not in second and "plain way" in second["Flexi note"]
 
     def test_hires(self, host: HostModules) -> None:
         same = generate(host, True, "mixed", enable_hr=True).text
@@ -224,6 +262,72 @@ class TestGeneration:
         inner = generate(host, True, "mixed", "same", "by position", True, _ad_inner=True)
         assert len(inner.images) == 1
 
+    @pytest.mark.parametrize("flag", ["interrupted", "skipped"])
+    @pytest.mark.parametrize("while_at", ["plain", "ours"])
+    def test_compare_after_a_stop_shows_what_was_made_and_no_figures(
+        self, host: HostModules, flag: str, while_at: str
+    ) -> None:
+        state = host.modules["modules.shared"]["state"]
+        made: list[int] = []
+
+        def sampler() -> SamplerObject:
+            made.append(1)
+            if len(made) == (1 if while_at == "plain" else 2):
+                setattr(state, flag, True)
+            return SamplerObject(host.webui, stand_in.euler)
+
+        both = host.generate(Processing(sampler, [True, "mixed", "same", "by position", True], n_iter=1))
+        assert len(both.images) == len(both.infotexts) == len(made)
+        assert "not compared" in both.comments
+        assert not any("x)" in text for text in (both.comments, *both.infotexts))
+        assert "Flexi run" not in both.infotexts[-1]  # the plain picture comes last
+
+    @pytest.mark.parametrize("name", ["turbo [v2]", " lead", "trail ", "{brace", "none", "same", "off", "a.json"])
+    def test_every_name_that_is_listed_can_be_chosen(self, host: HostModules, tmp_path: Path, name: str) -> None:
+        from webui_extension.host import library
+
+        codec.write(tmp_path / "models" / "flexiffusion" / f"{name}.json", segments("FPPPP FPPPP"))
+        library.refresh()
+        for family in ("sd15", "sdxl", None):
+            (choice,) = (c for c in library.choices(family) if name.strip() in c and "/" not in c and _is(c, name))
+            processed = generate(host, True, choice, choice, enable_hr=True)
+            for key in ("Flexi run", "Flexi hires run"):
+                assert processed.text[key].startswith("full 2, partial "), choice
+            again = generate(host, True, processed.text["Flexi schedule"].strip())
+            assert again.text["Flexi run"] == processed.text["Flexi run"]
+
+    @pytest.mark.parametrize("enabled", [1, "true", " True "])
+    def test_a_yes_may_be_written_as_api_clients_do(self, host: HostModules, enabled: Any) -> None:
+        assert "Flexi run" in generate(host, enabled, "mixed").text
+        assert "Flexi run" not in generate(host, {True: 0}.get(bool(enabled)), "mixed").text
+
+    def test_placing_by_level_what_records_none_is_refused_in_the_words_of_the_control(self, host: HostModules) -> None:
+        for arguments in ([True, "mixed", "same", "by noise level"], [True, "turns", "mixed", "by noise level"]):
+            comments = generate(host, *arguments, enable_hr=True).comments
+            assert 'Choose "by position"' in comments
+            assert "$" not in comments and "mapping" not in comments
+
+    def test_a_host_without_the_callback_says_so(
+        self, host: HostModules, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """AUTOMATIC1111 before 1.10, SD.Next: the accordion is there, and nothing would ever be called."""
+        plain = generate(host)
+        monkeypatch.delattr(Script, "process_before_every_sampling")
+        host.script.ui(False)
+        said = next(c for c in Component.made if str(c.arguments.get("elem_id")).endswith("problem"))
+        assert "too old" in said.value and "1.10" in said.value
+        processed = generate(host, True, "mixed", "same", "by position", True)
+        assert torch.equal(processed.latents[0], plain.latents[0]) and len(processed.latents) == 1
+        assert "too old" in processed.comments and "too old" in caplog.text and list(processed.text) == ["Flexi note"]
+
+    def test_the_consoles_bar_ends_where_it_should(self, host: HostModules) -> None:
+        """It is moved by the host at every evaluated step, and over the 3 null ones by us."""
+        generate(host, True, "mixed")
+        assert len(host.bar) == 3
+        del host.bar[:]
+        generate(host, True, codec.dumps(segments("FP FP FP FP FP")).decode())
+        assert host.bar == []
+
     def test_axes(self, host: HostModules) -> None:
         for _ in range(2):  # the UI may be built again
             host.before_ui[0]()
@@ -251,6 +355,10 @@ class TestGeneration:
         processed = generate(host, True, "mixed")
         assert "no model is loaded" in processed.comments
         assert torch.equal(processed.latents[0], plain.latents[0])
+
+
+def _is(choice: str, name: str) -> bool:
+    return choice.partition(" [sd15]")[0] in (name, f"{name}.json")
 
 
 class TestUi:
@@ -292,6 +400,9 @@ class TestUi:
         assert "<script>" not in shown and "&lt;script&gt;" in shown
         assert "3 full, 4 partial, 3 null" in shown
         assert shown.count("title=") == 10
+        assert [shown.count(colour) for colour in KIND_COLOURS.values()] == [3 + 1, 4 + 1, 3 + 1], (
+            "steps and the legend"
+        )
         assert "there is no schedule" in ui.show("<b>nowhere</b>") and "<b>nowhere" not in ui.show("<b>nowhere</b>")
         assert "not measured" in ui.show("sd15-deepcache-3")
         assert "images" in ui.show("tiny-fashion-dpmpp_2m-30-2x")

@@ -152,7 +152,7 @@ def start(kind: str, folder: Path, checkpoint: Path | None = None) -> Server | N
             [python, "launch.py", *flags], cwd=checkout, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
     server = Server(kind, port, folder, process, log)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise AssertionError(f"{kind} ended while it started:\n{server.logged()[-4000:]}")

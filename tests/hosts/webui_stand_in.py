@@ -314,6 +314,7 @@ class WebUI:
         self.begin_evaluation: Callable[[Denoiser], None] = begin_evaluation
         self.warnings: list[str] = []
         self.outcomes: list[SamplingReport] = []
+        self.skipped: list[int] = []
         generator = torch.Generator().manual_seed(5)
         self._contexts = torch.randn(8, TOKENS, CONTEXT, generator=generator)
 
@@ -334,7 +335,9 @@ class WebUI:
             lambda: network_of(self.sd_model),
             (),
             self.warnings.append,
+            self.warnings.append,
             self.outcomes.append,
+            self.skipped.append,
         )
         attached.attach()
         return attached

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from .checks import (
+    FINGERPRINT,
     MAX_BLOCKS,
     MAX_BRANCHES,
     MAX_COUNT,
     MAX_SEED,
     MAX_STEPS,
     FrozenMapping,
-    choice,
     identifier,
     listing,
+    one_of,
     real,
     shown,
     store,
@@ -35,13 +36,15 @@ ORIGINS: tuple[Origin, ...] = get_args(Origin)
 class ModelInfo:
     """The network that a schedule is for: its family (`sd15`), its number of branches, a checkpoint's hash or None.
 
-    blocks: of a transformer, how many blocks it runs one after the other; None: it is a U-Net, or not known
+    blocks:      of a transformer, how many blocks it runs one after the other; None: it is a U-Net, or not known
+    fingerprint: recognises the checkpoint by its loaded weights (see `fingerprint`), 16 numbers from -1 to 1; or None
     """
 
     family: str
     branches: int
     sha256: str | None = None
     blocks: int | None = None
+    fingerprint: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         identifier("ModelInfo.family", self.family, 64)
@@ -56,6 +59,15 @@ class ModelInfo:
             )
         if self.blocks is not None:
             store(self, "blocks", whole("ModelInfo.blocks", self.blocks, 1, MAX_BLOCKS))
+        if self.fingerprint is not None:
+            numbers = listing("ModelInfo.fingerprint", self.fingerprint, FINGERPRINT, FINGERPRINT)
+            numbers = tuple(real(f"ModelInfo.fingerprint[{i}]", numbers[i], low=-1.0) for i in range(FINGERPRINT))
+            for i, number in enumerate(numbers):
+                if number > 1:
+                    raise ScheduleError(
+                        f"ModelInfo.fingerprint[{i}]", f"{shown(number)} is more than 1", "Export the schedule again"
+                    )
+            store(self, "fingerprint", numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +96,7 @@ class Sampling:
             sides = listing("Sampling.size", self.size, 2, 2)
             store(self, "size", tuple(whole(f"Sampling.size[{i}]", sides[i], 1, 65536) for i in range(2)))
         if self.prediction is not None:
-            choice("Sampling.prediction", self.prediction, PREDICTIONS)
+            one_of("Sampling.prediction", self.prediction, PREDICTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +154,7 @@ class Provenance:
     evaluations: int | None = None
 
     def __post_init__(self) -> None:
-        choice("Provenance.kind", self.kind, ORIGINS)
+        one_of("Provenance.kind", self.kind, ORIGINS)
         if self.tool is not None:
             text("Provenance.tool", self.tool, 200)
         if self.seed is not None:
