@@ -29,9 +29,9 @@ from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for
 from ..flexiffusion.presets import Preset
 from ..flexiffusion.run import Report, Run
 from ..flexiffusion.schedule import FULL, Schedule, SegmentsPlan, StepsPlan
-from . import caches
+from . import caches, conditionings
 from .network import noise_of, picture_size, prediction_of, uncompiled, why_not_partial
-from .samplers import count_note, name_of, with_own_solver
+from .samplers import count_note, evaluations_note, name_of, why_aside, with_own_solver
 
 KEY = "flexiffusion"
 OUTER_SAMPLE, PREDICT_NOISE, APPLY_MODEL = "outer_sample", "predict_noise", "apply_model"  # WrappersMP of the host
@@ -166,6 +166,7 @@ class _Applied:
             _log.warning("%s", note)
         if wanted != given:
             sigmas = torch.tensor(wanted, dtype=sigmas.dtype, device=sigmas.device)
+        chosen = None if plan.weights is not None or self._schedule is None else sampler
         if plan.weights is not None and self._schedule is not None:
             sampler = with_own_solver(sampler, plan, self._schedule.name)
         options = guider.model_options.setdefault("transformer_options", {})
@@ -180,10 +181,12 @@ class _Applied:
             report = sampling.close()
             if report is not None:
                 name = None if self._schedule is None else self._schedule.name
-                after = nothing_saved(name or "", report)
-                if after:
-                    _log.warning("%s", after)
-                    notes.append(after)
+                after = [nothing_saved(name or "", report)]
+                if chosen is not None:
+                    after.append(evaluations_note(chosen, report.evaluations, report.levels))
+                for note in filter(None, after):
+                    _log.warning("%s", note)
+                    notes.append(note)
                 self._tell(SamplingReport(name, report, len(given) - 1, tuple(notes)))
 
     def _tell(self, report: SamplingReport) -> None:
@@ -204,6 +207,9 @@ class _Applied:
         levels_of = _model_sampling(guider)
         # again: other nodes may have changed it after Apply
         require_noise(schedule, noise_of(levels_of), type(network).__name__)
+        aside = why_aside(sampler)
+        if aside is not None and not (isinstance(schedule.plan, StepsPlan) and schedule.plan.weights):
+            return given, everything, [f"{schedule.name}: {aside}; every step runs in full"]
         whole = why_not_partial(network, guider.model_options)
         if whole and isinstance(schedule.plan, StepsPlan):
             return (
@@ -226,7 +232,7 @@ class _Applied:
         if plan.weights is not None:
             own, sampler = f"{schedule.name} brings its own solver: sampler {name_of(sampler)} is not used", None
             notes.append(own)
-        notes += _notes(as_given, guider, noise, sampler, levels if self._mapping == "position" else None)
+        notes += _notes(as_given, plan, guider, noise, sampler, levels if self._mapping == "position" else None)
         fulls = sum(action == FULL for action in plan.actions)
         if fulls >= len(levels):
             notes.append(
@@ -237,7 +243,9 @@ class _Applied:
         return wanted, plan, notes
 
 
-def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels: Sequence[float] | None) -> list[str]:
+def _notes(
+    schedule: Schedule, plan: Plan, guider: Any, noise: Tensor, sampler: Any, levels: Sequence[float] | None
+) -> list[str]:
     """What the user should know before sampling.
 
     sampler: None: the schedule brings its own solver
@@ -258,7 +266,8 @@ def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels:
     )
     counts = None if sampler is None else count_note(sampler)
     few = distilled(_network(guider))
-    return [note for note in (differs, few, checkpoint, counts, caches.note(guider.model_options)) if note]
+    prompts = conditionings.note(getattr(guider, "conds", {}), plan, _model_sampling(guider))
+    return [note for note in (differs, few, checkpoint, counts, prompts, caches.note(guider.model_options)) if note]
 
 
 def _network(guider: Any) -> Any:

@@ -49,14 +49,11 @@ class LoadSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str | None = None, json: str | None = "") -> bool | str:
-        if preset is None or json is None:
-            return True  # it comes from another node: `execute` will see
-        # taking `preset` here turns the host's own check off, which refuses a missing file although the text is there
-        try:
-            chosen(preset, json)
-        except ScheduleError as error:
-            return str(error)
+    def validate_inputs(cls, preset: str | None = None) -> bool:
+        """Turns the host's own check of `preset` off, which refuses a missing file although the text is there.
+
+        What is wrong with either is said by `execute`, once: an answer from here is repeated for every input.
+        """
         return True
 
     @classmethod
@@ -64,7 +61,10 @@ class LoadSchedule(io.ComfyNode):
         """The file may change behind its name. (None: from another node, whose own change is what counts.)"""
         if json and json.strip():
             return hashlib.sha256(json.encode()).hexdigest()
-        return hashlib.sha256(folders.path_of(preset).read_bytes()).hexdigest() if preset else ""
+        try:
+            return hashlib.sha256(folders.path_of(preset).read_bytes()).hexdigest() if preset else ""
+        except (ScheduleError, OSError):
+            return ""  # `execute` says what is wrong
 
     @classmethod
     def execute(cls, preset: str, json: str = "") -> Any:
