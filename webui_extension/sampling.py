@@ -187,7 +187,7 @@ class Sampling:
         refiner = getattr(p, "refiner_checkpoint_info", None)
         is_last_pass = getattr(p, "is_hr_pass", False) or not getattr(p, "enable_hr", False)
         left_out = sum(level < self._plan.levels[-1] for level in levels.run)
-        if refiner is None or not is_last_pass or not left_out or "Refiner" in p.extra_generation_params:
+        if p is None or refiner is None or not is_last_pass or not left_out or "Refiner" in p.extra_generation_params:
             return
         if self._network is None or self._network.checkpoint != refiner:
             self._warn(

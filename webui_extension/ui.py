@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,19 @@ from modules.ui_components import InputAccordion, ToolButton
 
 from flexiffusion.errors import FlexiffusionError
 
-from . import host, preview
+from . import estimate, host, preview
 from .generation import plain_name
 from .settings import BY_POSITION, MAPPINGS, OFF, SAME
 
 TITLE = "Flexiffusion"
+
+# The host's own controls that decide what a schedule gains, by the ends of their elem_id, in the order of `Screen`.
+SCREEN = {
+    "txt2img": ("steps", "hr-checkbox", "hires_steps", "denoising_strength"),
+    "img2img": ("steps", "denoising_strength"),
+}
+# Those that the button sets; Forge Classic has no scheduler.
+BUTTON = ("steps", "sampling", "scheduler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,8 @@ class Controls:
     mapping: Any
     compare: Any
     use: Any
+    refresh: Any
+    shown: Any
 
     @property
     def arguments(self) -> list[Any]:
@@ -36,8 +46,9 @@ class Controls:
 
 def build(elem_id: Callable[[str], str], problem: str | None = None) -> Controls:
     """Makes the accordion in the current gradio context. problem: why nothing can be run here, to be said first."""
-    names = host.library.choices(host.family())
-    first = names[0] if names else ""
+    family = host.checkpoint_family()
+    names = host.library.choices(family)
+    first = host.library.default(family)
     with InputAccordion(False, label=TITLE, elem_id=elem_id("enabled")) as enabled:
         if problem is not None:
             gr.HTML(preview.problem(problem), elem_id=elem_id("problem"))
@@ -64,40 +75,115 @@ def build(elem_id: Callable[[str], str], problem: str | None = None) -> Controls
                 elem_id=elem_id("mapping"),
             )
             compare = gr.Checkbox(label="Compare: make the plain picture too", value=False, elem_id=elem_id("compare"))
+    return Controls(enabled, schedule, hires, mapping, compare, use, refresh, shown)
 
-    def refreshed(choice: str) -> tuple[Any, Any, str]:
+
+def connect_screen(controls: Controls, names: tuple[str, ...], components: list[Any]) -> None:
+    """Keeps the preview in step with the host's own controls. components: those of `names`.
+
+    When the accordion opens, the lists follow too: the model may have been loaded, or changed, since the page was made.
+    """
+
+    def shown(choice: str, hires: str, mapping: str, *values: Any) -> str:
+        return show(choice, hires, mapping, dict(zip(names, values, strict=True)))
+
+    def opened(choice: str, hires: str, mapping: str, *values: Any) -> tuple[Any, Any, str]:
+        return followed(None, choice, hires, mapping, dict(zip(names, values, strict=True)))
+
+    def refreshed(*values: Any) -> tuple[Any, Any, str]:
         host.library.refresh()
-        found = host.library.choices(host.family())
-        return gr.update(choices=found), gr.update(choices=[SAME, OFF, *found]), show(choice)
+        return opened(*values)
 
-    refresh.click(fn=refreshed, inputs=[schedule], outputs=[schedule, hires, shown], show_progress=False)
-    schedule.change(fn=show, inputs=[schedule], outputs=[shown], show_progress=False)
-    return Controls(enabled, schedule, hires, mapping, compare, use)
+    settings = [controls.schedule, controls.hires, controls.mapping, *components]
+    lists = [controls.schedule, controls.hires, controls.shown]
+    for component in settings:
+        component.change(fn=shown, inputs=settings, outputs=[controls.shown], show_progress=False)
+    controls.enabled.change(fn=lambda _, *values: opened(*values), inputs=[controls.enabled, *settings], outputs=lists,
+                            show_progress=False)  # fmt: skip
+    controls.refresh.click(fn=refreshed, inputs=settings, outputs=lists, show_progress=False)
 
 
-def show(choice: str | None) -> str:
-    """The preview of what the dropdown holds."""
+def connect_checkpoint(controls: Controls, names: tuple[str, ...], components: list[Any], checkpoint: Any) -> None:
+    """Lets the lists follow the host's own choice of a checkpoint."""
+
+    def changed(title: str, choice: str, hires: str, mapping: str, *values: Any) -> tuple[Any, Any, str]:
+        return followed(title, choice, hires, mapping, dict(zip(names, values, strict=True)))
+
+    checkpoint.change(
+        fn=changed,
+        inputs=[checkpoint, controls.schedule, controls.hires, controls.mapping, *components],
+        outputs=[controls.schedule, controls.hires, controls.shown],
+        show_progress=False,
+    )
+
+
+def followed(
+    title: str | None, choice: str | None, hires: str, mapping: str, screen: Mapping[str, Any]
+) -> tuple[Any, Any, str]:
+    """The lists for the checkpoint of this title (None: the one that is chosen), a choice that fits it, its preview.
+
+    A schedule that was made for another family is left for the default one; a pasted or an unknown one stays.
+    """
+    family = host.checkpoint_family(title)
+    found = host.library.choices(family)
+    choice = host.library.refit(choice or "", family)
+    lists = gr.update(choices=found, value=choice), gr.update(choices=[SAME, OFF, *found])
+    return *lists, show(choice, hires, mapping, screen, title)
+
+
+def show(
+    choice: str | None,
+    hires: str = SAME,
+    mapping: str = BY_POSITION,
+    screen: Mapping[str, Any] | None = None,
+    title: str | None = None,
+) -> str:
+    """The preview of what the dropdown holds; with `screen`, the host's controls by name, what it would do there."""
+    if unable := host.unsupported(title):
+        return preview.problem(f"This model is not supported: {unable}. Pictures are made the plain way")
     try:
-        return preview.html(host.library.schedule(choice or ""), host.family())
+        schedule = host.library.schedule(choice or "")
+        family = host.checkpoint_family(title)
+        if screen is None or (family is not None and family != schedule.model.family):
+            return preview.html(schedule, family)
+        main, second = _passes(screen)
+        words, plan = estimate.sentence(schedule, main, MAPPINGS[mapping])
+        lines = [f"With these settings: {words}"]
+        if second is not None:
+            lines.append(f"Hires pass: {_hires_words(schedule, hires, second, mapping)}")
+        return preview.html(schedule, family, lines, plan)
     except FlexiffusionError as error:
         return preview.problem(str(error))
 
 
-def connect(use: Any, schedule: Any, steps: Any, sampler: Any, scheduler: Any) -> None:
-    """Lets the button set the host's own controls; what the schedule leaves open stays as it is."""
+def connect_button(controls: Controls, name: str, component: Any) -> None:
+    """Lets the button set one of the host's own controls; what the schedule leaves open stays as it is."""
 
-    def used(choice: str) -> tuple[Any, Any, Any]:
+    def used(choice: str) -> Any:
         try:
             made = host.library.schedule(choice or "").sampling
         except FlexiffusionError:
-            return gr.update(), gr.update(), gr.update()
-        return (
-            gr.update(value=made.steps),
-            _chosen(made.sampler, sampler.choices),
-            _chosen(made.scheduler, scheduler.choices),
-        )
+            return gr.update()
+        if name == "steps":
+            return gr.update(value=made.steps)
+        return _chosen(made.sampler if name == "sampling" else made.scheduler, component.choices)
 
-    use.click(fn=used, inputs=[schedule], outputs=[steps, sampler, scheduler], show_progress=False)
+    controls.use.click(fn=used, inputs=[controls.schedule], outputs=[component], show_progress=False)
+
+
+def _passes(screen: Mapping[str, Any]) -> tuple[estimate.Pass, estimate.Pass | None]:
+    steps, denoise = int(screen["steps"] or 1), float(screen["denoising_strength"] or 0)
+    if "hr-checkbox" not in screen:
+        return estimate.image_to_image(steps, denoise), None
+    second = estimate.hires(int(screen["hires_steps"] or 0) or steps, denoise) if screen["hr-checkbox"] else None
+    return estimate.text_to_image(steps), second
+
+
+def _hires_words(schedule: Any, hires: str, second: estimate.Pass, mapping: str) -> str:
+    if hires == OFF:
+        return "the plain way"
+    own = schedule if hires == SAME else host.library.schedule(hires)
+    return estimate.sentence(own, second, MAPPINGS[mapping])[0]
 
 
 def _chosen(name: str | None, choices: list[Any]) -> Any:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -368,28 +369,90 @@ class TestUi:
     def test_presets_that_do_not_fit_are_marked_and_last(self, host: HostModules, monkeypatch: Any) -> None:
         from webui_extension import host as of_host
 
-        monkeypatch.setattr(of_host, "family", lambda: "sd15")
+        monkeypatch.setattr(of_host, "checkpoint_family", lambda title=None: "sd15")
         choices = host.script.ui(False)[1].choices
         marked = [choice for choice in choices if choice.endswith("]")]
         assert choices[-len(marked) :] == marked and "other [sdxl]" in marked
         assert "mixed" in choices and "sd15-deepcache-3" in choices and "mixed [sd15]" not in choices
-        monkeypatch.setattr(of_host, "family", lambda: None)
+        turns = [choice for choice in choices if choice.startswith("sd15-turns-")]
+        assert turns == [f"sd15-turns-{number}" for number in (6, 8, 10, 12, 15)]
+        monkeypatch.setattr(of_host, "checkpoint_family", lambda title=None: None)
         assert "other" in host.script.ui(False)[1].choices
+
+    @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl", "flux", None])
+    def test_the_default_fits_the_chosen_checkpoint(
+        self, host: HostModules, monkeypatch: Any, family: str | None
+    ) -> None:
+        from webui_extension import host as of_host
+
+        monkeypatch.setattr(of_host, "checkpoint_family", lambda title=None: family)
+        chosen = host.script.ui(False)[1].value
+        assert chosen == {None: "", "flux": "flux-alternate-linear"}.get(family, f"{family}-turns-15")
 
     def test_refresh_finds_new_files_and_leaves_broken_ones_out(
         self, host: HostModules, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        schedule = host.script.ui(False)[1]
-        button = next(c for c in Component.made if str(c.arguments.get("elem_id")).endswith("refresh"))
+        page = Page(host)
         folder = tmp_path / "models" / "flexiffusion"
         codec.write(folder / "new.json", segments("F P P P P"[:1] + "PPPP"))
         (folder / "broken.json").write_text("{}", encoding="utf-8")
-        (_, refresh, inputs, outputs) = button.events[0]
-        changes = refresh("new")
-        assert inputs == [schedule] and outputs[0] is schedule
-        assert "new" in changes[0]["choices"] and "new" in changes[1]["choices"]
-        assert not any("broken" in choice for choice in changes[0]["choices"])
+        schedules, hires, shown = page.fire("refresh", schedule="new")
+        assert "new" in schedules["choices"] and "new" in hires["choices"] and schedules["value"] == "new"
+        assert "1 full, 4 partial" in shown
+        assert not any("broken" in choice for choice in schedules["choices"])
         assert "broken.json" in caplog.text
+
+    def test_lists_and_choice_follow_the_checkpoint(self, host: HostModules, tmp_path: Path) -> None:
+        """Forge and its kin load a model at the first picture: its file tells the family before that."""
+        page = Page(host)
+        for title, family in (("xl", "sdxl"), ("old", "sd15"), ("flux", "flux"), ("broken", None)):
+            path = tmp_path / f"{title}.safetensors"
+            write_header(path, family)
+            host.checkpoints[title] = SimpleNamespace(filename=str(path))
+        schedules, hires, _ = page.fire("checkpoint", schedule="sd15-deepcache-2", checkpoint="xl")
+        assert schedules["value"] == "sdxl-turns-15"
+        assert schedules["choices"][0].startswith("sdxl-") or schedules["choices"][0] == "other"
+        assert "sd15-deepcache-2 [sd15]" in schedules["choices"] and hires["choices"][:2] == ["same", "off"]
+        schedules, _, shown = page.fire("checkpoint", schedule="sdxl-deepcache-3", checkpoint="old")
+        assert schedules["value"] == "sd15-turns-15" and "Does not fit" not in shown
+        assert page.fire("checkpoint", schedule="mixed", checkpoint="old")[0]["value"] == "mixed"
+        assert page.fire("checkpoint", schedule="mixed", checkpoint="flux")[0]["value"] == "flux-alternate-linear"
+        text = codec.dumps(segments("FPP FPN FPNN")).decode()
+        assert page.fire("checkpoint", schedule=text, checkpoint="xl")[0]["value"] == text
+        # nothing is known of it: nothing is marked, nothing is chosen instead
+        schedules, _, _ = page.fire("checkpoint", schedule="mixed", checkpoint="broken")
+        assert schedules["value"] == "mixed" and not any(choice.endswith("]") for choice in schedules["choices"])
+        host.modules["modules.shared"]["opts"].sd_model_checkpoint = "xl"
+        assert page.fire("enabled", schedule="mixed")[0]["value"] == "sdxl-turns-15"
+
+    def test_it_says_before_drawing_what_is_gained(self, host: HostModules) -> None:
+        page = Page(host)
+        shown = page.fire("steps", schedule="sd15-deepcache-3", steps=30)
+        assert "of 30 steps 10 in full, 20 in part: at best about 2.1 times as fast" in shown
+        assert "of 20 steps 7 in full, 13 in part" in page.fire("steps", schedule="sd15-deepcache-3", steps=20)
+        few = page.fire("steps", schedule="sd15-turns-15", steps=8)
+        assert "of 8 steps 4 in full, 4 in part: at best about 1.9 times as fast" in few
+        assert "the scheduler is not used" in few and "fewer than 30 steps" in few
+        assert "nothing to gain" in page.fire("steps", schedule="sd15-deepcache-3", steps=4)
+        assert "Hires pass" not in shown
+        hires = page.fire("steps", schedule="sd15-deepcache-3", steps=30, **{"hr-checkbox": True, "hires_steps": 10})
+        assert "Hires pass: of 10 steps " in hires
+        off = page.fire("steps", schedule="sd15-deepcache-3", hires="off", **{"hr-checkbox": True})
+        assert "Hires pass: the plain way" in off
+        own = page.fire("hires", schedule="sd15-deepcache-3", hires="nowhere", **{"hr-checkbox": True})
+        assert "there is no schedule" in own
+        assert shown.count("not measured") == 1 and "&lt;" not in shown
+
+    def test_it_says_before_drawing_what_img2img_gains(self, host: HostModules) -> None:
+        page = Page(host, img2img=True)
+        shown = page.fire("denoising_strength", schedule="sd15-turns-15", steps=20, denoising_strength=0.3)
+        assert "of 7 steps 4 in full, 3 in part: at best about 1.7 times as fast" in shown
+        assert "too few" in page.fire("steps", schedule="sd15-turns-15", steps=10, denoising_strength=0.3)
+
+    def test_a_model_that_cannot_be_cut_is_said_before_drawing(self, host: HostModules) -> None:
+        page = Page(host)
+        host.webui.sd_model.model.diffusion_model = torch.nn.Linear(2, 2)
+        assert "This model is not supported: Linear" in page.fire("steps", schedule="sd15-deepcache-3", steps=30)
 
     def test_the_preview_escapes_what_strangers_wrote(self, host: HostModules) -> None:
         from webui_extension import ui
@@ -403,20 +466,75 @@ class TestUi:
         assert "not measured" in ui.show("sd15-deepcache-3")
         assert "images" in ui.show("tiny-fashion-dpmpp_2m-30-2x")
 
-    def test_the_button_uses_what_the_preset_was_made_with(self, host: HostModules) -> None:
-        controls = host.script.ui(False)
-        steps, sampler = Component(20), Component("Euler a", choices=["Euler a", "DPM++ 2M", "UniPC"])
-        scheduler = Component("Automatic", choices=["Automatic", "Karras", "Align Your Steps"])
-        for name, component in (("steps", steps), ("sampling", sampler), ("scheduler", scheduler)):
-            host.script.after_component(component, elem_id=f"txt2img_{name}")
-            host.script.after_component(component, elem_id=f"img2img_{name}")
-        button = next(c for c in Component.made if str(c.arguments.get("elem_id")).endswith("use"))
-        ((_, used, inputs, outputs),) = button.events
-        assert inputs == [controls[1]] and outputs == [steps, sampler, scheduler]
+    @pytest.mark.parametrize("without", [None, "scheduler"])
+    def test_the_button_uses_what_the_preset_was_made_with(self, host: HostModules, without: str | None) -> None:
+        """Forge Classic has no scheduler beside the sampler."""
+        page = Page(host, without=without)
         made = segments("FPP FPN FPNN", sampling=Sampling("dpmpp_2m", "karras", 10, 7.5, None, None))
-        assert used(codec.dumps(made).decode()) == ({"value": 10}, {"value": "DPM++ 2M"}, {"value": "Karras"})
-        assert used("mixed") == ({"value": 10}, {}, {})
-        assert used("nowhere") == ({}, {}, {})
+        expected = {"steps": {"value": 10}, "sampling": {"value": "DPM++ 2M"}, "scheduler": {"value": "Karras"}}
+        text = codec.dumps(made).decode()
+        assert page.press(text) == {name: change for name, change in expected.items() if name != without}
+        assert page.press("mixed") == {name: {"value": 10} if name == "steps" else {} for name in page.press("mixed")}
+        assert all(change == {} for change in page.press("nowhere").values())
+
+
+class Page:
+    """A tab of the host: its own controls are made after the accordion, its checkpoint list last."""
+
+    def __init__(self, host: HostModules, img2img: bool = False, without: str | None = None) -> None:
+        tab = "img2img" if img2img else "txt2img"
+        host.script.is_img2img = img2img
+        self.accordion = dict(
+            zip(("enabled", "schedule", "hires", "mapping", "compare"), host.script.ui(img2img), strict=True)
+        )
+        host.script.ui(img2img)  # once more, for the API's defaults
+        made = {
+            "steps": Component(20), "sampling": Component("Euler a", choices=["Euler a", "DPM++ 2M", "UniPC"]),
+            "scheduler": Component("Automatic", choices=["Automatic", "Karras", "Align Your Steps"]),
+            "denoising_strength": Component(0.7),
+        }  # fmt: skip
+        if not img2img:
+            made |= {"hr-checkbox": Component(False), "hires_steps": Component(0)}
+        self.own = {name: component for name, component in made.items() if name != without}
+        for name, component in self.own.items():
+            host.script.after_component(component, elem_id=f"{tab}_{name}")
+            host.script.after_component(component, elem_id=f"other_{name}")
+        self.own["checkpoint"] = Component(None, label="Checkpoint")
+        for callback in host.after_component:
+            callback(self.own["checkpoint"], label="Checkpoint")
+        buttons = {
+            name: next(c for c in Component.made if str(c.arguments.get("elem_id")).endswith(f"_{name}"))
+            for name in ("refresh", "use")
+        }
+        self.all = self.accordion | self.own | buttons
+
+    def fire(self, name: str, **values: Any) -> Any:
+        """What the one listener of a control answers, with these values on the page."""
+        ((_, function, inputs, _),) = self.all[name].events
+        names = {id(component): key for key, component in self.all.items()}
+        return function(*(values.get(names[id(component)], component.value) for component in inputs))
+
+    def press(self, schedule: str) -> dict[str, Any]:
+        """What the button sets."""
+        names = {id(component): key for key, component in self.all.items()}
+        return {names[id(outputs[0])]: function(schedule) for _, function, _, outputs in self.all["use"].events}
+
+
+def write_header(path: Path, family: str | None) -> None:
+    """A checkpoint's file without its tensors."""
+    shapes: dict[str, list[int]] = {}
+    if family in ("sd15", "sdxl"):
+        width, branches = (768, 12) if family == "sd15" else (2048, 9)
+        for i in range(branches):
+            shapes[f"model.diffusion_model.input_blocks.{i}.1.transformer_blocks.0.attn2.to_k.weight"] = [320, width]
+    elif family == "flux":
+        shapes |= {f"double_blocks.{i}.img_attn.qkv.weight": [9216, 3072] for i in range(19)}
+        shapes |= {f"single_blocks.{i}.linear1.weight": [21504, 3072] for i in range(38)}
+    text = json.dumps(
+        {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    )
+    data = text.encode() if family else b"{"
+    path.write_bytes(len(data).to_bytes(8, "little") + data)
 
 
 @pytest.mark.parametrize(
