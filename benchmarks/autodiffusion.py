@@ -146,7 +146,7 @@ class Bench:
         """One candidate a seed."""
         recipe = dataclasses.replace(self.plain_experiment.sampling, solver=solver)
         values = [self.measured(recipe, candidate, seed) for seed, candidate in enumerate(candidates)]
-        cost = sum(candidate.cost(self.plain_experiment.table) for candidate in candidates) / len(candidates)
+        cost = sum(candidate.cost(self.plain_experiment.macs) for candidate in candidates) / len(candidates)
         fid = f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
         words = "; ".join(dict.fromkeys(map(described, candidates)))
         return f"| {group} | {SOLVER[solver]}, {label} | {words} | {cost:.2f} | {fid} |"
@@ -164,10 +164,7 @@ class Bench:
             self.experiment(self.settings(solver, speedup, fitness, seed)) for seed in range(self.arguments.seeds)
         ]
         best = [
-            choice.candidate
-            for experiment in sessions
-            for choice in choose(experiment, ())
-            if choice.kind == "deepcache"
+            entry.candidate for experiment in sessions for entry in choose(experiment, ()) if entry.kind == "deepcache"
         ]
         if best:
             yield self.row(group, f"best DeepCache by {FITNESS[fitness]}", solver, best)

@@ -25,7 +25,7 @@ from flexiffusion.noise import spaced_places
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
 from flexiffusion.search.paired import Errors, squared_error
-from flexsearch.engines.local import Outcome
+from flexsearch.evaluators.local import Outcome
 from flexsearch.runs import final_table
 from flexsearch.runs.settings import Settings
 
@@ -38,7 +38,7 @@ def best(evaluated: list[Evaluated], target: float) -> Candidate:
 
 
 def pixel_errors(outcome: Outcome) -> Errors:
-    reference = outcome.engine.references["converged"].images.float() / 255
+    reference = outcome.evaluator.references["converged"].images.float() / 255
     return squared_error(outcome.images, reference)
 
 
@@ -92,9 +92,9 @@ def measured(cost: int, common: dict[str, Any], work: Path) -> tuple[str, list[O
     (target,) = experiment.settings.targets
     found = best(whole, target)
     typed = plain(spaced_places(experiment.model.levels, cost, "logsnr"))
-    label = f"{final_table.described(found)}, {found.cost(experiment.table):.2f}"
+    label = f"{final_table.described(found)}, {found.cost(experiment.macs):.2f}"
     candidates = (found, typed, best(locally, target), best(placed, target))
-    return label, [experiment.held_out_engine.evaluate(candidate) for candidate in candidates]
+    return label, [experiment.held_out_evaluator.evaluate(candidate) for candidate in candidates]
 
 
 if __name__ == "__main__":

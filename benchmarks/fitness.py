@@ -62,7 +62,7 @@ def main() -> None:
         drawn = stream.choice(len(better), size=min(arguments.candidates, len(better)), replace=False)
         errors = np.stack(
             [
-                experiment.held_out_engine.evaluate(better[i].candidate).latent_errors(settings.judged_by)
+                experiment.held_out_evaluator.evaluate(better[i].candidate).latent_errors(settings.judged_by)
                 for i in sorted(drawn)
             ]
         )

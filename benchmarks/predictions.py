@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from flexiffusion.search.objective import Objective
-from flexiffusion.search.planner import plans
+from flexiffusion.search.planner import planned_at
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
 
@@ -36,20 +36,20 @@ def main() -> None:
         model=options.model, solver=options.solver, steps=options.steps, held_out=options.held_out, speedups=speedups
     )
     experiment = Experiment(settings, Path("runs/references"))
-    tables, engine = experiment.tables(), experiment.held_out_engine
+    step_errors, evaluator = experiment.step_errors(), experiment.held_out_evaluator
     print(
-        f"{options.model}, {options.solver}, {options.held_out} held-out images; tables of {sum(tables.calls)} calls, "
-        f"the work of {tables.work(experiment.table):.0f} full ones.\n"
+        f"{options.model}, {options.solver}, {options.held_out} held-out images; "
+        f"tables of {sum(step_errors.calls)} calls, the work of {step_errors.work(experiment.macs):.0f} full ones.\n"
     )
     print("| cost | schedule | predicted distance | measured distance | measured / predicted |\n|---|---|---|---|---|")
     pairs: list[tuple[float, float, float]] = []
     for cost in options.costs:
-        for planned in plans(tables, experiment.table, [cost]):
-            errors = engine.evaluate(planned.candidate).latent_errors("converged")
+        for planned in planned_at(step_errors, experiment.macs, [cost]):
+            errors = evaluator.evaluate(planned.candidate).latent_errors("converged")
             measured = float(np.sqrt(LATENT.of(errors)))
             pairs.append((cost, planned.error, measured))
             cells = [f"{planned.error:.3g}", f"{measured:.3g}", f"{measured / planned.error:.2f}"]
-            spent = planned.candidate.cost(experiment.table)
+            spent = planned.candidate.cost(experiment.macs)
             print(f"| {spent:.2f} | {planned.candidate.text()} | {' | '.join(cells)} |", flush=True)
     within = [
         kendalltau([b for a, b, _ in pairs if a == cost], [c for a, _, c in pairs if a == cost]).statistic

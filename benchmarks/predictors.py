@@ -103,16 +103,16 @@ def main() -> None:
     parser.add_argument("--reference", choices=["teacher", "converged"], default="teacher")
     arguments = parser.parse_args()
     experiment = Experiment(Settings(held_out=arguments.held_out), Path("runs/references"))
-    engine = experiment.held_out_engine
+    evaluator = experiment.held_out_evaluator
     named = dict(schedules(experiment, arguments.files))
-    own = {name: engine.evaluate(candidate).latent_errors(arguments.reference) for name, candidate in named.items()}
+    own = {name: evaluator.evaluate(candidate).latent_errors(arguments.reference) for name, candidate in named.items()}
     print(f"| predictor | {' | '.join(named)} |\n|---|{'---|' * len(named)}")
     print(f"| as it is: latent error | {' | '.join(f'{errors.mean():.2e}' for errors in own.values())} |", flush=True)
 
     def row(label: str, candidates: dict[str, Candidate]) -> None:
         cells = []
         for name, candidate in candidates.items():
-            errors = engine.evaluate(candidate).latent_errors(arguments.reference)
+            errors = evaluator.evaluate(candidate).latent_errors(arguments.reference)
             cells.append(ratio_text(errors, own[name]))
         print(f"| {label} | {' | '.join(cells)} |", flush=True)
 

@@ -24,7 +24,7 @@ from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.method import stream_of
 from flexiffusion.search.methods.placement import PlacementMethod
 from flexiffusion.search.paired import mean_root
-from flexsearch.engines.local import Outcome
+from flexsearch.evaluators.local import Outcome
 from flexsearch.metrics.relative_fid import frechet_distance
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
@@ -54,13 +54,15 @@ def said(outcome: Outcome, n: int) -> dict[str, float]:
         "latent error, mean root": mean_root(latent),
         "latent error, mean": float(latent.mean()),
         "feature error, mean root": mean_root(features),
-        "relative FID": frechet_distance(outcome.features[:n], outcome.engine.references["teacher"].features[:n]),
+        "relative FID": frechet_distance(outcome.features[:n], outcome.evaluator.references["teacher"].features[:n]),
     }
 
 
 def judged(experiment: Experiment, candidate: Candidate) -> dict[str, Any]:
-    few, many = (engine.evaluate(candidate) for engine in (experiment.search_engine, experiment.held_out_engine))
-    features, teacher = many.features, many.engine.references["teacher"].features
+    few, many = (
+        evaluator.evaluate(candidate) for evaluator in (experiment.search_evaluator, experiment.held_out_evaluator)
+    )
+    features, teacher = many.features, many.evaluator.references["teacher"].features
     half = len(features) // 2
     return {
         "few": {str(n): said(few, n) for n in FEW},

@@ -24,11 +24,11 @@ import torch
 from optuna.trial import TrialState
 
 from flexiffusion.search.front import front
-from flexsearch.engines.pool import Pool
-from flexsearch.engines.speculation import Synchronous
+from flexsearch.evaluators.pool import PoolEvaluator
+from flexsearch.evaluators.synchronous import SynchronousEvaluator
 from flexsearch.runs.driver import search
-from flexsearch.runs.evaluators import opened
 from flexsearch.runs.experiment import Experiment
+from flexsearch.runs.open_evaluator import opened
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
 from flexsearch.runs.settings import Settings
@@ -89,13 +89,13 @@ def killer(every: float | None) -> Iterator[list[int]]:
 def case(name: str, settings: Settings, work: Path, kill_every: float | None = None) -> Measured:
     folder = RunFolder.create(work / name.replace(" ", "-").replace(",", ""), settings)
     experiment = Experiment(settings, work / "references")
-    _ = experiment.search_engine
+    _ = experiment.search_evaluator
     sampler = MethodSampler(experiment.method, settings.seed)
     study = folder.study(settings, sampler)
     began = time.perf_counter()
     with opened(experiment, lambda line: print(f"    {line}", flush=True)) as evaluator:
-        pool: Any = evaluator.pool if isinstance(evaluator, Synchronous) else evaluator
-        if isinstance(pool, Pool):
+        pool: Any = evaluator.pool if isinstance(evaluator, SynchronousEvaluator) else evaluator
+        if isinstance(pool, PoolEvaluator):
             while pool.ready < pool.workers:
                 pool.step()
         started, cpu = time.perf_counter(), cpu_seconds()

@@ -50,7 +50,7 @@ class NetworkClock:
 def whole_search(settings: Settings, folder: Path) -> None:
     opened = RunFolder.create(folder, settings)
     experiment = Experiment(settings, opened.references)
-    _ = experiment.model, experiment.features, experiment.table
+    _ = experiment.model, experiment.features, experiment.macs
     marks = []
 
     def ignored(number: int, error: float, cost: float) -> None:
@@ -58,13 +58,13 @@ def whole_search(settings: Settings, folder: Path) -> None:
 
     with NetworkClock() as network:
         began = time.perf_counter()
-        engine = experiment.search_engine
+        evaluator = experiment.search_evaluator
         marks.append((time.perf_counter() - began, network.seconds))
         sampler = MethodSampler(experiment.method, settings.seed)
         search(
             opened.study(settings, sampler),
             sampler,
-            engine,
+            evaluator,
             experiment.costs,
             settings.evaluations,
             settings.racing,
@@ -85,11 +85,11 @@ def candidate_seconds(settings: Settings, folder: Path) -> tuple[float, int]:
     """Seconds of one full-length candidate, and the batch that was used; the network has been warmed up."""
     experiment = Experiment(replace(settings, solver=settings.usual_solver), folder)
     candidate = final_table.teacher(experiment).candidate
-    engine = experiment.engine_for_search({})
-    engine.seconds(candidate, 1, engine.solver)
+    evaluator = experiment.evaluator_for_search({})
+    evaluator.seconds(candidate, 1, evaluator.solver)
     began = time.perf_counter()
-    engine.evaluate(candidate)
-    return time.perf_counter() - began, engine.batch
+    evaluator.evaluate(candidate)
+    return time.perf_counter() - began, evaluator.batch
 
 
 def main() -> None:

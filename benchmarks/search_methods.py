@@ -96,8 +96,8 @@ def optuna_search(path: Path, settings: Settings, name: str) -> tuple[Experiment
         return experiment, [from_json(document) for document in json.loads(path.read_text(encoding="utf-8"))]
     method, (target,) = experiment.method, experiment.settings.targets
     assert isinstance(method, PlacementMethod)
-    engine = experiment.search_engine
-    engine.prefixes = None
+    evaluator = experiment.search_evaluator
+    evaluator.prefixes = None
     samplers = {
         "random": lambda: optuna.samplers.RandomSampler(seed=settings.seed),
         "NSGA-II": lambda: optuna.samplers.NSGAIISampler(seed=settings.seed),
@@ -110,7 +110,7 @@ def optuna_search(path: Path, settings: Settings, name: str) -> tuple[Experiment
         asked = study.ask({name: IntDistribution(gene[0], gene[-1]) for name, gene in method.genes.items()})
         drawn = repaired(method, asked.params)
         candidate = method.variation.fit(drawn, target, stream_of(settings.seed, number))
-        judged = engine.judge(candidate, LATENT)
+        judged = evaluator.judge(candidate, LATENT)
         cost = candidate.cost(experiment.costs)
         study.tell(asked, [judged.error, cost])
         calls += judged.calls
@@ -167,7 +167,7 @@ def affordable(experiment: Experiment, trials: Sequence[Trial]) -> list[Trial]:
 
 
 def held_out(experiment: Experiment, candidate: Candidate) -> float:
-    return LATENT.of(experiment.held_out_engine.evaluate(candidate).latent_errors("teacher"))
+    return LATENT.of(experiment.held_out_evaluator.evaluate(candidate).latent_errors("teacher"))
 
 
 def figures(experiment: Experiment, trials: Sequence[Trial], seconds: float) -> Figures:
@@ -230,7 +230,7 @@ def main() -> None:
     found: dict[str, list[Figures]] = {name: [] for name in options.searches}
     for seed in options.seeds:
         references = Experiment(settings_of(OPTUNA[0], seed, options), options.work / "references")
-        assert references.search_engine is not None  # they are no search's own work
+        assert references.search_evaluator is not None  # they are no search's own work
         made = {name: timed(name, seed, options) for name in options.searches}
         for name, figure in figures_of_seed(made).items():
             found[name].append(figure)

@@ -36,7 +36,9 @@ def searched(path: Path, settings: Settings) -> tuple[Experiment, list[Evaluated
         progress(path.name, number, settings.evaluations)
 
     with folder.locked():
-        search(study, sampler, experiment.search_engine, experiment.costs, settings.evaluations, settings.racing, told)
+        search(
+            study, sampler, experiment.search_evaluator, experiment.costs, settings.evaluations, settings.racing, told
+        )
     return experiment, list(sampler.evaluated(study.get_trials(deepcopy=False)))
 
 
@@ -57,9 +59,9 @@ def work_of(calls: int, cost: float, candidate: Candidate) -> float:
 def spent(experiment: Experiment, evaluated: Sequence[Evaluated]) -> Iterator[tuple[int, float]]:
     """Network calls and their work, in full steps, up to and with each trial; the planner's tables are included."""
     calls, work = 0, 0.0
-    if experiment.settings.plans:
-        tables = experiment.tables()
-        calls, work = sum(tables.calls), tables.work(experiment.costs)
+    if experiment.settings.uses_planner:
+        step_errors = experiment.step_errors()
+        calls, work = sum(step_errors.calls), step_errors.work(experiment.costs)
     for item in evaluated:
         calls += item.calls
         work += work_of(item.calls, item.cost, item.candidate)

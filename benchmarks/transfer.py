@@ -64,12 +64,12 @@ def main() -> None:
 
 def judged(candidate: Candidate, own: str | Weights | None, settings: Settings, references: Path) -> str:
     """`own`: the solver that the file brings, in place of the settings'."""
-    cost = math.ceil(candidate.cost(Experiment(settings, references).table))
+    cost = math.ceil(candidate.cost(Experiment(settings, references).macs))
     experiment = Experiment(replace(settings, speedups=(settings.steps / cost,)), references)
-    rivals = {choice.kind: choice.candidate for choice in final_table.choose(experiment, [])}
-    engine = experiment.held_out_engine
+    rivals = {entry.kind: entry.candidate for entry in final_table.choose(experiment, [])}
+    evaluator = experiment.held_out_evaluator
     errors = {
-        kind: engine.evaluate(item, solver=own if kind == "found" else None).latent_errors("teacher")
+        kind: evaluator.evaluate(item, solver=own if kind == "found" else None).latent_errors("teacher")
         for kind, item in {"found": candidate, **rivals}.items()
         if kind in ("found", "plain", "deepcache")
     }

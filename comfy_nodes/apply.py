@@ -13,20 +13,22 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..flexiffusion.fit import misfit, require_fit, require_noise
-from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, why_not_cut
+from ..flexiffusion.errors import ModelMismatch
+from ..flexiffusion.fit import distilled, misfit, require_fit, require_noise
+from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, side_by_side, why_not_cut
 from ..flexiffusion.noise import NoiseKind
 from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for
 from ..flexiffusion.presets import Preset
 from ..flexiffusion.run import Report, Run
-from ..flexiffusion.schedule import FULL, Action, Schedule, SegmentsPlan, StepsPlan
+from ..flexiffusion.schedule import FULL, Schedule, SegmentsPlan, StepsPlan
 from . import caches
 from .network import noise_of, picture_size, prediction_of, uncompiled, why_not_partial
 from .samplers import count_note, name_of, with_own_solver
@@ -88,29 +90,59 @@ def thin(schedule: Schedule, sigmas: Sequence[float], mapping: LevelMapping = "p
     return [*plan.levels, end], plan
 
 
-@dataclass
 class _Sampling:
     """State of one sampling. Options are copied on their way to the network, objects in them are not.
 
-    plan:      what to do at each noise level
-    noise:     what they are
-    run:       of the network, from the first evaluation on
-    network:   that the run is of
-    action:    of the evaluation in progress
-    elsewhere: what the plan wanted of calls that another network was called with, such as a copy on a second device
+    The host may call copies of the network, one a device, from threads of its own (MultiGPU CFG Split): each network
+    that really runs has a `Run` of its own, made at its first call.
+
+    plan:  what to do at each noise level
+    noise: what they are
     """
 
-    plan: Plan
-    noise: NoiseKind
-    run: Run | None = None
-    network: Any = None
-    action: Action = FULL
-    elsewhere: list[Action] = field(default_factory=list)
+    def __init__(self, plan: Plan, noise: NoiseKind) -> None:
+        self.plan = plan
+        self._noise: NoiseKind = noise
+        self._runs: dict[Any, tuple[Run, int]] = {}  # of each network, with the evaluation that it has begun
+        self._evaluation, self._sigma = 0, plan.levels[0] if plan.levels else 1.0
+        self._elsewhere: list[bool] = []  # whether the plan wanted a partial call of a network that cannot be cut
+        self._lock = threading.Lock()
 
-    def report(self, run: Run) -> Report:
-        """Counts of the run's calls and of all others."""
-        report, wanted = run.report, sum(action.kind == "partial" for action in self.elsewhere)
-        return replace(report, full=report.full + len(self.elsewhere), misses=report.misses + wanted)
+    def evaluate(self, sigma: float, network: Any) -> None:
+        """Begins one evaluation of the sampler; network: the model's own, which may have had modules put into it."""
+        self._evaluation += 1
+        # a sampler that looks at the picture itself, noise level 0, is at the end of the list
+        self._sigma = sigma if 0 < sigma < math.inf else self.plan.levels[-1]
+        if not self._runs:
+            self._runs[network] = Run(network, self.plan, self._noise), 0
+        self.run_of(network)
+
+    def run_of(self, network: Any) -> Run | None:
+        """The run of a network that is called now; None: it cannot be cut as the plan wants."""
+        with self._lock:
+            if not self._runs:
+                return None  # somebody calls the network before the sampler does
+            if network not in self._runs:
+                try:
+                    self._runs[network] = Run(network, self.plan, self._noise), 0
+                except ModelMismatch:
+                    action = self.plan.actions[self.plan.index_at(self._sigma)]
+                    self._elsewhere.append(action.kind == "partial")
+                    return None
+            run, begun = self._runs[network]
+            if begun != self._evaluation:
+                run.evaluate(self._sigma)
+                self._runs[network] = run, self._evaluation
+            return run
+
+    def close(self) -> Report | None:
+        """Frees what is remembered; the counts of all networks, or None where nothing was evaluated."""
+        runs = [run for run, _ in self._runs.values()]
+        for run in runs:
+            run.close()
+        if not runs:
+            return None
+        return side_by_side([run.report for run in runs], len(self._elsewhere), sum(self._elsewhere))
 
 
 class _Applied:
@@ -145,14 +177,14 @@ class _Applied:
             return result
         finally:
             options.pop(KEY, None)
-            if sampling.run is not None:
-                sampling.run.close()
+            report = sampling.close()
+            if report is not None:
                 name = None if self._schedule is None else self._schedule.name
-                report = sampling.report(sampling.run)
-                after = [nothing_saved(name or "", report), _elsewhere(len(sampling.elsewhere))]
-                for note in filter(None, after):
-                    _log.warning("%s", note)
-                self._tell(SamplingReport(name, report, len(given) - 1, (*notes, *filter(None, after))))
+                after = nothing_saved(name or "", report)
+                if after:
+                    _log.warning("%s", after)
+                    notes.append(after)
+                self._tell(SamplingReport(name, report, len(given) - 1, tuple(notes)))
 
     def _tell(self, report: SamplingReport) -> None:
         _log.info("%s", report.line)
@@ -225,14 +257,8 @@ def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels:
         "this host does not tell which one is loaded. On another one its quality was not measured"
     )
     counts = None if sampler is None else count_note(sampler)
-    return [note for note in (differs, checkpoint, counts, caches.note(guider.model_options)) if note]
-
-
-def _elsewhere(calls: int) -> str | None:
-    """A sentence where another network was called, which no schedule speeds up; None: it was not."""
-    if not calls:
-        return None
-    return f"{calls} network calls went to a copy of the model (on a second device?) and ran in full there"
+    few = distilled(_network(guider))
+    return [note for note in (differs, few, checkpoint, counts, caches.note(guider.model_options)) if note]
 
 
 def _network(guider: Any) -> Any:
@@ -248,26 +274,19 @@ def _predict_noise(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwa
     options = executor.class_obj.model_options.get("transformer_options", {})
     sampling: _Sampling | None = options.get(KEY)
     if sampling is not None and sampling.plan.levels:
-        if sampling.run is None:
-            # now and not before: other nodes may put modules into the network when sampling begins
-            sampling.network = uncompiled(executor.class_obj.model_patcher.model.diffusion_model)
-            sampling.run = Run(sampling.network, sampling.plan, sampling.noise)
-        sigma = float(timestep.flatten()[0])
-        # a sampler that looks at the picture itself, noise level 0, is at the end of the list
-        sampling.action = sampling.run.evaluate(sigma if 0 < sigma < math.inf else sampling.plan.levels[-1])
+        # now and not before: other nodes may put modules into the network when sampling begins
+        network = uncompiled(executor.class_obj.model_patcher.model.diffusion_model)
+        sampling.evaluate(float(timestep.flatten()[0]), network)
     return executor(x, timestep, *args, **kwargs)
 
 
 def _apply_model(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     options = next((value for value in (*args, *kwargs.values()) if isinstance(value, dict) and KEY in value), {})
     sampling: _Sampling | None = options.get(KEY)
-    if sampling is None or sampling.run is None:
+    run = None if sampling is None else sampling.run_of(uncompiled(executor.class_obj.diffusion_model))
+    if run is None:
         return executor(x, *args, **kwargs)
-    if uncompiled(executor.class_obj.diffusion_model) is not sampling.network:
-        # a copy on a second device, which the host calls from a thread of its own: the run must not touch it
-        sampling.elsewhere.append(sampling.action)
-        return executor(x, *args, **kwargs)
-    return sampling.run(lambda: executor(x, *args, **kwargs), x, _chunks(options))
+    return run(lambda: executor(x, *args, **kwargs), x, _chunks(options))
 
 
 def _chunks(options: dict[str, Any]) -> tuple[Hashable, ...]:

@@ -81,7 +81,7 @@ def identifier(place: str, value: object, limit: int) -> str:
     return value
 
 
-def choice(place: str, value: object, allowed: Sequence[str]) -> str:
+def one_of(place: str, value: object, allowed: Sequence[str]) -> str:
     """One of the `allowed` texts."""
     if not isinstance(value, str) or value not in allowed:
         raise ScheduleError(place, f"{shown(value)} is not known here", f"Use one of: {', '.join(allowed)}")

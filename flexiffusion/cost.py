@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from .checks import MAX_BRANCHES, FrozenMapping, choice, identifier, instance, real, shown, store, whole
+from .checks import MAX_BRANCHES, FrozenMapping, identifier, instance, one_of, real, shown, store, whole
 from .errors import ScheduleError
 from .schedule import Action
 
@@ -55,7 +55,7 @@ class CostTable:
     units: Mapping[str, Saving] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choice("CostTable.unit", self.unit, UNITS)
+        one_of("CostTable.unit", self.unit, UNITS)
         store(self, "full", real("CostTable.full", self.full, above=0.0))
         if not isinstance(self.partial, Mapping):
             raise ScheduleError(

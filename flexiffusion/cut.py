@@ -3,6 +3,8 @@
 The host's own forward runs in both. For the time of one call the `forward` of deep units is an instance attribute; what
 stood there before (nothing, or the wrapper of another extension) is put back when the block is left, whatever happens,
 and what another extension has put there meanwhile stays (`attributes`).
+The functions act on the thread that entered the block; whoever calls the same network from another one meanwhile
+gets it as it is.
 Because the host's loop still runs, its skips, ControlNet residuals and block counters stay aligned by themselves.
 
 Features are cloned when captured and when handed out: FreeU, ControlNet and the blocks of Flux write into hidden states
@@ -24,6 +26,7 @@ from .errors import ModelMismatch
 from .feature import Feature, joined
 from .layouts import Layout
 from .outputs import Shapes, aligned, build, describe, input_sizes, order_of, same_sizes, tensors, zeros
+from .threads import this_thread
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +70,7 @@ class capturing:
         self._branches = frozenset(branches)
         self._parts = parts
         self._rows = rows
-        self._patch = Attributes()
+        self._patch = Attributes(this_thread())
         self._bases: dict[nn.Module, list[Tensor]] = {}
         self._previous: list[Tensor] = []  # what the unit before returned, where the order of streams is to be told
         self.capture = Capture()
@@ -200,7 +203,7 @@ class skipping:
         self._feature: Feature | None = feature
         self._shapes = shapes
         self._fresh = fresh
-        self._patch = Attributes()
+        self._patch = Attributes(this_thread())
         self._base: list[Tensor] | None = None  # clones of what the branch's base returned
         self._below: list[Tensor] | None = None  # the same, as the streams of the feature
         self._checked = False

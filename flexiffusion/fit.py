@@ -49,6 +49,33 @@ def _width(layout: Layout) -> int:
     return max(read, key=lambda width: (read[width], -width), default=0)
 
 
+def distilled(network: nn.Module) -> str | None:
+    """A sentence where a loaded network itself says that it is distilled to a few steps; None: it does not.
+
+    FLUX.1 schnell has the blocks of FLUX.1 dev, but is told no guidance scale. Other distilled models (Turbo,
+    Lightning, Klein without *base*) are the same network as what they were made of, with other weights.
+    """
+    config, params = (getattr(network, name, None) for name in ("config", "params"))
+    # as diffusers, ComfyUI and Forge keep it
+    told = [
+        getattr(config, "guidance_embeds", None),
+        getattr(params, "guidance_embed", None),
+        getattr(network, "guidance_embed", None),
+    ]
+    if not any(flag is False for flag in told):
+        return None
+    try:
+        family = family_of(network)
+    except ModelMismatch:
+        return None
+    if family != "flux":
+        return None
+    return (
+        "the loaded network is told no guidance scale, as FLUX.1 schnell's and unlike FLUX.1 dev's: if it is distilled "
+        "to 4 steps, there is no step to save, and no schedule should be used"
+    )
+
+
 def require_noise(schedule: Schedule, noise: NoiseKind, network: str) -> None:
     """Refuses a schedule whose noise levels mean something else than the host's.
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from .errors import ModelMismatch
 from .layouts import find_layout
-from .plan import Plan
+from .plan import FEWEST_STEPS, Plan
 from .run import Report
-from .schedule import FULL
+from .schedule import FULL, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,50 @@ def in_full(plan: Plan) -> Plan:
     return replace(plan, actions=(FULL,) * len(plan.actions))
 
 
+def checkpoint_note(schedule: Schedule) -> str | None:
+    """A sentence for hosts that do not tell a checkpoint's hash, on a schedule that was searched on a certain one."""
+    if not schedule.model.sha256:
+        return None
+    return (
+        f"{schedule.name} was searched on the checkpoint with SHA-256 {schedule.model.sha256[:12]}...; "
+        "this host does not tell which one is loaded. On another one its quality was not measured"
+    )
+
+
+def gain_note(schedule: str, plan: Plan, steps: int) -> str | None:
+    """A sentence where a plan saves nothing against `steps` full steps of the host's own list; None: it saves."""
+    if steps < FEWEST_STEPS:
+        return f"no gain is to be expected of {steps} steps: they are sampled as ever"
+    fulls = sum(action == FULL for action in plan.actions)
+    if fulls < steps:
+        return None
+    if fulls == len(plan.actions) and fulls == steps:
+        return f"{schedule} has no effect here: every step runs in full"
+    return f"{schedule} runs {fulls} full steps, the sampler alone {steps}: nothing is gained here"
+
+
 def nothing_saved(schedule: str, report: Report) -> str | None:
     """A sentence where partial steps were planned and not one could run in part; None elsewhere."""
     if report.misses and not report.partial:
         return f"{schedule}: not one step could run in part, so nothing was saved by partial steps; the log says why"
     return None
+
+
+def side_by_side(reports: Sequence[Report], full: int = 0, misses: int = 0) -> Report:
+    """What copies of one network, each on a device of its own, ran in one sampling at the same time.
+
+    Seconds and evaluations are the first one's; calls and memory are those of all together.
+
+    full, misses: calls of networks that have no report, and how many of them the plan wanted partial
+    """
+    return replace(
+        reports[0],
+        full=sum(report.full for report in reports) + full,
+        partial=sum(report.partial for report in reports),
+        misses=sum(report.misses for report in reports) + misses,
+        cache_bytes=sum(report.cache_bytes for report in reports),
+        dropped=sum(report.dropped for report in reports),
+    )
 
 
 def total(reports: Sequence[Report], nulls: int) -> Report:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import statistics
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -131,6 +132,7 @@ class Run:
         self._started: float | None = None
         self._ended: float | None = None
         self._warned: set[str] = set()
+        self._lock = threading.RLock()  # a network's calls come one after the other, whatever threads they come from
 
     def __enter__(self) -> Run:
         return self
@@ -229,9 +231,13 @@ class Run:
         Raises:
             FlexiffusionError: before `evaluate`, or after `close`.
         """
-        self._require_open()
-        if self._index < 0:
-            raise FlexiffusionError("run: called before any evaluation. Call `evaluate(sigma)` first")
+        with self._lock:
+            self._require_open()
+            if self._index < 0:
+                raise FlexiffusionError("run: called before any evaluation. Call `evaluate(sigma)` first")
+            return self._run(forward, sample, chunks)
+
+    def _run(self, forward: Callable[[], T], sample: Tensor, chunks: Sequence[Hashable]) -> T:
         dropped = self._dropped[self._index]
         if self._learns:
             # of a transformer's blocks nobody knows what is left of them before they have run once

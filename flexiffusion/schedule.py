@@ -15,7 +15,7 @@ from typing import Any
 
 from .checks import descending, frozen, instance, listing, real, shown, store, text
 from .errors import ScheduleError
-from .facts import HAND_MADE, Cost, Metric, ModelInfo, Provenance, Sampling
+from .metadata import HAND_MADE, Cost, Metric, ModelInfo, Provenance, Sampling
 from .steps import (
     FULL,
     KINDS,

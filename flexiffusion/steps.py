@@ -13,11 +13,11 @@ from .checks import (
     MAX_STEPS,
     MAX_WEIGHT,
     MAX_WEIGHTS,
-    choice,
     descending,
     identifier,
     instance,
     listing,
+    one_of,
     real,
     shown,
     store,
@@ -61,8 +61,8 @@ class Action:
     drop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        choice("Action.kind", self.kind, KINDS)
-        choice("Action.predictor", self.predictor, PREDICTORS)
+        one_of("Action.kind", self.kind, KINDS)
+        one_of("Action.predictor", self.predictor, PREDICTORS)
         if self.kind == "partial":
             store(self, "branch", whole("Action.branch", self.branch, -1, MAX_BRANCHES - 1))
         else:
@@ -98,7 +98,7 @@ class Segment:
         store(self, "steps", whole("Segment.steps", self.steps, 1, MAX_STEPS))
         store(self, "active", whole("Segment.active", self.active, 1, MAX_STEPS))
         store(self, "branch", whole("Segment.branch", self.branch, -1, MAX_BRANCHES - 1))
-        choice("Segment.predictor", self.predictor, PREDICTORS)
+        one_of("Segment.predictor", self.predictor, PREDICTORS)
         if self.active > self.steps:
             raise ScheduleError(
                 "Segment.active",
@@ -130,8 +130,8 @@ class SegmentsPlan:
         segments = listing("SegmentsPlan.segments", self.segments, low=1)
         instance("SegmentsPlan.segments", segments, Segment)
         store(self, "segments", segments)
-        choice("SegmentsPlan.layout", self.layout, SEGMENT_LAYOUTS)
-        choice("SegmentsPlan.noise", self.noise, NOISE_KINDS)
+        one_of("SegmentsPlan.layout", self.layout, SEGMENT_LAYOUTS)
+        one_of("SegmentsPlan.noise", self.noise, NOISE_KINDS)
         if self.total_steps > MAX_STEPS:
             raise ScheduleError(
                 "SegmentsPlan.segments",
@@ -194,7 +194,7 @@ class StepsPlan:
         if steps[0].action.kind != "full":
             raise ScheduleError("StepsPlan.steps[0].do", f"the first step is {steps[0].action.kind}", 'Make it "full"')
         descending("StepsPlan.steps", [step.sigma for step in steps], ".sigma")
-        choice("StepsPlan.noise", self.noise, NOISE_KINDS)
+        one_of("StepsPlan.noise", self.noise, NOISE_KINDS)
         self._check_weights()
 
     def _check_weights(self) -> None:

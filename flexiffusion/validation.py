@@ -1,6 +1,6 @@
 """A parsed document -> Schedule: every key known, every value of its type and in its range, or one ScheduleError.
 
-The rules of single values are the dataclasses' own (`schedule`, `facts`); this module knows which keys an object
+The rules of single values are the dataclasses' own (`schedule`, `metadata`); this module knows which keys an object
 has and turns the places of their errors into JSON paths. The JSON Schema in `schedules/schema/` states the same for
 editors; tests/unit/test_schema.py keeps the two together.
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from .checks import MAX_WEIGHTS, choice, listing, shown, whole
+from .checks import MAX_WEIGHTS, listing, one_of, shown, whole
 from .errors import ScheduleError, VersionError
 from .schedule import (
     Action,
@@ -131,7 +131,7 @@ def _plan(place: str, value: object, new: bool) -> SegmentsPlan | StepsPlan:
         raise ScheduleError(place, f"{shown(value)} is not an object", "Write an object in braces")
     if "kind" not in value:
         raise ScheduleError(f"{place}.kind", "the kind is missing", "Write one of: segments, steps")
-    if choice(f"{place}.kind", value["kind"], ("segments", "steps")) == "segments":
+    if one_of(f"{place}.kind", value["kind"], ("segments", "steps")) == "segments":
         fields = _fields(place, value, ("kind", "segments"), ("layout", "noise") if new else ("layout",))
         segments = tuple(
             _built(f"{place}.segments[{i}]", Segment, entry, ("steps", "active", "branch"), ("predictor",))
@@ -150,7 +150,7 @@ def _step(place: str, value: object, new: tuple[str, ...]) -> Step:
     if (
         isinstance(value, dict)
         and "do" in value
-        and choice(f"{place}.do", value["do"], ("full", "partial")) == "partial"
+        and one_of(f"{place}.do", value["do"], ("full", "partial")) == "partial"
     ):
         fields = _fields(place, value, ("sigma", "do", "branch"), ("predictor", "drop", *new))
     else:

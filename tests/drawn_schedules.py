@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flexiffusion.facts import ModelInfo, Sampling
+from flexiffusion.metadata import ModelInfo, Sampling
 from flexiffusion.schedule import (
     FULL,
     Action,

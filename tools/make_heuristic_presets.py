@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from flexiffusion.codec import write
-from flexiffusion.facts import ModelInfo, Provenance, Sampling
 from flexiffusion.families import FAMILIES, Family
+from flexiffusion.metadata import ModelInfo, Provenance, Sampling
 from flexiffusion.schedule import FULL, Action, Predictor, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 
 # Transformers whose models are usually sampled over 25 to 50 steps. Their distilled kin (Schnell, Turbo, Lightning,

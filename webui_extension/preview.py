@@ -10,10 +10,8 @@ from html import escape
 
 from flexiffusion.plan import Plan
 from flexiffusion.schedule import Action, Metric, Schedule, StepsPlan
+from flexiffusion.strip import KIND_COLOURS
 from flexiffusion.summary import counts_text, sampling_text, step_text
-
-# readable on light and dark ground
-_COLOURS = {"full": "#4f8fea", "partial": "#e8710a", "null": "transparent"}
 
 
 def html(schedule: Schedule, family: str | None, outlook: Sequence[str] = (), plan: Plan | None = None) -> str:
@@ -56,14 +54,14 @@ def _text(schedule: Schedule) -> str:
 def _strip(actions: Sequence[Action]) -> str:
     cells = "".join(
         f'<span title="{i + 1}: {step_text(action)}" style="flex:1;min-width:2px;height:{_height(action)}px;'
-        f'background:{_COLOURS[action.kind]};border:1px solid #8888"></span>'
+        f'background:{KIND_COLOURS[action.kind]};border:1px solid #8888"></span>'
         for i, action in enumerate(actions)
     )
     strip = f'<div style="display:flex;align-items:flex-end;gap:1px;height:24px;margin:4px 0">{cells}</div>'
     legend = " ".join(
         f'<span style="display:inline-block;width:.8em;height:.8em;background:{colour};border:1px solid #8888"></span> '
         f"{kind}"
-        for kind, colour in _COLOURS.items()
+        for kind, colour in KIND_COLOURS.items()
         if any(action.kind == kind for action in actions)
     )
     return strip + f'<small style="opacity:.75">{legend}</small>'

@@ -18,7 +18,7 @@ from torch import Tensor
 from flexiffusion.attributes import Attributes
 from flexiffusion.errors import FlexiffusionError, ModelMismatch
 from flexiffusion.families import FAMILIES
-from flexiffusion.fit import require_fit, require_noise
+from flexiffusion.fit import distilled, require_fit, require_noise
 from flexiffusion.host import SamplingReport, in_full, nothing_saved, total, why_not_cut
 from flexiffusion.plan import LevelMapping
 from flexiffusion.presets import Preset
@@ -174,6 +174,8 @@ class Sampling:
             self._plan = in_full(self._plan)
             name = type(network.unet).__name__
             self._warn(f"{self._schedule.name}: {name} is not a network that can be cut, so only null steps act")
+        if few := distilled(network.unet):
+            self._warn(f"{self._schedule.name}: {few}")
         made_for = self._schedule.model.sha256
         if made_for and network.sha256 and made_for != network.sha256:
             self._warn(

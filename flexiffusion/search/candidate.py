@@ -49,9 +49,9 @@ class Candidate:
         sigmas = levels.sigmas(self.places)
         return StepsPlan(tuple(Step(*step) for step in zip(sigmas, self.actions, strict=True)), levels.kind)
 
-    def cost(self, table: CostTable) -> float:
+    def cost(self, costs: CostTable) -> float:
         """Cost in full steps."""
-        return table.in_full_steps(self.actions)
+        return costs.in_full_steps(self.actions)
 
 
 def short(action: Action) -> str:

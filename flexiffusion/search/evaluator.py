@@ -1,4 +1,4 @@
-"""What the search loop asks of an engine: take a candidate, hand back what was learnt of it, in any order."""
+"""What the search loop asks of an evaluator: take a candidate, hand back what was learnt of it, in any order."""
 
 from __future__ import annotations
 

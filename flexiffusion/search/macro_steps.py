@@ -1,4 +1,4 @@
-"""Tables of macro-steps: what one full step, with a few partial ones after it, costs in error anywhere on a fine grid.
+"""Errors of macro-steps: what one full step, with a few partial ones after it, costs in error anywhere on a fine grid.
 
 A macro-step leaves grid level i with a full step, does m partial steps at even places on the way, and arrives at level
 j > i. It begins on the converged trajectory (so nothing earlier matters but the solver's memory and the last full
@@ -63,7 +63,7 @@ MACRO_STEPS = (MacroStep(0, -1), *(MacroStep(m, b) for b in BRANCHES for m in ra
 
 
 @dataclass(frozen=True, eq=False)
-class Tables:
+class StepErrors:
     """`errors[kind, i, g - 1, h - 1]`: the macro-step from level i over h levels, the last full step g levels before it
     (g = 1 at the first level, where there is none); infinite where there is none. A level's number is its index in
     `grid` (places, falling); the end, zero noise, is level len(grid). Errors are root mean squares, means over
@@ -201,7 +201,7 @@ class Measurer:
         return float(_rms((state - self.states[level]) / self.scales[level]).mean())
 
     def errors(self, progress: Callable[[], None]) -> Errors:
-        """As `Tables.errors`."""
+        """As `StepErrors.errors`."""
         count = len(self.grid)
         table = np.full((len(MACRO_STEPS), count, REACH, REACH), np.inf, np.float32)
         for i in range(count):
@@ -219,7 +219,7 @@ class Measurer:
         return table
 
     def gains(self) -> Errors:
-        """As `Tables.gains`."""
+        """As `StepErrors.gains`."""
         count = len(self.grid)
         anchors = sorted({*range(ANCHORS, count, ANCHORS), count - 1})
         grown = []
@@ -253,8 +253,8 @@ def _rms(difference: Tensor) -> Tensor:
 @torch.inference_mode()
 def measure(
     denoiser: Denoiser, solver: SolverMaker, noise: Tensor, batch: int, progress: Callable[[], None] = lambda: None
-) -> Tables:
-    """Tables of a denoiser and a solver over the first images of its set, whose noise (n, C, H, W) is given.
+) -> StepErrors:
+    """The errors of a denoiser and a solver over the first images of its set, whose noise (n, C, H, W) is given.
 
     `progress` is told after each level of each batch of `batch` images.
     """
@@ -268,4 +268,4 @@ def measure(
         calls.update(measurer.calls)
     errors, gains = (np.average([part[k] for part in parts], axis=0, weights=weights) for k in (0, 1))
     made = tuple(calls[kind] for kind in (None, *BRANCHES))
-    return Tables(measurer.grid, errors.astype(np.float32), gains.astype(np.float32), made)
+    return StepErrors(measurer.grid, errors.astype(np.float32), gains.astype(np.float32), made)

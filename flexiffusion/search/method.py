@@ -52,8 +52,8 @@ class Method(ABC):
         """What the genes stand for."""
 
     @abstractmethod
-    def plan(self, genes: Genes) -> SegmentsPlan | StepsPlan:
-        """The same as a plan for a schedule file."""
+    def file_plan(self, genes: Genes) -> SegmentsPlan | StepsPlan:
+        """The same as the plan of a schedule file."""
 
 
 def stream_of(seed: int, number: int) -> Stream:

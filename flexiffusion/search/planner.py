@@ -1,10 +1,10 @@
-"""The planner: the best chain of macro-steps for every cost at once, by dynamic programming over their tables.
+"""The planner: the best chain of macro-steps for every cost at once, by dynamic programming over their errors.
 
 Errors of neighbouring macro-steps point the same way more often than not (docs/method.md 7), so their norms, each
 times its growth to the end, are added: the bound by the triangle inequality. That makes it a shortest path, exact for
 this sum. Costs are counted in bins, rounded up, so that a plan never costs more than was asked for.
 
-Another device's cost table changes which chain is best and nothing in the tables: re-planning needs no network call.
+Another device's costs change which chain is best and none of the errors: re-planning needs no network call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..cost import CostTable
 from ..schedule import FULL, Action
 from .candidate import Candidate, make_candidate
-from .macro_steps import BRANCHES, MACRO_STEPS, REACH, MacroStep, Tables
+from .macro_steps import BRANCHES, MACRO_STEPS, REACH, MacroStep, StepErrors
 
 BINS = 1000  # of one full step, or fewer where that would be more than MOST_BINS together
 MOST_BINS = 10_000
@@ -37,10 +37,10 @@ class Planner:
     """All best chains up to `highest` (full steps), of macro-steps of the allowed kinds."""
 
     def __init__(
-        self, tables: Tables, table: CostTable, highest: float, kinds: Sequence[MacroStep] = MACRO_STEPS
+        self, step_errors: StepErrors, costs: CostTable, highest: float, kinds: Sequence[MacroStep] = MACRO_STEPS
     ) -> None:
-        self.tables, self.table, self.kinds = tables, table, tuple(kinds)
-        self.count = len(tables.grid)
+        self.step_errors, self.costs, self.kinds = step_errors, costs, tuple(kinds)
+        self.count = len(step_errors.grid)
         # Fine enough for a step of the output head alone, which costs a thousandth or two: rounded up to a hundredth,
         # a plan could not afford one after each of its full steps.
         self._fine = min(BINS, max(1, math.floor(MOST_BINS / highest)))
@@ -60,7 +60,7 @@ class Planner:
         self._solve()
 
     def _share(self, kind: MacroStep) -> float:
-        return self.table.partial.get(kind.branch, math.inf) / self.table.full if kind.partials else 0.0
+        return self.costs.partial.get(kind.branch, math.inf) / self.costs.full if kind.partials else 0.0
 
     def _solve(self) -> None:
         for i in range(self.count):
@@ -82,16 +82,20 @@ class Planner:
             if cost > self.bins:
                 continue
             for hop in range(min(REACH, self.count - i)):
-                error = self.tables.errors[number, i, gap, hop] * self.tables.gains[i + hop + 1]
+                error = self.step_errors.errors[number, i, gap, hop] * self.step_errors.gains[i + hop + 1]
                 if not np.isfinite(error):
                     continue
-                arrived = reached[: self.bins + 1 - cost] + error
+                arrived = self._joined(reached[: self.bins + 1 - cost], error)
                 best = self._best[i + hop + 1, hop, cost:]
                 better = arrived < best
                 best[better] = arrived[better]
                 self._from[i + hop + 1, hop, cost:][better] = (gap, number)
 
-    def plan(self, cost: float) -> Planned | None:
+    def _joined(self, reached: NDArray[np.float64], error: float) -> NDArray[np.float64]:
+        """The errors of chains with one macro-step more; must not fall where `reached` does not."""
+        return reached + error
+
+    def best(self, cost: float) -> Planned | None:
         """The best chain of at most `cost` full steps; None where the cheapest chain costs more."""
         affordable = self._best[self.count, :, : math.floor(cost * self._fine + 1e-6) + 1]
         if affordable.size == 0 or not np.isfinite(affordable).any():
@@ -109,18 +113,18 @@ class Planner:
             levels += [start, *places]
             actions += [FULL, *(Action("partial", kind.branch, "linear") for _ in places)]
             level, hop, spent = start, gap, spent - self._costs[number]
-        return Planned(make_candidate([self.tables.grid[level] for level in levels], actions), error)
+        return Planned(make_candidate([self.step_errors.grid[level] for level in levels], actions), error)
 
 
-def plans(tables: Tables, table: CostTable, costs: Sequence[float]) -> list[Planned]:
-    """Plans at every cost: of all kinds, of plain steps only, and of each branch alone; each schedule once."""
+def planned_at(step_errors: StepErrors, costs: CostTable, targets: Sequence[float]) -> list[Planned]:
+    """At every target (full steps): of all kinds, of plain steps only, and of each branch alone; each schedule once."""
     plain, *mixed = MACRO_STEPS
     alone = [[plain, *(kind for kind in mixed if kind.branch == branch)] for branch in BRANCHES]
     found: dict[str, Planned] = {}
     for kinds in ([plain], MACRO_STEPS, *alone):
-        planner = Planner(tables, table, max(costs), kinds)
-        for cost in costs:
-            planned = planner.plan(cost)
+        planner = Planner(step_errors, costs, max(targets), kinds)
+        for target in targets:
+            planned = planner.best(target)
             if planned is not None:
                 found.setdefault(planned.candidate.key, planned)
     return list(found.values())

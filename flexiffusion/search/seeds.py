@@ -78,17 +78,17 @@ def easycache(teacher: Sequence[int], interval: int) -> Candidate:
     )
 
 
-def forecast_seeds(teacher: Sequence[int], table: CostTable, target: float) -> Iterator[Seed]:
+def forecast_seeds(teacher: Sequence[int], costs: CostTable, target: float) -> Iterator[Seed]:
     """Spectrum and EasyCache as costly as the target (in full steps) allows."""
     for warm_up in WARM_UPS:
         for growth in GROWTHS:
             candidate = spectrum(teacher, warm_up, growth)
-            if near(candidate.cost(table), [target]):
+            if near(candidate.cost(costs), [target]):
                 yield Seed("spectrum", f"Spectrum, warm-up {warm_up}, window {WINDOW} + {growth:g}", candidate)
                 break
     for interval in range(2, len(teacher) + 1):
         candidate = easycache(teacher, interval)
-        if near(candidate.cost(table), [target]):
+        if near(candidate.cost(costs), [target]):
             yield Seed("easycache", f"EasyCache, one full step in {interval}", candidate)
             break
 
@@ -99,10 +99,10 @@ def alternating(places: Sequence[int], branch: int, predictor: Predictor, partia
     return make_candidate(places, [partial if i % (partials + 1) else FULL for i in range(len(places))])
 
 
-def alternating_seeds(levels: NoiseLevels, table: CostTable, target: float, branches: Sequence[int]) -> Iterator[Seed]:
+def alternating_seeds(levels: NoiseLevels, costs: CostTable, target: float, branches: Sequence[int]) -> Iterator[Seed]:
     """Uniform full/partial alternation with each predictor, as many steps as the target cost (in full steps) allows."""
     for branch in branches:
-        share = table.partial[branch] / table.full
+        share = costs.partial[branch] / costs.full
         pairs, rest = divmod(target + 1e-9, 1 + share)
         count = 2 * int(pairs) + (1 if rest >= 1 else 0)
         if not 3 <= count <= len(levels):
@@ -114,7 +114,7 @@ def alternating_seeds(levels: NoiseLevels, table: CostTable, target: float, bran
 
 
 def fitted_seeds(
-    levels: NoiseLevels, table: CostTable, targets: Sequence[float], branches: int, spacing: Spacing
+    levels: NoiseLevels, costs: CostTable, targets: Sequence[float], branches: int, spacing: Spacing
 ) -> list[Seed]:
     """Where a search begins that fits a solver to every schedule, at the asked costs (in full steps): plain steps, and
     a full step and one to three partial ones by turns, spaced as the teacher.
@@ -128,7 +128,7 @@ def fitted_seeds(
     for target in sorted(targets):
         for branch in (branch for branch in (-1, 0) if branch < branches):
             for partials in IN_TURN:
-                share = table.partial[branch] / table.full
+                share = costs.partial[branch] / costs.full
                 count = (1 + partials) * int((target + 1e-9) / (1 + partials * share))
                 if 3 <= count <= len(levels):
                     name = f"a full step and {partials} of branch {branch} by turns, linear, {spacing}, {count} steps"
@@ -138,7 +138,7 @@ def fitted_seeds(
 
 
 def all_seeds(
-    levels: NoiseLevels, teacher: Sequence[int], table: CostTable, targets: Sequence[float], branches: int
+    levels: NoiseLevels, teacher: Sequence[int], costs: CostTable, targets: Sequence[float], branches: int
 ) -> list[Seed]:
     """Every baseline at the asked costs (in full steps), without repetitions; the strongest rivals first.
 
@@ -148,9 +148,9 @@ def all_seeds(
     counts = sorted({int(target + 1e-9) for target in targets if target >= 1})
     found: list[Seed] = list(plain_seeds(levels, counts))
     for target in sorted(targets):
-        found += alternating_seeds(levels, table, target, (-1, 0))
-        found += forecast_seeds(teacher, table, target)
-    found += [seed for seed in deepcache_seeds(teacher, branches) if near(seed.candidate.cost(table), targets)]
+        found += alternating_seeds(levels, costs, target, (-1, 0))
+        found += forecast_seeds(teacher, costs, target)
+    found += [seed for seed in deepcache_seeds(teacher, branches) if near(seed.candidate.cost(costs), targets)]
     unique: dict[str, Seed] = {}
     for seed in found:
         unique.setdefault(seed.candidate.key, seed)

@@ -19,6 +19,7 @@ MODEL = (
                  help="A .safetensors checkpoint, a diffusers folder, or a bundled model: tiny (text), pixel (DDPM), "
                  "emoji (a transformer)."),
     click.option("--size", type=PictureSize(), help="Picture size in pixels, 512 or 768x512. [default: the model's]"),
+    click.option("--frames", type=int, help="Frames of a video. [default: the model's]"),
     click.option("--prediction", type=Word("auto", *PREDICTIONS), default="auto", show_default=True,
                  help="What the network predicts: epsilon, v_prediction; auto: as the file says."),
     click.option("--device", type=Word("auto", "cpu", "cuda", "mps"), default="auto", show_default=True,

@@ -13,7 +13,7 @@ from flexsearch.cli import output
 from flexsearch.cli.profile_argument import read_profile
 from flexsearch.cli.progress import Terminal
 from flexsearch.runs.final_table import described
-from flexsearch.runs.plan import Plans, plan, write
+from flexsearch.runs.plan import PlannedSchedules, plan, write
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.prompts import given_prompts
 
@@ -27,7 +27,7 @@ def conduct(profile_file: str | None, out: str | None, prompts_file: str | None,
     _show(plans, [None] * len(plans.schedules) if out is None else write(plans, Path(out)))
 
 
-def _show(plans: Plans, files: Sequence[str | None]) -> None:
+def _show(plans: PlannedSchedules, files: Sequence[str | None]) -> None:
     experiment, table = plans.experiment, plans.costs
     steps = experiment.settings.steps
     rows = [

@@ -79,10 +79,10 @@ def list_presets(family: str | None) -> None:
 @output.json_option
 def show_preset(preset: str) -> None:
     """What a preset does, who made it on what, with which evidence, and where you have it from."""
+    from flexiffusion.presets import named
     from flexsearch.cli.show import document, print_sheet
-    from flexsearch.sharing import own_presets
 
-    found = own_presets.find(preset)
+    found = named(preset)
     note = _notes(found.path.parent).get(found.path)
     if output.wants_json():
         output.emit({**document(str(found.path), found.schedule), "source": note})

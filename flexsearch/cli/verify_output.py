@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from flexiffusion.presets import named
 from flexsearch.cli import output
 from flexsearch.cli.progress import Terminal
 from flexsearch.report.rows import comparisons
@@ -14,7 +15,6 @@ from flexsearch.runs.claims import Finding, Word, overall
 from flexsearch.runs.settings import Settings
 from flexsearch.runs.verify import Verification, unused_seed, usual_images, verify
 from flexsearch.sampling.prompts import given_prompts
-from flexsearch.sharing import own_presets
 
 _STYLES: dict[Word | None, str] = {"confirmed": "green", "weaker": "yellow", "refuted": "red", None: "dim"}
 
@@ -23,7 +23,7 @@ def conduct(
     preset: str, images: int | None, choose_on: int, prompts_file: str | None, seed: int | None, **options: Any
 ) -> tuple[Finding, ...]:
     """Measure and show; the findings."""
-    schedule = own_presets.find(preset).schedule
+    schedule = named(preset).schedule
     prompts, held_out = given_prompts(prompts_file)
     asked = Settings(
         **options,

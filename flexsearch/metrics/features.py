@@ -86,7 +86,12 @@ def load_features(name: str) -> nn.Module:
 
 @torch.inference_mode()
 def extract(module: nn.Module, images: Tensor, batch: int = 64) -> Tensor:
-    """Features (n, d), float32 on the CPU, of images (n, 3, H, W) in [0, 1]; computed where the module is."""
+    """Features (n, d), float32 on the CPU, of images (n, 3, H, W) in [0, 1]; computed where the module is.
+
+    Of videos (n, frames, 3, H, W) those of each frame: (n, frames, d).
+    """
+    if images.dim() == 5:
+        return extract(module, images.flatten(0, 1), batch).unflatten(0, images.shape[:2])
     device = device_of(module)
     return torch.cat([module(rows.to(device)).float().cpu() for rows in images.split(batch)])
 

@@ -10,14 +10,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from flexiffusion.cost import CostTable
 from flexiffusion.search.evaluator import Evaluator, Job
 from flexiffusion.search.racing import rival_of
-from flexsearch.runs import trial_plan
+from flexsearch.runs import trial_candidate
 from flexsearch.runs.optuna_sampler import MethodSampler, SpaceExhausted
 
 
 def search(
     study: Study,
     sampler: MethodSampler,
-    engine: Evaluator,
+    evaluator: Evaluator,
     costs: CostTable,
     evaluations: int,
     racing: bool,
@@ -26,14 +26,14 @@ def search(
     """Evaluate until the study has `evaluations` finished trials, or nothing new can be found.
 
     A trial that was under way when the process died is asked again under its own number: the sampler's answer depends
-    only on the trials before it (and on which of them were under way, which is stored), so with an engine of one slot
-    the search ends as if it had never been interrupted, and with more nothing is proposed twice. With `racing` a
+    only on the trials before it (and on which of them were under way, which is stored), so with an evaluator of one
+    slot the search ends as if it had never been interrupted, and with more nothing is proposed twice. With `racing` a
     candidate leaves when it is clearly worse than one that costs no more. `on_trial` is told number, error and cost of
     every finished trial; costs are counted by `costs`, in full steps.
     """
     under_way: dict[int, tuple[Trial, float]] = {}
     while True:
-        while len(under_way) < engine.slots:
+        while len(under_way) < evaluator.slots:
             trials = study.get_trials(deepcopy=False)
             trial = _next(study, trials, evaluations, set(under_way))
             if trial is None:
@@ -53,16 +53,16 @@ def search(
             cost = candidate.cost(costs)
             before = sampler.evaluated(t for t in trials if t.number < trial.number)
             objective = sampler.method.objective
-            rival = rival_of(candidate, cost, before, engine.count) if racing and objective.races else None
+            rival = rival_of(candidate, cost, before, evaluator.count) if racing and objective.races else None
             sampler.expect(trial.number, genes, candidate, cost)
-            engine.submit(Job(trial.number, candidate, objective, rival, before, genes))
+            evaluator.submit(Job(trial.number, candidate, objective, rival, before, genes))
             under_way[trial.number] = trial, cost
         if not under_way:
             return
-        job, judgement = engine.finished()
+        job, judgement = evaluator.finished()
         trial, cost = under_way.pop(job.number)
         trial.set_user_attr("schedule", job.candidate.text())
-        trial.set_user_attr(trial_plan.KEY, trial_plan.to_json(job.candidate))
+        trial.set_user_attr(trial_candidate.KEY, trial_candidate.to_json(job.candidate))
         trial.set_user_attr("errors", judgement.errors.tolist())
         trial.set_user_attr("calls", judgement.calls)
         study.tell(trial, [judgement.error, cost])

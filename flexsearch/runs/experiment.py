@@ -1,4 +1,4 @@
-"""One run put together from its settings: model, references, method, engine."""
+"""One run put together from its settings: model, references, method, evaluator."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from flexiffusion.cost import CostTable
 from flexiffusion.noise import spaced_places
 from flexiffusion.search import macro_steps
 from flexiffusion.search.fitting import TeacherPath
-from flexiffusion.search.macro_steps import Tables
+from flexiffusion.search.macro_steps import StepErrors
 from flexiffusion.search.method import Method
 from flexiffusion.search.objective import ReferenceName
-from flexiffusion.search.planner import plans
+from flexiffusion.search.planner import planned_at
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import stages
 from flexiffusion.search.seeds import Seed, all_seeds, fitted_seeds
 from flexsearch.choices import FITTED
 from flexsearch.devices import automatic_batch
-from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ConfigError
+from flexsearch.evaluators.local import LocalEvaluator
 from flexsearch.metrics.features import load_features
 from flexsearch.metrics.real_fid import RealFid, real_statistics
 from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
 from flexsearch.models.costs import count_macs, count_units, known_or_measured_ms
 from flexsearch.models.load import load_model
 from flexsearch.runs.methods import build
-from flexsearch.runs.planner_tables import known_or_measured
 from flexsearch.runs.settings import Settings
+from flexsearch.runs.step_errors import known_or_measured
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_places, reference
 from flexsearch.sampling.solvers import SamplerSettings, solver_maker
@@ -50,8 +50,9 @@ class Experiment:
     def model(self) -> Checkpoint:
         settings = self.settings
         return load_model(
-            settings.model, settings.device, settings.dtype, settings.size, settings.prediction, settings.compiled
-        )
+            settings.model, settings.device, settings.dtype, settings.size, settings.prediction, settings.compiled,
+            settings.frames,
+        )  # fmt: skip
 
     @cached_property
     def batch(self) -> int:
@@ -66,7 +67,8 @@ class Experiment:
     def described(self) -> str:
         """The model in one line: what was loaded, what was recognised, how it will run. Then a line for each note."""
         width, height = self.model.image_size
-        line = f"{self.model.described()}, {width}x{height}, batch {self.batch}"
+        frames = "" if self.model.frames is None else f", {self.model.frames} frames"
+        line = f"{self.model.described()}, {width}x{height}{frames}, batch {self.batch}"
         return "\n".join([line, *self.model.note_lines(), *self._prompt_notes()])
 
     def _prompt_notes(self) -> list[str]:
@@ -94,7 +96,7 @@ class Experiment:
         return SamplerSettings(self.settings.usual_solver, default if guidance is None else guidance)
 
     @cached_property
-    def table(self) -> CostTable:
+    def macs(self) -> CostTable:
         """Multiply-adds of every kind of step."""
         return count_macs(self.model, self.sampling.guidance)
 
@@ -106,7 +108,7 @@ class Experiment:
         """
         settings, given = self.settings, self.settings.other_device
         if settings.cost == "macs":
-            return self.table
+            return self.macs
         if settings.cost == "units":
             return count_units(self.model)
         if given is None:
@@ -116,14 +118,14 @@ class Experiment:
 
     def check_profile(self, given: CostTable) -> None:
         """Raises ConfigError where a cost table of another device is of a model with other branches, or lacks units."""
-        if set(given.partial) != set(self.table.partial):
+        if set(given.partial) != set(self.macs.partial):
             raise ConfigError(
                 "--profile",
                 f"it has branches {min(given.partial)} to {max(given.partial)}, "
                 f"but {self.model.source} has -1 to {self.model.branches - 1}",
                 "Make it of the same model with `flexsearch profile --out`",
             )
-        if self.settings.method in ("autodiffusion", "joint") and set(given.units) != set(self.table.units):
+        if self.settings.method in ("autodiffusion", "joint") and set(given.units) != set(self.macs.units):
             raise ConfigError(
                 "--profile", "it does not tell what this model's layers cost", "Make it again with this version"
             )
@@ -144,10 +146,10 @@ class Experiment:
         return read_prompts(BUNDLED, str(BUNDLED))
 
     def draw_references(self, progress: Callable[[int], None]) -> None:
-        """Both engines, with their references. `progress` is told of `reference_calls` in all, as they are done."""
+        """Both evaluators, with their references. `progress` is told of `reference_calls` in all, as they are done."""
         self._progress = progress
         try:
-            _ = self.search_engine, self.held_out_engine
+            _ = self.search_evaluator, self.held_out_evaluator
         finally:
             del self._progress
 
@@ -160,12 +162,12 @@ class Experiment:
         return settings.images * searched + settings.held_out * sum(steps.values())
 
     @cached_property
-    def search_engine(self) -> LocalEngine:
+    def search_evaluator(self) -> LocalEvaluator:
         judged_by = self.settings.judged_by
-        return self.engine_for_search(self._references(self._search_images, {"teacher", judged_by}, self._fitted_on))
+        return self.evaluator_for_search(self._references(self._search_images, {"teacher", judged_by}, self._fitted_on))
 
-    def engine_for_search(self, references: dict[ReferenceName, Reference]) -> LocalEngine:
-        """An engine on the search images, with references that are known."""
+    def evaluator_for_search(self, references: dict[ReferenceName, Reference]) -> LocalEvaluator:
+        """An evaluator on the search images, with references that are known."""
         prefixes = Prefixes(self.settings.memory << 20) if self.settings.memory else None
         path = None
         if self._fitted_on:
@@ -173,7 +175,7 @@ class Experiment:
             sampling, places = self._ways[judged_by]
             maker = solver_maker(sampling.solver, self.model.levels)
             path = references[judged_by].path(maker, self.model.levels.sigmas(places))
-        return self._engine(self._search_images, references, prefixes, path)
+        return self._evaluator(self._search_images, references, prefixes, path)
 
     @property
     def _fitted_on(self) -> int:
@@ -185,9 +187,9 @@ class Experiment:
         return ImageSet(self.settings.seed, 0, self.settings.images, self.prompts[0])
 
     @cached_property
-    def held_out_engine(self) -> LocalEngine:
+    def held_out_evaluator(self) -> LocalEvaluator:
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
-        return self._engine(images, self._references(images, {"teacher", "converged"}))
+        return self._evaluator(images, self._references(images, {"teacher", "converged"}))
 
     @property
     def _ways(self) -> dict[ReferenceName, tuple[SamplerSettings, Sequence[int]]]:
@@ -222,20 +224,20 @@ class Experiment:
         """The model, told what these images are to show."""
         return images.denoiser(self.model, self.sampling.guidance)
 
-    def _engine(
+    def _evaluator(
         self,
         images: ImageSet,
         references: dict[ReferenceName, Reference],
         prefixes: Prefixes | None = None,
         path: TeacherPath | None = None,
-    ) -> LocalEngine:
-        return LocalEngine(
+    ) -> LocalEvaluator:
+        return LocalEvaluator(
             denoiser=self.denoiser(images),
             solver=self.settings.usual_solver if self.settings.fits else self.settings.chosen_solver,
             noise=images.noise(self.model),
             references=references,
             features=self.features,
-            table=self.table,
+            macs=self.macs,
             judged_by=self.settings.judged_by,
             batch=self.batch,
             prefixes=prefixes,
@@ -253,13 +255,13 @@ class Experiment:
         return RealFid(real_statistics(Path(settings.real), named, self.model.image_size, self.folder))
 
     @property
-    def table_levels(self) -> int:
-        """How often `tables` tells of progress where it measures: after each level of each batch."""
+    def step_error_levels(self) -> int:
+        """How often `step_errors` tells of progress where it measures: after each level of each batch."""
         images = min(self.settings.images, macro_steps.IMAGES)
         return len(macro_steps.grid_of(self.model.levels)) * math.ceil(images / self.batch)
 
-    def tables(self, progress: Callable[[], None] = lambda: None) -> Tables:
-        """The planner's tables over the first search images."""
+    def step_errors(self, progress: Callable[[], None] = lambda: None) -> StepErrors:
+        """What the planner plans by: errors of macro-steps over the first search images."""
         images = ImageSet(self.settings.seed, 0, min(self.settings.images, macro_steps.IMAGES), self.prompts[0])
         return known_or_measured(self.model, self.sampling, images, self.folder, self.batch, progress)
 
@@ -268,7 +270,7 @@ class Experiment:
         """The planner's schedules at the asked costs."""
         return [
             Seed("planned", f"planned, {item.error:.2g} predicted", item.candidate)
-            for item in plans(self.tables(), self.costs, self.settings.targets)
+            for item in planned_at(self.step_errors(), self.costs, self.settings.targets)
         ]
 
     @cached_property

@@ -20,27 +20,27 @@ from flexiffusion.schedule import (
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.paired import estimate
 from flexiffusion.solver import Weights
-from flexsearch.engines.local import LocalEngine, Outcome
+from flexsearch.evaluators.local import LocalEvaluator, Outcome
 from flexsearch.runs.experiment import Experiment
-from flexsearch.runs.final_table import Choice
+from flexsearch.runs.final_table import Entry
 from flexsearch.runs.settings import short
 
 
-def schedule_name(experiment: Experiment, choice: Choice) -> str:
+def schedule_name(experiment: Experiment, entry: Entry) -> str:
     """Such as `tiny-fashion-fitted-30-2x`: family, solver, teacher steps, asked speed-up."""
     settings = experiment.settings
-    return f"{experiment.model.family}-{settings.solver_name}-{settings.steps}-{choice.speedup:g}x"
+    return f"{experiment.model.family}-{settings.solver_name}-{settings.steps}-{entry.speedup:g}x"
 
 
 def to_schedule(
-    experiment: Experiment, engine: LocalEngine, choice: Choice, outcome: Outcome, evaluations: int
+    experiment: Experiment, evaluator: LocalEvaluator, entry: Entry, outcome: Outcome, evaluations: int
 ) -> Schedule:
-    """The schedule file of a found choice, its metrics from `outcome` on the held-out `engine`.
+    """The schedule file of a found entry, its metrics from `outcome` on the held-out `evaluator`.
 
     A metric that is not finite, of a schedule that diverged on a held-out image, is not claimed.
     """
     settings = experiment.settings
-    assert choice.plan is not None
+    assert entry.file_plan is not None
     n = settings.held_out
     metrics = []
     for against in ("teacher", "converged"):
@@ -50,17 +50,18 @@ def to_schedule(
             metrics.append(Metric("latent_mse", error.mean, n, None, f"{against}, same noise, held out", interval))
     relative = outcome.relative_fid()
     if math.isfinite(relative):
-        metrics.append(Metric("relative_fid", relative, n, settings.features, "teacher, same noise, held out"))
+        pictures = len(outcome.all_features)
+        metrics.append(Metric("relative_fid", relative, pictures, settings.features, "teacher, same noise, held out"))
     fid = outcome.real_fid()
     if fid is not None and math.isfinite(fid):
-        metrics.append(Metric("fid", fid, n, settings.features, "real pictures"))
+        metrics.append(Metric("fid", fid, len(outcome.all_features), settings.features, "real pictures"))
     return schedule_file(
         experiment,
-        schedule_name(experiment, choice),
-        f"{choice.label}; asked for {choice.speedup:g}x, judged by "
+        schedule_name(experiment, entry),
+        f"{entry.label}; asked for {entry.speedup:g}x, judged by "
         + ("FID to real pictures" if settings.real else f"the {settings.judged_by}"),
-        choice.candidate,
-        choice.plan if isinstance(choice.solver, str) else with_weights(choice.plan, choice.solver),
+        entry.candidate,
+        entry.file_plan if isinstance(entry.solver, str) else with_weights(entry.file_plan, entry.solver),
         evaluations,
         metrics,
     )
@@ -101,8 +102,9 @@ def schedule_file(
         levels=model.levels.sigmas(experiment.teacher) if isinstance(plan, SegmentsPlan) else None,
         metrics=tuple(metrics),
         cost=Cost(
-            macs=experiment.table.total(candidate.actions),
-            speedup_macs=settings.steps / candidate.cost(experiment.table),
+            macs=experiment.macs.total(candidate.actions),
+            speedup_macs=settings.steps / candidate.cost(experiment.macs),
         ),
         provenance=Provenance("searched", f"flexsearch {__version__}", settings.seed, evaluations),
+        extra={} if model.frames is None else {"frames": model.frames},
     )

@@ -5,18 +5,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from flexiffusion.schedule import Action, NoiseKind, SegmentsPlan, StepsPlan
+from flexiffusion.search import refining
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
-from flexiffusion.search.paired import estimate
-from flexiffusion.search.racing import Judgement
+from flexiffusion.search.paired import Errors, estimate
+from flexiffusion.search.racing import Judgement, least
 from flexiffusion.search.seeds import Seed, SeedKind, near
 from flexiffusion.solver import Weights
 from flexsearch.choices import FITTED
-from flexsearch.engines.local import SHOWN, LocalEngine, Outcome
+from flexsearch.evaluators.local import SHOWN, LocalEvaluator, Outcome
+from flexsearch.models.diffusers_caches import DiffusersCache, Meter
 from flexsearch.report.rows import Row, RowKind
+from flexsearch.runs.cache_rivals import cache_rivals, caching
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.progress import Progress
 
@@ -24,7 +28,8 @@ UNSTEADY = 1.25  # median turn / fastest: a machine with nothing else to do stay
 
 OnStep = Callable[[str], None]
 
-Seconds = Mapping[tuple[Action, ...], Sequence[float]]  # per image, of each turn, by what a schedule's steps do
+Steps = tuple[tuple[Action, ...], DiffusersCache | None]  # what a schedule's steps do, and what leaves out more of them
+Seconds = Mapping[Steps, Sequence[float]]  # per image, of each turn
 
 TIMING = "timing"  # the stage's label
 TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be compared
@@ -32,11 +37,13 @@ SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: a
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
 
 
-Key = tuple[str, str | Weights]  # of a candidate, and what it is sampled with
+REFINED: tuple[RowKind, ...] = ("found", "placed_fitted")  # rows whose fitted solvers are refined
+
+Key = tuple[str, str | Weights, DiffusersCache | None]  # of a candidate, and what it is sampled with
 
 
 @dataclass(frozen=True)
-class Choice:
+class Entry:
     """A schedule that has its row in the final table."""
 
     kind: RowKind
@@ -44,23 +51,30 @@ class Choice:
     label: str
     candidate: Candidate
     solver: str | Weights
-    plan: SegmentsPlan | StepsPlan | None = None  # of found schedules, for their files
+    file_plan: SegmentsPlan | StepsPlan | None = None  # of found schedules, for their files
+    cache: DiffusersCache | None = None  # of diffusers, on the network for the time of it
 
     @property
     def key(self) -> Key:
-        """Two choices with the same key run the same."""
-        return self.candidate.key, self.solver
+        """Two entries with the same key run the same."""
+        return self.candidate.key, self.solver, self.cache
+
+    @property
+    def steps(self) -> Steps:
+        """Two entries with the same steps take the same time."""
+        return self.candidate.actions, self.cache
 
 
-def teacher(experiment: Experiment) -> Choice:
+def teacher(experiment: Experiment) -> Entry:
     label, candidate = f"teacher, {len(experiment.teacher)} steps", plain(experiment.teacher)
-    return Choice("teacher", None, label, candidate, experiment.settings.usual_solver)
+    return Entry("teacher", None, label, candidate, experiment.settings.usual_solver)
 
 
-def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Choice]:
+def choose(experiment: Experiment, evaluated: Sequence[Evaluated], on_step: OnStep = lambda label: None) -> list[Entry]:
     """The teacher, and for each asked speed-up the best found schedule and the best of each kind of rival.
 
     The best is the one with the least error on the *search* images among those that cost at most teacher / speed-up.
+    `on_step` is told of each speed-up.
     """
     settings = experiment.settings
     chosen, known = [teacher(experiment)], Known(experiment, evaluated)
@@ -68,25 +82,49 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Choic
         affordable = [item for item in evaluated if item.cost <= target + 1e-9]
         if affordable:
             best = min(affordable, key=lambda item: item.error)
-            solver, plan = solver_of(experiment, best.candidate), experiment.method.plan(best.genes)
-            chosen.append(Choice("found", speedup, described(best.candidate), best.candidate, solver, plan))
+            solver, plan = solver_of(experiment, best.candidate), experiment.method.file_plan(best.genes)
+            chosen.append(Entry("found", speedup, described(best.candidate), best.candidate, solver, plan))
         chosen += rivals(experiment, speedup, target, known)
         placed = [item for item in affordable if item.candidate.plain]
         if placed and settings.method != "flexiffusion":
             best = min(placed, key=lambda item: item.error)
             kind: RowKind = "placed_fitted" if settings.fits else "plain_searched"
-            choice = Choice(
+            entry = Entry(
                 kind, speedup, described(best.candidate), best.candidate, solver_of(experiment, best.candidate)
             )
-            same = next((other for other in chosen if other.speedup == speedup and other.key == choice.key), None)
-            chosen.append(choice if same is None else replace(choice, label=f"the same as {same.label}"))
+            # a hand-made schedule keeps its fit where this one's is refined
+            alike = [other for other in chosen if other.kind in REFINED or not _refines(experiment, entry)]
+            same = next((other for other in alike if other.speedup == speedup and other.key == entry.key), None)
+            chosen.append(entry if same is None else replace(entry, label=f"the same as {same.label}"))
+        on_step(f"{speedup:g}x")
     return chosen
+
+
+def with_refined(experiment: Experiment, entries: Sequence[Entry], on_step: OnStep) -> list[Entry]:
+    """The same entries, the fitted solvers of what the search found and placed refined on its images, of schedules with
+    few full steps; see `flexiffusion.search.refining`. Hand-made schedules keep the fit alone. `on_step` is told of
+    each that could have been refined."""
+    known: dict[Key, Weights] = {}
+    made = []
+    for entry in entries:
+        if entry.kind in REFINED and not isinstance(entry.solver, str):
+            if _refines(experiment, entry) and entry.key not in known:
+                known[entry.key] = experiment.search_evaluator.refine(entry.candidate, entry.solver)
+            on_step(entry.label)
+            entry = replace(entry, solver=known.get(entry.key, entry.solver))
+        made.append(entry)
+    return made
+
+
+def _refines(experiment: Experiment, entry: Entry) -> bool:
+    """Whether a solver of the search's own has so few full steps that it is refined."""
+    return experiment.settings.fits and sum(action.kind == "full" for action in entry.candidate.actions) <= refining.FEW
 
 
 def solver_of(experiment: Experiment, candidate: Candidate) -> str | Weights:
     """What the search samples a candidate with: the solver's name, or the weights that are fitted to it."""
     fits = experiment.settings.fits
-    return experiment.search_engine.fit(candidate) if fits else experiment.settings.chosen_solver
+    return experiment.search_evaluator.fit(candidate) if fits else experiment.settings.chosen_solver
 
 
 class Known:
@@ -99,33 +137,36 @@ class Known:
 
     def best(self, seeds: Sequence[Seed], solver: str) -> Seed:
         """The one of the least error under a solver. What is not known is evaluated now, racing against the best."""
-        engine, settings = self._experiment.search_engine, self._experiment.settings
-        best: tuple[Seed, Judgement] | None = None
-        for seed in seeds:
+        evaluator, settings = self._experiment.search_evaluator, self._experiment.settings
+        other = None if solver == settings.chosen_solver else solver
+
+        def judged(seed: Seed, rival: Errors | None) -> Judgement:
             key = (seed.candidate.key, solver)
             if key not in self._found:
-                whole = best is not None and settings.objective.races and len(best[1].errors) == engine.count
-                rival = best[1].errors if best is not None and whole else None
-                other = None if solver == settings.chosen_solver else solver
-                self._found[key] = engine.judge(seed.candidate, settings.objective, rival, other)
-            if best is None or self._found[key].error < best[1].error:
-                best = seed, self._found[key]
+                self._found[key] = evaluator.judge(seed.candidate, settings.objective, rival, other)
+            return self._found[key]
+
+        best = least(seeds, judged, evaluator.count, settings.objective)
         assert best is not None
-        return best[0]
+        return best
 
 
-def rivals(experiment: Experiment, speedup: float, target: float, known: Known) -> list[Choice]:
+def rivals(experiment: Experiment, speedup: float, target: float, known: Known) -> list[Entry]:
     """The best hand-made schedule of each kind that costs about `target` full steps, by its error on the search images:
-    with the user's own solver, and fewer plain steps with others too."""
+    with the user's own solver, and fewer plain steps with others too; and diffusers' own caches."""
     settings = experiment.settings
-    chosen: list[Choice] = []
+    chosen: list[Entry] = []
     seeds = experiment.seeds_at([target])
     for kind, of, solver in _rival_kinds(settings.usual_solver, experiment.model.levels.kind, settings.fits):
         able = [seed for seed in seeds if seed.kind == of and near(seed.candidate.cost(experiment.costs), [target])]
         if able:
             rival = known.best(able, solver)
             run = solver_of(experiment, rival.candidate) if solver == FITTED else solver
-            chosen.append(Choice(kind, speedup, rival.name, rival.candidate, run))
+            chosen.append(Entry(kind, speedup, rival.name, rival.candidate, run))
+    steps, usual = plain(experiment.teacher), settings.usual_solver
+    chosen += [
+        Entry(cache.kind, speedup, cache.label, steps, usual, cache=cache) for cache in cache_rivals(experiment, target)
+    ]
     return chosen
 
 
@@ -150,41 +191,69 @@ def described(candidate: Candidate) -> str:
     return f"{words}, {candidate.dropped} units dropped" if candidate.dropped else words
 
 
-def measure(engine: LocalEngine, choices: Sequence[Choice], on_step: OnStep) -> list[tuple[Choice, Outcome]]:
-    """Every choice sampled on the engine's images; schedules that run the same are sampled once."""
+@dataclass(frozen=True)
+class Work:
+    """What was run of a entry, for an image: steps in full, others, multiply-adds, and these in full steps."""
+
+    full: int
+    partial: int
+    macs: float
+    cost: float
+
+
+def evaluate(evaluator: LocalEvaluator, entry: Entry) -> Outcome:
+    """A entry sampled on the evaluator's images."""
+    if entry.cache is None:
+        return evaluator.evaluate(entry.candidate, solver=entry.solver)
+    meter = Meter()
+    with caching(evaluator, entry.cache, meter) as other:
+        return replace(other.evaluate(entry.candidate, solver=entry.solver), meter=meter)
+
+
+def work_of(evaluator: LocalEvaluator, entry: Entry, outcome: Outcome) -> Work:
+    """What was run: planned work is known, that of diffusers' caches was counted."""
+    actions, table, meter = entry.candidate.actions, evaluator.macs, outcome.meter
+    full = sum(action.kind == "full" for action in actions) if meter is None else round(meter.full * len(actions))
+    macs = table.total(actions) if meter is None else meter.macs(len(outcome.trajectory.latents))
+    return Work(full, len(actions) - full, macs, macs / table.full)
+
+
+def measure(evaluator: LocalEvaluator, entries: Sequence[Entry], on_step: OnStep) -> list[tuple[Entry, Outcome]]:
+    """Every entry sampled on the evaluator's images; schedules that run the same are sampled once."""
     outcomes: dict[Key, Outcome] = {}
-    for choice in choices:
-        if choice.key not in outcomes:
-            outcomes[choice.key] = engine.evaluate(choice.candidate, solver=choice.solver)
-        on_step(choice.label)
-    return [(choice, outcomes[choice.key]) for choice in choices]
+    for entry in entries:
+        if entry.key not in outcomes:
+            outcomes[entry.key] = evaluate(evaluator, entry)
+        on_step(entry.label)
+    return [(entry, outcomes[entry.key]) for entry in entries]
 
 
-def timed(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], on_step: OnStep) -> Seconds:
+def timed(evaluator: LocalEvaluator, measured: Sequence[tuple[Entry, Outcome]], on_step: OnStep) -> Seconds:
     """Seconds per image of each schedule in each turn, by what its steps do: where their noise levels lie, and a few
     sums of a solver, are no time.
 
     Every turn times every candidate once, so that a machine that slows down slows all of them. Everything has run
     before, on the images that quality was measured on: nothing is warmed up or compiled here.
     """
-    choices = {choice.candidate.actions: choice for choice, _ in measured}
+    entries = {entry.steps: entry for entry, _ in measured}
     slowest = max(outcome.trajectory.seconds / len(outcome.trajectory.latents) for _, outcome in measured)
     images = TIMED_IMAGES if slowest < SLOW_SECONDS else 1
-    taken: dict[tuple[Action, ...], list[float]] = {actions: [] for actions in choices}
+    taken: dict[Steps, list[float]] = {steps: [] for steps in entries}
     began = time.perf_counter()
     for turn in range(MOST_TURNS):
         if turn >= FEWEST_TURNS and time.perf_counter() - began > TIMING_SECONDS:
             break
         on_step(f"turn {turn + 1}")
-        for actions, choice in choices.items():
-            taken[actions].append(engine.seconds(choice.candidate, images, choice.solver))
+        for steps, entry in entries.items():
+            with nullcontext(evaluator) if entry.cache is None else caching(evaluator, entry.cache) as timed_evaluator:
+                taken[steps].append(timed_evaluator.seconds(entry.candidate, images, entry.solver))
     return taken
 
 
-def time_all(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], progress: Progress) -> Seconds:
+def time_all(evaluator: LocalEvaluator, measured: Sequence[tuple[Entry, Outcome]], progress: Progress) -> Seconds:
     """`timed` with its progress; says so where the times cannot be relied on."""
     with progress.stage(TIMING, MOST_TURNS, "turns at most") as at:
-        seconds = timed(engine, measured, lambda note: at.advance(note=note))
+        seconds = timed(evaluator, measured, lambda note: at.advance(note=note))
     spread = max(statistics.median(turns) / min(turns) for turns in seconds.values())
     if spread > UNSTEADY:
         progress.say(
@@ -195,8 +264,8 @@ def time_all(engine: LocalEngine, measured: Sequence[tuple[Choice, Outcome]], pr
 
 
 def rows(
-    engine: LocalEngine,
-    measured: Sequence[tuple[Choice, Outcome]],
+    evaluator: LocalEvaluator,
+    measured: Sequence[tuple[Entry, Outcome]],
     seconds: Seconds,
     files: Mapping[Key, str],
 ) -> tuple[Row, ...]:
@@ -204,35 +273,31 @@ def rows(
 
     The speed-ups are against the teacher, which must be among `measured`: the median of those of the single turns.
     """
-    full_length = next(choice for choice, _ in measured if choice.kind == "teacher")
+    full_length = next(entry for entry, _ in measured if entry.kind == "teacher")
     made = []
-    for choice, outcome in measured:
-        full = sum(action.kind == "full" for action in choice.candidate.actions)
-        cost = choice.candidate.cost(engine.table)
+    for entry, outcome in measured:
+        work = work_of(evaluator, entry, outcome)
         errors = {f"{error}/{against}": outcome.paired_errors(error, against) for error, against in SHOWN}
         made.append(
             Row(
-                label=choice.label,
-                kind=choice.kind,
-                speedup_asked=choice.speedup,
-                full=full,
-                partial=len(choice.candidate.actions) - full,
-                cost_full_steps=cost,
-                macs=engine.table.total(choice.candidate.actions),
-                speedup_macs=full_length.candidate.cost(engine.table) / cost,
-                seconds_per_image=statistics.median(seconds[choice.candidate.actions]),
+                label=entry.label,
+                kind=entry.kind,
+                speedup_asked=entry.speedup,
+                full=work.full,
+                partial=work.partial,
+                cost_full_steps=work.cost,
+                macs=work.macs,
+                speedup_macs=full_length.candidate.cost(evaluator.macs) / work.cost,
+                seconds_per_image=statistics.median(seconds[entry.steps]),
                 speedup_measured=statistics.median(
-                    teacher / own
-                    for teacher, own in zip(
-                        seconds[full_length.candidate.actions], seconds[choice.candidate.actions], strict=True
-                    )
+                    teacher / own for teacher, own in zip(seconds[full_length.steps], seconds[entry.steps], strict=True)
                 ),
                 errors={key: estimate(values) for key, values in errors.items()},
                 image_errors={key: tuple(values.tolist()) for key, values in errors.items()},
                 relative_fid=outcome.relative_fid(),
-                relative_fid_n=len(outcome.features),
+                relative_fid_n=len(outcome.all_features),
                 real_fid=outcome.real_fid(),
-                schedule_file=files.get(choice.key) if choice.kind == "found" else None,
+                schedule_file=files.get(entry.key) if entry.kind == "found" else None,
             )
         )
     return tuple(made)

@@ -17,7 +17,7 @@ from flexsearch.choices import FITTED
 from flexsearch.errors import ConfigError
 from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.runs.experiment import Experiment
-from flexsearch.runs.final_table import Choice
+from flexsearch.runs.final_table import Entry
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.solvers import SOLVERS
@@ -65,14 +65,14 @@ def solver_in(schedule: Schedule, candidate: Candidate, levels: NoiseLevels, usu
     return plan.weights
 
 
-def choice_of(name: str, schedule: Schedule, experiment: Experiment, progress: Progress) -> Choice:
+def entry_of(name: str, schedule: Schedule, experiment: Experiment, progress: Progress) -> Entry:
     """The row of a file for an experiment's model and teacher; a warning becomes a line."""
     candidate, warning = to_candidate(schedule, experiment.model, experiment.teacher)
     if warning is not None:
         progress.say(f"note: {warning}")
     solver = solver_in(schedule, candidate, experiment.model.levels, experiment.settings.usual_solver)
-    speedup = experiment.settings.steps / candidate.cost(experiment.table)
-    return Choice("found", speedup, name, candidate, solver)
+    speedup = experiment.settings.steps / candidate.cost(experiment.macs)
+    return Entry("found", speedup, name, candidate, solver)
 
 
 def _places(sigmas: Sequence[float], model: Checkpoint) -> tuple[int, ...]:
@@ -87,7 +87,7 @@ def with_fitted_rivals(settings: Settings, schedules: Iterable[Schedule]) -> Set
 
 
 def settings_of(schedule: Schedule, base: Settings) -> Settings:
-    """`base` with the sampler, steps, spacing, guidance and size that the file was made with, where it says so.
+    """`base` with the sampler, steps, spacing, guidance, size and frames that the file was made with, where it says so.
 
     Raises ConfigError for a sampler that this tool has not.
     """
@@ -106,5 +106,12 @@ def settings_of(schedule: Schedule, base: Settings) -> Settings:
             "spacing": sampling.scheduler if sampling.scheduler in SPACINGS else base.spacing,
             "guidance": base.guidance if base.guidance is not None else sampling.cfg,
             "size": base.size or sampling.size,
+            "frames": base.frames or _frames(schedule),
         }
     )
+
+
+def _frames(schedule: Schedule) -> int | None:
+    """Of the videos that a file was made for, as `export` writes it."""
+    frames = schedule.extra.get("frames")
+    return frames if isinstance(frames, int) and frames > 0 else None

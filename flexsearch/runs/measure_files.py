@@ -14,7 +14,7 @@ from flexsearch.report import figures
 from flexsearch.report.rows import Comparison, Row, comparisons
 from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
-from flexsearch.runs.from_file import choice_of, settings_of, with_fitted_rivals
+from flexsearch.runs.from_file import entry_of, settings_of, with_fitted_rivals
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 
@@ -47,23 +47,23 @@ def measure_files(
     """
     experiment = Experiment(_settings(schedules, base), cache_folder() / "references")
     progress.say(f"model: {experiment.described()}")
-    found, choices, known = [], [final_table.teacher(experiment)], final_table.Known(experiment)
+    found, entries, known = [], [final_table.teacher(experiment)], final_table.Known(experiment)
     for _, schedule in schedules:
         if schedule.model.sha256 not in (None, experiment.model.sha256):
             progress.say(f"note: {schedule.name} was searched on another checkpoint, {str(schedule.model.sha256)[:10]}")
-        choice = choice_of(schedule.name, schedule, experiment, progress)
-        choices.append(choice)
+        entry = entry_of(schedule.name, schedule, experiment, progress)
+        entries.append(entry)
         if rivals:
-            cost = choice.candidate.cost(experiment.table)
-            choices += final_table.rivals(experiment, experiment.settings.steps / cost, cost, known)
-        found.append(choice)
-    engine = experiment.held_out_engine
-    with progress.stage("measure", len(choices), "schedules") as at:
-        measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
-    files = {choice.key: file for choice, (file, _) in zip(found, schedules, strict=True)}
-    rows = final_table.rows(engine, measured, final_table.time_all(engine, measured, progress), files)
+            cost = entry.candidate.cost(experiment.macs)
+            entries += final_table.rivals(experiment, experiment.settings.steps / cost, cost, known)
+        found.append(entry)
+    evaluator = experiment.held_out_evaluator
+    with progress.stage("measure", len(entries), "schedules") as at:
+        measured = final_table.measure(evaluator, entries, lambda label: at.advance(note=label))
+    files = {entry.key: file for entry, (file, _) in zip(found, schedules, strict=True)}
+    rows = final_table.rows(evaluator, measured, final_table.time_all(evaluator, measured, progress), files)
     if picture is not None:
-        figures.samples(picture, [(choice.label, outcome.pictures) for choice, outcome in measured])
+        figures.samples(picture, [(entry.label, outcome.pictures) for entry, outcome in measured])
     return Measured(rows, peak_memory(experiment.model.device))
 
 

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.method import Evaluated, Genes, Method, stream_of, unknown
-from flexsearch.runs import trial_plan
+from flexsearch.runs import trial_candidate
 
 
 class SpaceExhausted(Exception):
@@ -73,8 +73,8 @@ class MethodSampler(BaseSampler):
             if trial.number not in self._decoded:
                 error, cost = trial.values
                 attributes = trial.user_attrs
-                steps = attributes.get(trial_plan.KEY)  # which runs of older versions have not
-                candidate = self.method.candidate(trial.params) if steps is None else trial_plan.from_json(steps)
+                steps = attributes.get(trial_candidate.KEY)  # which runs of older versions have not
+                candidate = self.method.candidate(trial.params) if steps is None else trial_candidate.from_json(steps)
                 self._decoded[trial.number] = Evaluated(
                     trial.number,
                     trial.params,

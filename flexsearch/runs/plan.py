@@ -19,7 +19,7 @@ from flexsearch.runs.settings import Settings
 
 
 @dataclass(frozen=True)
-class Plans:
+class PlannedSchedules:
     """A planned schedule for each asked speed-up, and the costs that it was planned by."""
 
     experiment: Experiment
@@ -27,7 +27,7 @@ class Plans:
     schedules: tuple[tuple[float, Planned], ...]
 
 
-def plan(settings: Settings, profile: CostTable | None, progress: Progress) -> Plans:
+def plan(settings: Settings, profile: CostTable | None, progress: Progress) -> PlannedSchedules:
     """Plan for every asked speed-up; `profile` is another device's table of milliseconds, None: multiply-adds.
 
     Raises ConfigError, before anything is measured, for a profile of another model and for a speed-up that no plan has.
@@ -36,20 +36,20 @@ def plan(settings: Settings, profile: CostTable | None, progress: Progress) -> P
     progress.say(f"model: {experiment.described()}")
     if profile is not None:
         experiment.check_profile(profile)
-    costs = profile or experiment.table
+    costs = profile or experiment.macs
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
         if _cheapest(experiment) > target + 1e-9:
             raise _too_fast(experiment, speedup)
-    with progress.stage("planner's tables", experiment.table_levels, "levels") as at:
-        tables = experiment.tables(at.advance)
-    planner = Planner(tables, costs, max(settings.targets))
+    with progress.stage("planner's tables", experiment.step_error_levels, "levels") as at:
+        step_errors = experiment.step_errors(at.advance)
+    planner = Planner(step_errors, costs, max(settings.targets))
     schedules = []
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
-        planned = planner.plan(target)
+        planned = planner.best(target)
         if planned is None:
             raise _too_fast(experiment, speedup)
         schedules.append((speedup, planned))
-    return Plans(experiment, costs, tuple(schedules))
+    return PlannedSchedules(experiment, costs, tuple(schedules))
 
 
 def _cheapest(experiment: Experiment) -> int:
@@ -62,16 +62,16 @@ def _too_fast(experiment: Experiment, speedup: float) -> ConfigError:
     return ConfigError("--speedup", f"no plan is {speedup:g}x as fast", f"Ask for at most {most:.1f}")
 
 
-def write(plans: Plans, folder: Path) -> list[str]:
-    """A schedule file for each plan. Raises ConfigError where the folder cannot be written."""
-    experiment, files = plans.experiment, []
+def write(found: PlannedSchedules, folder: Path) -> list[str]:
+    """A file for each schedule. Raises ConfigError where the folder cannot be written."""
+    experiment, files = found.experiment, []
     settings = experiment.settings
-    for speedup, planned in plans.schedules:
+    for speedup, planned in found.schedules:
         name = f"{experiment.model.family}-{settings.solver_name}-{settings.steps}-{speedup:g}x-planned"
         text = f"{described(planned.candidate)}; planned for {speedup:g}x, not measured"
         steps = planned.candidate.steps_plan(experiment.model.levels)
         if settings.fits:
-            steps = with_weights(steps, experiment.search_engine.fit(planned.candidate))
+            steps = with_weights(steps, experiment.search_evaluator.fit(planned.candidate))
         path = folder / f"{name}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)

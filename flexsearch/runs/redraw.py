@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from flexiffusion.schedule import Schedule
+from flexsearch.models.checkpoint import stills
 from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
-from flexsearch.runs.from_file import choice_of
+from flexsearch.runs.from_file import entry_of
 from flexsearch.runs.progress import Silent
 from flexsearch.sampling.references import HELD_OUT, ImageSet
 from flexsearch.sampling.solvers import draw
@@ -27,11 +28,11 @@ def pictures(experiment: Experiment, schedules: Mapping[str, Schedule], teacher:
     """
     settings, model = experiment.settings, experiment.model
     images = ImageSet(settings.seed, HELD_OUT, min(IMAGES, settings.held_out), experiment.prompts[1])
-    choices = {name: choice_of(name, schedule, experiment, Silent()) for name, schedule in schedules.items()}
+    entries = {name: entry_of(name, schedule, experiment, Silent()) for name, schedule in schedules.items()}
     denoiser, noise, drawn = experiment.denoiser(images), images.noise(model), {}
-    for name, choice in {teacher: final_table.teacher(experiment), **choices}.items():
-        candidate = choice.candidate
+    for name, entry in {teacher: final_table.teacher(experiment), **entries}.items():
+        candidate = entry.candidate
         with torch.inference_mode():
-            made = draw(denoiser, choice.solver, noise, candidate.places, candidate.actions, batch=experiment.batch)
-        drawn[name] = np.asarray(model.decode(made.latents).permute(0, 2, 3, 1).numpy())
+            made = draw(denoiser, entry.solver, noise, candidate.places, candidate.actions, batch=experiment.batch)
+        drawn[name] = np.asarray(stills(model.decode(made.latents)).permute(0, 2, 3, 1).numpy())
     return drawn

@@ -19,10 +19,18 @@ from flexsearch.report.rows import KINDS, Comparison, Row, comparisons
 from flexsearch.report.table import searched_words
 from flexsearch.runs import final_table, trial_store
 from flexsearch.runs.driver import search
-from flexsearch.runs.evaluators import opened
-from flexsearch.runs.expected_work import FINAL_TABLE, REFERENCES, SEARCH, TABLES, expected_work
+from flexsearch.runs.expected_work import (
+    FINAL_TABLE,
+    REFERENCES,
+    REFINING,
+    RIVALS,
+    SEARCH,
+    TABLES,
+    expected_work,
+)
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.export import schedule_name, to_schedule
+from flexsearch.runs.open_evaluator import opened
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.run_folder import RunFolder, newer
@@ -117,9 +125,9 @@ def _search(folder: RunFolder, experiment: Experiment, progress: Progress) -> li
     progress.expect(expected_work(experiment))
     with progress.stage(REFERENCES, experiment.reference_calls, "network calls") as at:
         experiment.draw_references(at.advance)
-    if settings.plans:
-        with progress.stage(TABLES, experiment.table_levels, "levels") as at:
-            experiment.tables(at.advance)
+    if settings.uses_planner:
+        with progress.stage(TABLES, experiment.step_error_levels, "levels") as at:
+            experiment.step_errors(at.advance)
     folder.write_json("costs.json", experiment.costs.to_dict())
     sampler = MethodSampler(experiment.method, settings.seed)
     study = folder.study(settings, sampler)
@@ -146,19 +154,24 @@ def _search(folder: RunFolder, experiment: Experiment, progress: Progress) -> li
 def _measure(
     folder: RunFolder, experiment: Experiment, evaluated: list[Evaluated], progress: Progress
 ) -> tuple[Row, ...]:
-    settings, engine = experiment.settings, experiment.held_out_engine
-    choices = final_table.choose(experiment, evaluated)
-    with progress.stage(FINAL_TABLE, len(choices), "schedules") as at:
-        measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
-    seconds = final_table.time_all(engine, measured, progress)
+    settings, evaluator = experiment.settings, experiment.held_out_evaluator
+    with progress.stage(RIVALS, len(settings.speedups), "speed-ups") as at:
+        entries = final_table.choose(experiment, evaluated, lambda label: at.advance(note=label))
+    if settings.fits:
+        count = sum(entry.kind in final_table.REFINED for entry in entries)
+        with progress.stage(REFINING, count, "schedules") as at:
+            entries = final_table.with_refined(experiment, entries, lambda label: at.advance(note=label))
+    with progress.stage(FINAL_TABLE, len(entries), "schedules") as at:
+        measured = final_table.measure(evaluator, entries, lambda label: at.advance(note=label))
+    seconds = final_table.time_all(evaluator, measured, progress)
     files: dict[final_table.Key, str] = {}
-    for choice, outcome in measured:
-        if choice.kind == "found":
-            schedule = to_schedule(experiment, engine, choice, outcome, len(evaluated))
-            path = folder.schedules / f"{schedule_name(experiment, choice)}.json"
+    for entry, outcome in measured:
+        if entry.kind == "found":
+            schedule = to_schedule(experiment, evaluator, entry, outcome, len(evaluated))
+            path = folder.schedules / f"{schedule_name(experiment, entry)}.json"
             codec.write(path, schedule)
-            files[choice.key] = str(path)
-    rows = final_table.rows(engine, measured, seconds, files)
+            files[entry.key] = str(path)
+    rows = final_table.rows(evaluator, measured, seconds, files)
     folder.write_json(
         "result.json",
         {
@@ -191,18 +204,18 @@ def _measure(
         teacher_cost=float(settings.steps),
     )
     # of the same cost, plain steps stand below what was found
-    shown = [(choice, outcome) for choice, outcome in measured if choice.kind in ("teacher", "found", "plain")]
+    shown = [(entry, outcome) for entry, outcome in measured if entry.kind in ("teacher", "found", "plain")]
     shown.sort(key=lambda item: (item[0].speedup or 0.0, KINDS.index(item[0].kind)))
     figures.samples(
         folder.samples,
         [
-            ("teacher" if choice.speedup is None else f"{choice.speedup:g}x {choice.kind}\n{choice.label}", o.pictures)
-            for choice, o in shown
+            ("teacher" if entry.speedup is None else f"{entry.speedup:g}x {entry.kind}\n{entry.label}", o.pictures)
+            for entry, o in shown
         ],
     )
-    for choice, outcome in shown:
-        if choice.kind == "plain":
+    for entry, outcome in shown:
+        if entry.kind == "plain":
             continue
-        name = pictures.TEACHER if choice.speedup is None else schedule_name(experiment, choice)
+        name = pictures.TEACHER if entry.speedup is None else schedule_name(experiment, entry)
         pictures.write(folder.pictures / name, outcome.pictures)
     return rows

@@ -7,13 +7,13 @@ from typing import Any
 
 from flexiffusion.schedule import Schedule
 from flexiffusion.search.objective import REFERENCES, ReferenceName
-from flexsearch.engines.local import Outcome
+from flexsearch.evaluators.local import Outcome
 from flexsearch.models.identity import cache_folder
 from flexsearch.report.rows import Row
 from flexsearch.runs import final_table
 from flexsearch.runs.claims import Finding, findings, plain_ratios
 from flexsearch.runs.experiment import Experiment
-from flexsearch.runs.from_file import choice_of, settings_of, with_fitted_rivals
+from flexsearch.runs.from_file import entry_of, settings_of, with_fitted_rivals
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 
@@ -53,15 +53,15 @@ def verify(schedule: Schedule, base: Settings, progress: Progress) -> Verificati
     same = schedule.model.sha256 == experiment.model.sha256
     if schedule.model.sha256 is not None and not same:
         progress.say(f"note: searched on another checkpoint of {schedule.model.family}, {schedule.model.sha256[:10]}")
-    found = choice_of(schedule.name, schedule, experiment, progress)
-    cost = found.candidate.cost(experiment.table)
+    found = entry_of(schedule.name, schedule, experiment, progress)
+    cost = found.candidate.cost(experiment.macs)
     beside = final_table.rivals(experiment, experiment.settings.steps / cost, cost, final_table.Known(experiment))
-    choices = [final_table.teacher(experiment), found, *beside]
-    engine = experiment.held_out_engine
-    with progress.stage("measure", len(choices), "schedules") as at:
-        measured = final_table.measure(engine, choices, lambda label: at.advance(note=label))
-    rows = final_table.rows(engine, measured, final_table.time_all(engine, measured, progress), {})
-    outcomes = {choice.kind: outcome for choice, outcome in measured}
+    entries = [final_table.teacher(experiment), found, *beside]
+    evaluator = experiment.held_out_evaluator
+    with progress.stage("measure", len(entries), "schedules") as at:
+        measured = final_table.measure(evaluator, entries, lambda label: at.advance(note=label))
+    rows = final_table.rows(evaluator, measured, final_table.time_all(evaluator, measured, progress), {})
+    outcomes = {entry.kind: outcome for entry, outcome in measured}
     ratios = plain_ratios(_errors(outcomes["found"]), _errors(outcomes["plain"])) if "plain" in outcomes else {}
     judged = findings(schedule, next(row for row in rows if row.kind == "found"), ratios)
     return Verification(schedule.name, judged, rows, experiment.settings, same)

@@ -107,6 +107,7 @@ def reference(
         "images": asdict(images),
         "places": list(places),
         "features": features[0],
+        **({} if model.frames is None else {"frames": model.frames}),
         **({"followed": followed} if followed else {}),
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from flexiffusion import codec
-from flexiffusion.facts import Cost, Metric, ModelInfo, Provenance, Sampling
+from flexiffusion.metadata import Cost, Metric, ModelInfo, Provenance, Sampling
 from flexiffusion.schedule import FULL, Action, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 from flexsearch.cli.app import main
 

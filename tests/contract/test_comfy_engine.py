@@ -178,6 +178,11 @@ class TestCounts:
         assert seen == pytest.approx([LEVELS[0], 6.0, 3.0, 1.0, 0.4])
         assert calls.deep == [True, True, False, True, False]
 
+    def test_a_sampler_that_adds_noise_first_runs_each_step_as_planned(self, host: Any) -> None:
+        """s_churn evaluates above the listed levels: each step did what the one before it was to do."""
+        _, calls, outcome = run(host, HALF, sampler="churned", noise=noise_for(size=LARGE))
+        assert calls.deep == [True, False] * 4 and outcome.report.misses == 0
+
     def test_a_steps_plan_drops_units(self, host: Any) -> None:
         """Calls run what is left, joint and split ones alike; the report counts, and no module stays changed."""
         drop = ("input_blocks.4.0", "middle_block.1", "output_blocks.11.0")
@@ -214,7 +219,7 @@ class TestCounts:
 
         def watch(executor: Any, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Any:
             result = executor(x, sigma, *args, **kwargs)
-            live = executor.class_obj.model_options["transformer_options"]["flexiffusion"].run
+            live = executor.class_obj.model_options["transformer_options"]["flexiffusion"].run_of(host.unet())
             kept.append([len(entries) for chunk in live._cache.values() for entries in chunk.histories.values()])
             features.extend(
                 weakref.ref(e.feature.streams[0])
@@ -318,6 +323,47 @@ class TestRepeated:
         finally:
             hook.remove()
         assert torch.equal(host.sample(model, LEVELS), first)
+
+
+class TestTwoDevices:
+    """MultiGPU CFG Split: the host calls a copy of the network for each side, from threads of its own."""
+
+    def test_both_copies_follow_the_schedule_and_are_left_as_they_were(self, host: Any) -> None:
+        model, second = host.split()
+        before = [vars(module).get("forward") for module in second.modules()]
+        expected = run(host, HALF, noise=noise_for(size=LARGE))[0]
+        counts = Calls()
+        for _ in range(3):
+            with counts.watching(second):
+                result, calls, outcome = run(host, HALF, model=model, noise=noise_for(size=LARGE))
+            assert (calls.deep, counts.deep) == ([True, False] * 4, [True, False] * 4)
+            counts.deep.clear()
+            torch.testing.assert_close(result, expected, **CLOSE)
+            assert (outcome.report.full, outcome.report.partial, outcome.report.misses) == (8, 8, 0)
+            assert [vars(module).get("forward") for module in second.modules()] == before
+
+    def test_all_full_is_bitwise_the_host_alone(self, host: Any) -> None:
+        model, _ = host.split()
+        full = segments(*[(1, 1)] * T)
+        assert torch.equal(run(host, full, model=model)[0], host.sample(host.split()[0], LEVELS))
+
+    def test_a_fault_on_one_device_leaves_both_as_they_were(self, host: Any) -> None:
+        model, second = host.split()
+        before = [vars(module).get("forward") for module in second.modules()]
+        calls = 0
+
+        def fails(module: nn.Module, args: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 4:
+                raise RuntimeError("a device was lost")
+
+        hook = second.middle_block.register_forward_pre_hook(fails)
+        with pytest.raises(RuntimeError, match="a device was lost"):
+            run(host, HALF, model=model)
+        hook.remove()
+        assert [vars(module).get("forward") for module in second.modules()] == before
+        assert run(host, HALF, model=model)[2].report.misses == 0
 
 
 class TestNeighbours:

@@ -17,6 +17,8 @@ import pytest
 import torch
 from pack import ROOT, load_pack, part
 
+from flexiffusion.strip import KIND_COLOURS
+
 GOLDEN = ROOT / "tests" / "golden" / "comfy_nodes.json"
 LANGUAGES = ("en", "zh", "ja")
 
@@ -202,6 +204,7 @@ def test_the_strip(pack: Any) -> None:
     inline = part("comfy_nodes.inline")
     shown = inline.strip(inline.chosen("sd15-turns-6.json"))
     assert shown["steps"] == [["full", None], ["partial", 0]] * 6
+    assert shown["colours"] == KIND_COLOURS
     assert shown["counts"] == "6 full, 6 partial, own noise levels"
     assert shown["model"] == "sd15, heuristic" and "a hand-made rule" in shown["made_for"]
     json.dumps(shown)

@@ -11,9 +11,9 @@ from networks import Network, build
 from torch import nn
 
 from flexiffusion.errors import ModelMismatch
-from flexiffusion.facts import Metric, ModelInfo, Sampling
 from flexiffusion.families import FAMILIES, Family
 from flexiffusion.fit import family_of, made_for, misfit, require_fit
+from flexiffusion.metadata import Metric, ModelInfo, Sampling
 from flexiffusion.presets import Preset
 from flexiffusion.schedule import FULL, Action, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 

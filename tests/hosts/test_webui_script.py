@@ -20,7 +20,8 @@ from webui_modules import ROOT, Component, HostModules, Processing, Script, inst
 from webui_stand_in import SamplerObject, WebUI, own_levels, segments
 
 from flexiffusion import codec
-from flexiffusion.facts import ModelInfo, Provenance, Sampling
+from flexiffusion.metadata import ModelInfo, Provenance, Sampling
+from flexiffusion.strip import KIND_COLOURS
 
 GOLDEN = ROOT / "tests" / "golden" / "webui_script.json"
 
@@ -462,6 +463,9 @@ class TestUi:
         assert "<script>" not in shown and "&lt;script&gt;" in shown
         assert "3 full, 4 partial, 3 null" in shown
         assert shown.count("title=") == 10
+        assert [shown.count(colour) for colour in KIND_COLOURS.values()] == [3 + 1, 4 + 1, 3 + 1], (
+            "steps and the legend"
+        )
         assert "there is no schedule" in ui.show("<b>nowhere</b>") and "<b>nowhere" not in ui.show("<b>nowhere</b>")
         assert "not measured" in ui.show("sd15-deepcache-3")
         assert "images" in ui.show("tiny-fashion-dpmpp_2m-30-2x")

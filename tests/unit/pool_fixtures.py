@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flexiffusion.search.evaluator import Job, OneByOne
-from flexsearch.engines.pool import WorkerLost
+from flexsearch.evaluators.pool import WorkerLost
 
 
 @dataclass(eq=False)
@@ -21,7 +21,7 @@ class Future:
 class SimulatedCluster:
     """`seconds(job)` is how long a job takes; `dies(worker, job)` is asked for each job and, with None, each start."""
 
-    engine: OneByOne
+    evaluator: OneByOne
     workers: int
     seconds: Callable[[Job], float] = lambda job: 1.0
     dies: Callable[[int, Job | None], WorkerLost | None] = lambda worker, job: None
@@ -49,4 +49,4 @@ class SimulatedCluster:
         lost = self.dies(worker, job)
         if lost is not None:
             raise lost
-        return "here" if job is None else self.engine.judge(job.candidate, job.objective, job.rival)
+        return "here" if job is None else self.evaluator.judge(job.candidate, job.objective, job.rival)

@@ -1,4 +1,4 @@
-"""A cost table and a noise schedule like those of Stable Diffusion, and an engine that samples nothing."""
+"""A cost table and a noise schedule like those of Stable Diffusion, and an evaluator that samples nothing."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ PRICED = CostTable("macs", TABLE.full, TABLE.partial, UNITS)  # the same, with w
 TEACHER = spaced_places(SCHEDULE, 20, "uniform")
 
 
-class Engine(OneByOne):
+class FormulaEvaluator(OneByOne):
     """Errors from a formula: full steps and an even spread in log sigma help, dropped units harm a little."""
-
-    table = TABLE
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.evaluated: list[str] = []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from flexiffusion import codec, validation
 from flexiffusion.codec import dumps, loads, read, write
 from flexiffusion.errors import ScheduleError, VersionError
-from flexiffusion.facts import Cost, Metric, ModelInfo, Provenance, Sampling
+from flexiffusion.metadata import Cost, Metric, ModelInfo, Provenance, Sampling
 from flexiffusion.schedule import FULL, Action, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from search_fixtures import Engine
+from search_fixtures import FormulaEvaluator
 from test_driver import METHODS, go
 
 from flexsearch.cli import exit_codes, main
@@ -23,7 +23,7 @@ from flexsearch.runs.settings import Settings
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     RunFolder.create(tmp_path / "run", Settings())
-    go(tmp_path / "run", METHODS["placement"], Engine(), 12)
+    go(tmp_path / "run", METHODS["placement"], FormulaEvaluator(), 12)
     return tmp_path / "run"
 
 

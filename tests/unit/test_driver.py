@@ -12,7 +12,7 @@ import pytest
 from optuna.study import Study
 from optuna.trial import TrialState
 from pool_fixtures import SimulatedCluster
-from search_fixtures import BRANCHES, PRICED, SCHEDULE, TABLE, TEACHER, UNITS, Engine
+from search_fixtures import BRANCHES, PRICED, SCHEDULE, TABLE, TEACHER, UNITS, FormulaEvaluator
 
 from flexiffusion.search.evaluator import OneByOne
 from flexiffusion.search.front import front
@@ -25,7 +25,7 @@ from flexiffusion.search.methods.segments import FlexiffusionMethod
 from flexiffusion.search.methods.space import PlacementSpace
 from flexiffusion.search.methods.variation import Variation
 from flexiffusion.search.seeds import plain_seeds
-from flexsearch.engines.pool import Pool
+from flexsearch.evaluators.pool import PoolEvaluator
 from flexsearch.runs.driver import search
 from flexsearch.runs.optuna_sampler import MethodSampler
 from flexsearch.runs.run_folder import RunFolder
@@ -54,11 +54,11 @@ METHODS: dict[str, Method] = {
 }
 
 
-def go(folder: Path, method: Method, engine: OneByOne | Pool, evaluations: int, seed: int = 0) -> Study:
+def go(folder: Path, method: Method, evaluator: OneByOne | PoolEvaluator, evaluations: int, seed: int = 0) -> Study:
     folder.mkdir(exist_ok=True)
     sampler = MethodSampler(method, seed)
     study = RunFolder(folder).study(Settings(), sampler)
-    search(study, sampler, engine, PRICED, evaluations, True, lambda *_: None)
+    search(study, sampler, evaluator, PRICED, evaluations, True, lambda *_: None)
     return study
 
 
@@ -75,8 +75,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[lis
 
     @functools.cache
     def made(name: str) -> tuple[list[Trial], list[str]]:
-        engine = Engine()
-        return trials_of(go(tmp_path_factory.mktemp(name), METHODS[name], engine, 18)), engine.evaluated
+        evaluator = FormulaEvaluator()
+        return trials_of(go(tmp_path_factory.mktemp(name), METHODS[name], evaluator, 18)), evaluator.evaluated
 
     return made
 
@@ -90,23 +90,23 @@ class TestEveryMethod:
     def test_a_search_killed_again_and_again_equals_a_whole_one(self, name: str, whole: Any, tmp_path: Path) -> None:
         done = 0
         for stop_at in (0, 3, 1, 7):
-            engine = Engine(stop_at)
+            evaluator = FormulaEvaluator(stop_at)
             with pytest.raises(KeyboardInterrupt):
-                go(tmp_path / "killed", METHODS[name], engine, 18)
-            done += len(engine.evaluated)
-        last = Engine()
+                go(tmp_path / "killed", METHODS[name], evaluator, 18)
+            done += len(evaluator.evaluated)
+        last = FormulaEvaluator()
         resumed = trials_of(go(tmp_path / "killed", METHODS[name], last, 18))
         assert resumed == whole(name)[0]
         assert done + len(last.evaluated) == 18  # what was finished before a kill was not evaluated again
 
     def test_another_seed_searches_elsewhere(self, name: str, whole: Any, tmp_path: Path) -> None:
-        assert whole(name)[0][:10] != trials_of(go(tmp_path / "run", METHODS[name], Engine(), 10, seed=1))
+        assert whole(name)[0][:10] != trials_of(go(tmp_path / "run", METHODS[name], FormulaEvaluator(), 10, seed=1))
 
     def test_a_finished_search_is_left_as_it_is(self, name: str, tmp_path: Path) -> None:
-        go(tmp_path / "run", METHODS[name], Engine(), 5)
-        engine = Engine()
-        go(tmp_path / "run", METHODS[name], engine, 5)
-        assert engine.evaluated == []
+        go(tmp_path / "run", METHODS[name], FormulaEvaluator(), 5)
+        evaluator = FormulaEvaluator()
+        go(tmp_path / "run", METHODS[name], evaluator, 5)
+        assert evaluator.evaluated == []
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -114,26 +114,26 @@ class TestManyWorkers:
     """Asynchronous: what is proposed depends on who finishes first, and is a whole search all the same."""
 
     @staticmethod
-    def pool(engine: Engine) -> Pool:
-        cluster = SimulatedCluster(engine, 3, lambda job: 1 + (job.number * 7 % 5))
-        return Pool(cluster, engine.count, lambda _: None)
+    def pool(evaluator: FormulaEvaluator) -> PoolEvaluator:
+        cluster = SimulatedCluster(evaluator, 3, lambda job: 1 + (job.number * 7 % 5))
+        return PoolEvaluator(cluster, evaluator.count, lambda _: None)
 
     def test_no_duplicate_is_evaluated(self, name: str, tmp_path: Path) -> None:
-        engine = Engine()
-        study = go(tmp_path / "run", METHODS[name], self.pool(engine), 20)
-        assert len(engine.evaluated) == 20 == len(set(engine.evaluated)) == len(trials_of(study))
+        evaluator = FormulaEvaluator()
+        study = go(tmp_path / "run", METHODS[name], self.pool(evaluator), 20)
+        assert len(evaluator.evaluated) == 20 == len(set(evaluator.evaluated)) == len(trials_of(study))
         beside = [len(trial.user_attrs.get("pending", ())) for trial in study.get_trials()]
         assert max(beside) == 3  # three workers, and one candidate that waits for the first that is free
 
     def test_killed_again_and_again_it_ends_whole(self, name: str, tmp_path: Path) -> None:
         done: list[str] = []
         for stop_at in (0, 3, 7, None):
-            engine = Engine(stop_at)
+            evaluator = FormulaEvaluator(stop_at)
             try:
-                study = go(tmp_path / "run", METHODS[name], self.pool(engine), 20)
+                study = go(tmp_path / "run", METHODS[name], self.pool(evaluator), 20)
             except KeyboardInterrupt:
                 assert stop_at is not None
-            done += engine.evaluated
+            done += evaluator.evaluated
         trials = study.get_trials()
         assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 20
         assert len(done) == len(set(done)) == 20
@@ -142,7 +142,7 @@ class TestManyWorkers:
         """Even where the process died between the genes of a trial: they are not mixed with those of another."""
         method = METHODS[name]
         with pytest.raises(KeyboardInterrupt):
-            go(tmp_path / "run", method, self.pool(Engine(9)), 20)
+            go(tmp_path / "run", method, self.pool(FormulaEvaluator(9)), 20)
         study = RunFolder(tmp_path / "run").study(Settings(), MethodSampler(method, 0))
         before = {t.number: t.params for t in study.get_trials() if t.state == TrialState.RUNNING}
         assert len(before) > 1
@@ -152,18 +152,18 @@ class TestManyWorkers:
                 "DELETE FROM trial_params WHERE param_id IN (SELECT param_id FROM trial_params JOIN trials USING "
                 "(trial_id) WHERE number = ? ORDER BY param_id LIMIT -1 OFFSET 4)", (last,)
             )  # fmt: skip
-        study = go(tmp_path / "run", method, self.pool(Engine()), 20)
+        study = go(tmp_path / "run", method, self.pool(FormulaEvaluator()), 20)
         assert {n: study.get_trials()[n].params for n in before} == before
 
 
 def evolve(method: Method, count: int) -> list[Evaluated]:
     """The trials of one worker, without a trial store."""
-    engine, done = Engine(), list[Evaluated]()
+    evaluator, done = FormulaEvaluator(), list[Evaluated]()
     for number in range(count):
         genes = method.propose(number, done, stream_of(0, number))
         assert genes is not None
         candidate = method.candidate(genes)
-        error = engine.judge(candidate, method.objective).error
+        error = evaluator.judge(candidate, method.objective).error
         done.append(Evaluated(number, genes, candidate, error, candidate.cost(PRICED)))
     return done
 
@@ -191,7 +191,7 @@ class TestPlacement:
     def test_plan_and_candidate_agree(self) -> None:
         method = placement()
         for item in evolve(method, 20):
-            plan = method.plan(item.genes)
+            plan = method.file_plan(item.genes)
             assert tuple(SCHEDULE.place(sigma) for sigma in plan.levels) == item.candidate.places
             assert plan.actions() == item.candidate.actions
 
@@ -205,11 +205,11 @@ def test_an_exhausted_space_ends_the_search_once(tmp_path: Path) -> None:
     base = placement()
     method = Exhausted(base.seeds, base.targets, base.variation)
     for _ in range(2):
-        study = go(tmp_path / "run", method, Engine(), 10)
+        study = go(tmp_path / "run", method, FormulaEvaluator(), 10)
         assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * 4 + [TrialState.FAIL]
 
 
 def test_optuna_front_is_ours(tmp_path: Path) -> None:
-    study = go(tmp_path / "run", placement(), Engine(), 30)
+    study = go(tmp_path / "run", placement(), FormulaEvaluator(), 30)
     values = [(trial.values[0], trial.values[1]) for trial in study.get_trials()]
     assert {values[i] for i in front(values)} == {tuple(trial.values) for trial in study.best_trials}

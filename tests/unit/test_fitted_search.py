@@ -12,8 +12,8 @@ from flexiffusion.schedule import FULL, Action, StepsPlan
 from flexiffusion.search.candidate import Candidate, make_candidate, plain
 from flexiffusion.search.objective import Objective
 from flexiffusion.search.paired import squared_error
-from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ConfigError
+from flexsearch.evaluators.local import LocalEvaluator
 from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.export import with_weights
@@ -31,8 +31,8 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def engine(experiment: Experiment) -> LocalEngine:
-    return experiment.search_engine
+def evaluator(experiment: Experiment) -> LocalEvaluator:
+    return experiment.search_evaluator
 
 
 def candidates(experiment: Experiment) -> list[Candidate]:
@@ -46,27 +46,27 @@ def candidates(experiment: Experiment) -> list[Candidate]:
 
 class TestJudging:
     def test_the_first_images_are_fitted_on_and_the_others_judge_with_these_weights(
-        self, experiment: Experiment, engine: LocalEngine
+        self, experiment: Experiment, evaluator: LocalEvaluator
     ) -> None:
-        assert engine.fitted_on == 8
+        assert evaluator.fitted_on == 8
         candidate = candidates(experiment)[0]
-        judged, weights = engine.judge(candidate, LATENT), engine.fit(candidate)
-        rest = engine.evaluate(candidate, 8, 10, weights).trajectory.latents
+        judged, weights = evaluator.judge(candidate, LATENT), evaluator.fit(candidate)
+        rest = evaluator.evaluate(candidate, 8, 10, weights).trajectory.latents
         np.testing.assert_array_equal(
-            judged.errors[8:], squared_error(rest, engine.references["teacher"].latents[8:10])
+            judged.errors[8:], squared_error(rest, evaluator.references["teacher"].latents[8:10])
         )
 
     def test_it_is_nearer_to_the_teacher_than_the_usual_solver(
-        self, experiment: Experiment, engine: LocalEngine
+        self, experiment: Experiment, evaluator: LocalEvaluator
     ) -> None:
         for candidate in candidates(experiment):
-            usual = engine.judge(candidate, LATENT, solver="dpmpp_2m").error
-            assert engine.judge(candidate, LATENT).error < 0.8 * usual
+            usual = evaluator.judge(candidate, LATENT, solver="dpmpp_2m").error
+            assert evaluator.judge(candidate, LATENT).error < 0.8 * usual
 
-    def test_races_and_shared_prefixes_change_nothing(self, experiment: Experiment, engine: LocalEngine) -> None:
-        alone = experiment.engine_for_search(engine.references)
+    def test_races_and_shared_prefixes_change_nothing(self, experiment: Experiment, evaluator: LocalEvaluator) -> None:
+        alone = experiment.evaluator_for_search(evaluator.references)
         alone.prefixes = None
-        shared = experiment.engine_for_search(engine.references)
+        shared = experiment.evaluator_for_search(evaluator.references)
         rival = np.full(10, 1e9)  # nobody leaves
         for candidate in candidates(experiment):
             expected = alone.judge(candidate, LATENT)
@@ -75,10 +75,10 @@ class TestJudging:
             assert again.calls < expected.calls  # the second time
 
     def test_who_leaves_early_met_only_the_images_that_it_was_fitted_on(
-        self, experiment: Experiment, engine: LocalEngine
+        self, experiment: Experiment, evaluator: LocalEvaluator
     ) -> None:
         rival = np.full(10, 1e-9)
-        assert len(engine.judge(candidates(experiment)[2], LATENT, rival).errors) == 8
+        assert len(evaluator.judge(candidates(experiment)[2], LATENT, rival).errors) == 8
 
 
 def test_a_file_with_the_weights_is_measured_as_the_choice_was(experiment: Experiment) -> None:
@@ -87,11 +87,11 @@ def test_a_file_with_the_weights_is_measured_as_the_choice_was(experiment: Exper
     assert not isinstance(solver, str)
     plan = with_weights(candidate.steps_plan(experiment.model.levels), solver)
     assert isinstance(plan, StepsPlan) and plan.weights == solver
-    choice = final_table.Choice("found", 2.0, "found", candidate, solver)
-    usual = final_table.Choice("plain", 2.0, "plain", candidate, "dpmpp_2m")
-    again = final_table.Choice("placed_fitted", 2.0, "again", candidate, plan.weights)
-    held_out = experiment.held_out_engine
-    measured = final_table.measure(held_out, [choice, usual, again], lambda _: None)
+    entry = final_table.Entry("found", 2.0, "found", candidate, solver)
+    usual = final_table.Entry("plain", 2.0, "plain", candidate, "dpmpp_2m")
+    again = final_table.Entry("placed_fitted", 2.0, "again", candidate, plan.weights)
+    held_out = experiment.held_out_evaluator
+    measured = final_table.measure(held_out, [entry, usual, again], lambda _: None)
     assert measured[0][1] is measured[2][1] and measured[0][1] is not measured[1][1]
     errors = [outcome.latent_errors("teacher").mean() for _, outcome in measured]
     assert errors[0] < 0.8 * errors[1]
@@ -99,7 +99,7 @@ def test_a_file_with_the_weights_is_measured_as_the_choice_was(experiment: Exper
 
 def test_rivals_are_the_users_own_solver_others_and_fitted_ones(experiment: Experiment) -> None:
     chosen = final_table.rivals(experiment, 2.0, 3.0, final_table.Known(experiment))
-    solvers = {choice.kind: choice.solver for choice in chosen}
+    solvers = {entry.kind: entry.solver for entry in chosen}
     assert {kind: solvers[kind] for kind in ("plain", "uni_pc", "dpmpp_3m", "deepcache")} == {
         "plain": "dpmpp_2m", "uni_pc": "uni_pc", "dpmpp_3m": "dpmpp_3m", "deepcache": "dpmpp_2m"
     }  # fmt: skip
@@ -128,6 +128,6 @@ class TestSettings:
 
 def test_a_converged_reference_is_what_is_fitted_to(tmp_path: Path) -> None:
     settings = Settings(model="pixel", steps=6, speedups=(2.0,), images=2, held_out=2, reference="converged")
-    engine = Experiment(settings, tmp_path).search_engine
-    assert engine.path is not None and len(engine.path.sigmas) == references.CONVERGED_STEPS
-    assert np.array_equal(engine.path.end.numpy(), engine.references["converged"].latents.numpy())
+    evaluator = Experiment(settings, tmp_path).search_evaluator
+    assert evaluator.path is not None and len(evaluator.path.sigmas) == references.CONVERGED_STEPS
+    assert np.array_equal(evaluator.path.end.numpy(), evaluator.references["converged"].latents.numpy())

@@ -56,7 +56,7 @@ def test_cost_is_the_papers_formula() -> None:
 
 def test_the_layout_is_the_papers() -> None:
     """Full, partial, then null to the segment's end; partial steps reuse."""
-    plan = METHOD.plan(METHOD._genes([Segment(10, 3, 2), Segment(10, 2, 0)]))
+    plan = METHOD.file_plan(METHOD._genes([Segment(10, 3, 2), Segment(10, 2, 0)]))
     assert plan.layout == "front"
     assert "".join(action.kind[0] for action in plan.actions()) == "fppnnnnnnnfpnnnnnnnn"
     assert {segment.predictor for segment in plan.segments} == {"reuse"}

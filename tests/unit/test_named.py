@@ -13,8 +13,8 @@ import pytest
 from flexiffusion.noise import NoiseLevels
 from flexiffusion.schedule import ModelInfo, Sampling, Schedule, Segment, SegmentsPlan
 from flexiffusion.solver import euler
-from flexsearch.engines.local import measure
 from flexsearch.errors import ConfigError
+from flexsearch.evaluators.local import measure
 from flexsearch.metrics.features import load_features
 from flexsearch.named import is_named
 from flexsearch.runs import methods

@@ -97,7 +97,7 @@ class TestSearch:
         weight = next(experiment.model.vae.decoder.parameters())
         weight.data = weight.data.clone().fill_(math.nan)
         with pytest.raises(ModelError, match="the pictures that its VAE makes of them are not"):
-            _ = experiment.search_engine
+            _ = experiment.search_evaluator
 
 
 class TestShown:

@@ -68,10 +68,10 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 @pytest.mark.parametrize("error", ["latent", "features", "rfid"])
 def test_the_engine_minimises_what_was_asked_for(experiment: Experiment, error: str) -> None:
-    engine = experiment.search_engine
+    evaluator = experiment.search_evaluator
     candidate = plain(experiment.teacher[::2])
-    outcome = engine.evaluate(candidate)
-    judged = engine.judge(candidate, Objective(error))  # type: ignore[arg-type]
+    outcome = evaluator.evaluate(candidate)
+    judged = evaluator.judge(candidate, Objective(error))  # type: ignore[arg-type]
     expected = {
         "latent": lambda: Objective("latent").of(outcome.latent_errors("teacher")),
         "features": lambda: Objective("features").of(outcome.feature_errors("teacher")),
@@ -82,7 +82,7 @@ def test_the_engine_minimises_what_was_asked_for(experiment: Experiment, error: 
 
 
 def test_the_worst_decile_meets_all_images(experiment: Experiment) -> None:
-    worst = experiment.search_engine.judge(plain(experiment.teacher[::2]), Objective("latent", "worst-decile"))
+    worst = experiment.search_evaluator.judge(plain(experiment.teacher[::2]), Objective("latent", "worst-decile"))
     assert len(worst.errors) == 12
     assert worst.error == pytest.approx(worst.errors.max())
 
@@ -96,13 +96,13 @@ class Perceptual(nn.Module):
 
 
 def test_lpips_compares_each_image_with_its_own(experiment: Experiment) -> None:
-    engine = experiment.search_engine
-    with mock.patch.object(type(engine), "lpips", Perceptual()):
-        outcome = engine.evaluate(plain(experiment.teacher[::2]))
-        shown = engine.references["teacher"].images.float() / 255
+    evaluator = experiment.search_evaluator
+    with mock.patch.object(type(evaluator), "lpips", Perceptual()):
+        outcome = evaluator.evaluate(plain(experiment.teacher[::2]))
+        shown = evaluator.references["teacher"].images.float() / 255
         expected = ((outcome.images - shown).abs().flatten(1).mean(1) / 2).square()
         assert np.allclose(outcome.perceptual_errors("teacher"), expected.numpy())
-        assert engine.judge(plain(experiment.teacher), Objective("lpips")).error < 1e-5  # but for rounding to 8 bits
+        assert evaluator.judge(plain(experiment.teacher), Objective("lpips")).error < 1e-5  # but for rounding to 8 bits
 
 
 def test_lpips_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_search_counts_in_the_given_device_s_milliseconds(tmp_path: Path) -> N
     """On this one a partial step costs as much as a full one, so none is worth it."""
     dear = CostTable("ms", 10.0, dict.fromkeys(range(-1, load_model("tiny").branches), 10.0))
     experiment = Experiment(Settings(**SMALL, cost="latency", profile=dear.to_dict()), tmp_path)  # type: ignore[arg-type]
-    assert experiment.costs == dear and experiment.table.unit == "macs"
+    assert experiment.costs == dear and experiment.macs.unit == "macs"
     kinds = [seed for seed in experiment.seeds if seed.kind == "alternating"]
     assert all(len(seed.candidate.places) <= 3 for seed in kinds)
 

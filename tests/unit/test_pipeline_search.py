@@ -43,7 +43,7 @@ def test_placement_with_the_planner(settings: Settings, tmp_path: Path) -> None:
     assert document["model"]["blocks"] == 6 and document["plan"]["steps"][0]["sigma"] == 1
     assert schedule.sampling.cfg == 3.0 and schedule.sampling.size == (32, 32)
     kinds = {row.kind for row in result.rows}
-    assert kinds >= {"teacher", "found", "plain"}
+    assert kinds >= {"teacher", "found", "plain", "first_block_cache"}
 
     again = resume(RunFolder(tmp_path / "run"), settings, Silent())
     assert found(again) == found(result) and again.schedules[0].read_text() == path.read_text()

@@ -17,21 +17,21 @@ from flexiffusion.noise import initial_scale
 from flexiffusion.schedule import FULL, Action
 from flexiffusion.search import macro_steps
 from flexiffusion.search.candidate import make_candidate
-from flexiffusion.search.macro_steps import MACRO_STEPS, REACH, MacroStep, Measurer, Tables
-from flexiffusion.search.planner import BINS, Planner, plans
+from flexiffusion.search.macro_steps import MACRO_STEPS, REACH, MacroStep, Measurer, StepErrors
+from flexiffusion.search.planner import BINS, Planner, planned_at
 from flexiffusion.search.trajectory import sample
 from flexiffusion.solver import dpmpp_2m
 from flexsearch.models.denoiser import ModelDenoiser
 from flexsearch.models.load import load_model
 from flexsearch.models.noise import initial_noise
-from flexsearch.runs.planner_tables import known_or_measured
+from flexsearch.runs.step_errors import known_or_measured
 from flexsearch.sampling.references import ImageSet
 from flexsearch.sampling.solvers import SamplerSettings
 
 GRID = (999, 800, 600, 400, 200, 50)
 
 
-def tables(seed: int) -> Tables:
+def step_errors(seed: int) -> StepErrors:
     stream = np.random.default_rng(seed)
     count = len(GRID)
     errors = np.full((len(MACRO_STEPS), count, REACH, REACH), np.inf, np.float32)
@@ -40,45 +40,47 @@ def tables(seed: int) -> Tables:
             possible = (gap == 0 if i == 0 else gap < i) and i + hop + 1 <= count
             if possible and kind.places(i, i + hop + 1) is not None:
                 errors[number, i, gap, hop] = (hop + 1) ** 2 / (1 + kind.partials) * stream.uniform(0.5, 2)
-    return Tables(GRID, errors, stream.uniform(0.5, 2, count + 1).astype(np.float32), (0, 0, 0))
+    return StepErrors(GRID, errors, stream.uniform(0.5, 2, count + 1).astype(np.float32), (0, 0, 0))
 
 
-def chains(table: Tables, kinds: tuple[int, ...], i: int = 0, gap: int = 0) -> Iterator[tuple[int, float]]:
+def chains(given: StepErrors, kinds: tuple[int, ...], i: int = 0, gap: int = 0) -> Iterator[tuple[int, float]]:
     """(cost in bins, error) of every chain from level i to the end."""
     if i == len(GRID):
         yield 0, 0.0
         return
     for number, hop in itertools.product(kinds, range(len(GRID) - i)):
-        error = float(table.errors[number, i, gap, hop]) * float(table.gains[i + hop + 1])
+        error = float(given.errors[number, i, gap, hop]) * float(given.gains[i + hop + 1])
         if math.isfinite(error):
             share = TABLE.partial[MACRO_STEPS[number].branch] / TABLE.full if MACRO_STEPS[number].partials else 0.0
             cost = math.ceil(BINS * (1 + MACRO_STEPS[number].partials * share) - 1e-6)
-            for rest, more in chains(table, kinds, i + hop + 1, hop):
+            for rest, more in chains(given, kinds, i + hop + 1, hop):
                 yield cost + rest, error + more
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_chain_is_better(seed: int) -> None:
-    table, kinds = tables(seed), (0, 2, 4)  # all seven kinds have too many chains to try
-    planner = Planner(table, TABLE, 6.5, [MACRO_STEPS[number] for number in kinds])
-    every = list(chains(table, kinds))
+    given, kinds = step_errors(seed), (0, 2, 4)  # all seven kinds have too many chains to try
+    planner = Planner(given, TABLE, 6.5, [MACRO_STEPS[number] for number in kinds])
+    every = list(chains(given, kinds))
     for budget in (1.0, 1.5, 2.05, 3.0, 4.4, 6.0):
         affordable = [error for cost, error in every if cost <= budget * BINS]
-        planned = planner.plan(budget)
+        planned = planner.best(budget)
         assert planned is not None
         assert planned.error == pytest.approx(min(affordable))
         assert planned.candidate.cost(TABLE) <= budget + 1e-9
 
 
 def test_what_is_too_cheap_has_no_plan() -> None:
-    assert Planner(tables(0), TABLE, 3.0).plan(0.9) is None
+    assert Planner(step_errors(0), TABLE, 3.0).best(0.9) is None
 
 
 def test_a_head_only_step_is_affordable_after_every_full_step() -> None:
     """It costs two thousandths: costs that are rounded up to hundredths would leave it out of a tight budget."""
     table = CostTable("macs", 1000.0, {-1: 2.0, 0: 50.0})
-    planned = Planner(tables(0), table, 3.01, [kind for kind in MACRO_STEPS if (kind.partials, kind.branch) == (1, -1)])
-    found = planned.plan(3.01)
+    planned = Planner(
+        step_errors(0), table, 3.01, [kind for kind in MACRO_STEPS if (kind.partials, kind.branch) == (1, -1)]
+    )
+    found = planned.best(3.01)
     assert found is not None
     assert [action.kind for action in found.candidate.actions] == ["full", "partial"] * 3
 
@@ -86,14 +88,14 @@ def test_a_head_only_step_is_affordable_after_every_full_step() -> None:
 def test_another_device_another_plan() -> None:
     """The same tables, and partial steps that cost nearly as much as full ones."""
     dear = CostTable("ms", 100.0, dict.fromkeys(TABLE.partial, 99.0))
-    cheap, costly = (Planner(tables(0), table, 4.0).plan(4.0) for table in (TABLE, dear))
+    cheap, costly = (Planner(step_errors(0), table, 4.0).best(4.0) for table in (TABLE, dear))
     assert cheap is not None and costly is not None
     assert cheap.candidate.key != costly.candidate.key
     assert costly.error > cheap.error
 
 
 def test_plans_hold_the_plain_ones_too() -> None:
-    found = plans(tables(0), TABLE, (3.0, 5.0))
+    found = planned_at(step_errors(0), TABLE, (3.0, 5.0))
     assert len({item.candidate.key for item in found}) == len(found)
     assert {len(item.candidate.places) for item in found if item.candidate.plain} == {3, 5}
     assert any(not item.candidate.plain for item in found)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from pool_fixtures import SimulatedCluster
-from search_fixtures import Engine
+from search_fixtures import FormulaEvaluator
 
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.evaluator import Job
 from flexiffusion.search.objective import Objective
-from flexsearch.engines.pool import ATTEMPTS, PATIENCE, PAUSES, Pool, WorkerLost, shared_steps
 from flexsearch.errors import ClusterError, ModelError
+from flexsearch.evaluators.pool import ATTEMPTS, PATIENCE, PAUSES, PoolEvaluator, WorkerLost, shared_steps
 
 GONE = WorkerLost("its process died")
 LATENT = Objective("latent")
@@ -25,12 +25,12 @@ def job(number: int, *timesteps: int) -> Job:
     return Job(number, plain(timesteps or (999, 500 - number)), LATENT)
 
 
-def pool_of(workers: int, dies: Deaths = lambda worker, job: None, said: list[str] | None = None) -> Pool:
-    cluster = SimulatedCluster(Engine(), workers, lambda job: 1 + np.sin(job.number) / 2, dies)
-    return Pool(cluster, 1, (said if said is not None else []).append, pause=lambda seconds: None)
+def pool_of(workers: int, dies: Deaths = lambda worker, job: None, said: list[str] | None = None) -> PoolEvaluator:
+    cluster = SimulatedCluster(FormulaEvaluator(), workers, lambda job: 1 + np.sin(job.number) / 2, dies)
+    return PoolEvaluator(cluster, 1, (said if said is not None else []).append, pause=lambda seconds: None)
 
 
-def work_off(pool: Pool, jobs: list[Job]) -> list[int]:
+def work_off(pool: PoolEvaluator, jobs: list[Job]) -> list[int]:
     """The numbers of the results, with as many jobs under way as the pool has slots."""
     done, left, under_way = [], list(jobs), 0
     while left or under_way:
@@ -123,12 +123,12 @@ def test_no_worker_is_left(lost: WorkerLost) -> None:
 
 
 def test_what_a_model_raises_comes_through() -> None:
-    class Broken(Engine):
+    class Broken(FormulaEvaluator):
         def judge(self, candidate: Candidate, *_: object) -> None:  # type: ignore[override]
             raise ValueError("size mismatch")
 
     with pytest.raises(ValueError, match="size mismatch"):
-        work_off(Pool(SimulatedCluster(Broken(), 1), 1, print), [job(0)])
+        work_off(PoolEvaluator(SimulatedCluster(Broken(), 1), 1, print), [job(0)])
 
 
 class TestFirstSteps:
@@ -139,8 +139,8 @@ class TestFirstSteps:
         assert shared_steps(plain(self.A), plain(self.B)) == 1
 
     def test_a_candidate_goes_where_its_first_steps_are_known(self) -> None:
-        cluster = SimulatedCluster(Engine(), 2, lambda job: 1.0)
-        pool = Pool(cluster, 1, print)
+        cluster = SimulatedCluster(FormulaEvaluator(), 2, lambda job: 1.0)
+        pool = PoolEvaluator(cluster, 1, print)
         jobs = [job(i, *(self.A if i % 3 else self.B), 100 - i) for i in range(40)]
         work_off(pool, jobs)
         by_family = Counter((worker, one.number % 3 == 0) for worker, one in cluster.given)
@@ -151,8 +151,8 @@ class TestFirstSteps:
         assert max(by_turns[0, True], by_turns[1, True]) / 14 < 0.6
 
     def test_nobody_waits_for_ever(self) -> None:
-        cluster = SimulatedCluster(Engine(), 2, lambda job: 1.0)
-        pool = Pool(cluster, 1, print)
+        cluster = SimulatedCluster(FormulaEvaluator(), 2, lambda job: 1.0)
+        pool = PoolEvaluator(cluster, 1, print)
         work_off(pool, [job(0, *self.A, 50), job(1, *self.A, 49)])
         odd = job(2, *self.B)
         for one in (odd, *(job(i, *self.A, 48 - i) for i in range(3, 6))):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from postgresql_server import Server, running
-from search_fixtures import TABLE, Engine
+from search_fixtures import TABLE, FormulaEvaluator
 from test_driver import METHODS, go, trials_of
 
 from flexiffusion.search.racing import Judgement
@@ -23,7 +23,7 @@ pytest.importorskip("psycopg")
 EVALUATIONS, AT = 14, 6
 
 
-class Until(Engine):
+class Until(FormulaEvaluator):
     """Something happens when so many candidates have been judged."""
 
     def __init__(self, happens: Callable[[], None]) -> None:
@@ -42,14 +42,16 @@ def server() -> Iterator[Server]:
         yield made
 
 
-def drive(folder: Path, settings: Settings, engine: Engine) -> list[tuple[int, dict[str, int], list[float]]]:
+def drive(
+    folder: Path, settings: Settings, evaluator: FormulaEvaluator
+) -> list[tuple[int, dict[str, int], list[float]]]:
     """What `flexsearch run` does with the trial store."""
     folder.mkdir(parents=True, exist_ok=True)
     run = RunFolder(folder)
     with run.locked(), run.guarded(settings):
         sampler = MethodSampler(METHODS["placement"], 0)
         study = run.study(settings, sampler)
-        search(study, sampler, engine, TABLE, EVALUATIONS, True, lambda *_: None)
+        search(study, sampler, evaluator, TABLE, EVALUATIONS, True, lambda *_: None)
         return trials_of(study)
 
 
@@ -59,15 +61,15 @@ def test_one_driver_and_a_server_that_goes_down(server: Server, tmp_path: Path) 
 
     def meanwhile() -> None:
         with pytest.raises(RunFolderError, match="another driver works on the study 'run'"):
-            drive(theirs, settings, Engine())
+            drive(theirs, settings, FormulaEvaluator())
         server.control("-m", "immediate", "stop")
 
     with pytest.raises(RunFolderError, match=r"team:\*\*\*@.*the trial store was lost .*flexsearch resume"):
         drive(mine, settings, Until(meanwhile))
     server.start()
     with pytest.raises(RunFolderError, match="a study 'run' of another run"):
-        drive(theirs, settings, Engine())
-    again = Engine()
+        drive(theirs, settings, FormulaEvaluator())
+    again = FormulaEvaluator()
     resumed = drive(mine, settings, again)
     assert len(again.evaluated) == EVALUATIONS - AT
-    assert resumed == trials_of(go(tmp_path / "whole", METHODS["placement"], Engine(), EVALUATIONS))
+    assert resumed == trials_of(go(tmp_path / "whole", METHODS["placement"], FormulaEvaluator(), EVALUATIONS))

@@ -17,21 +17,21 @@ from flexiffusion.search.candidate import Candidate, plain  # noqa: E402
 from flexiffusion.search.evaluator import Job  # noqa: E402
 from flexiffusion.search.objective import Objective  # noqa: E402
 from flexiffusion.search.racing import Judgement  # noqa: E402
-from flexsearch.engines import ray_cluster  # noqa: E402
-from flexsearch.engines.local import LocalEngine  # noqa: E402
-from flexsearch.engines.pool import ATTEMPTS, Pool  # noqa: E402
-from flexsearch.engines.ray_cluster import RayCluster, connect  # noqa: E402
-from flexsearch.engines.worker import Order  # noqa: E402
 from flexsearch.errors import ClusterError, ConfigError, ModelError  # noqa: E402
+from flexsearch.evaluators import ray_cluster  # noqa: E402
+from flexsearch.evaluators.local import LocalEvaluator  # noqa: E402
+from flexsearch.evaluators.pool import ATTEMPTS, PoolEvaluator  # noqa: E402
+from flexsearch.evaluators.ray_cluster import RayCluster, connect  # noqa: E402
+from flexsearch.evaluators.worker import Order  # noqa: E402
 
 pytestmark = pytest.mark.cluster
 
 
-def no_engine(*_: Any) -> LocalEngine:
+def no_evaluator(*_: Any) -> LocalEvaluator:
     raise AssertionError("the stand-in for a worker builds none")
 
 
-ORDER = Order(no_engine, "tiny", {}, 1000, 1, "0" * 64, "/")
+ORDER = Order(no_evaluator, "tiny", {}, 1000, 1, "0" * 64, "/")
 KILLS, TOO_LARGE, FAULTY = 66, 77, 55  # last timesteps with which something happens
 
 
@@ -72,7 +72,7 @@ def job(number: int, last: int) -> Job:
 
 def test_all_candidates_come_back_though_a_worker_is_killed(cluster: RayCluster) -> None:
     said: list[str] = []
-    pool = Pool(cluster, 1, said.append)
+    pool = PoolEvaluator(cluster, 1, said.append)
     while pool.ready < pool.workers:
         pool.step()
     done = []
@@ -92,7 +92,7 @@ def test_all_candidates_come_back_though_a_worker_is_killed(cluster: RayCluster)
 
 
 def test_what_ends_a_search(cluster: RayCluster) -> None:
-    pool = Pool(cluster, 1, lambda _: None)
+    pool = PoolEvaluator(cluster, 1, lambda _: None)
     pool.submit(job(0, FAULTY))
     with pytest.raises(ValueError, match="a fault"):
         pool.finished()

@@ -15,7 +15,7 @@ from flexiffusion import __version__
 from flexiffusion.schedule import FULL, Action
 from flexiffusion.search.candidate import Candidate
 from flexsearch.errors import RunFolderError
-from flexsearch.runs import trial_plan
+from flexsearch.runs import trial_candidate
 from flexsearch.runs.run_folder import RunFolder
 from flexsearch.runs.settings import Settings
 
@@ -136,6 +136,6 @@ def test_a_stored_trial_is_read_without_its_genes(tmp_path: Path) -> None:
     )  # fmt: skip
     url = f"sqlite:///{tmp_path / 'study.db'}"
     study = optuna.create_study(storage=url, study_name="s")
-    study.ask().set_user_attr(trial_plan.KEY, trial_plan.to_json(candidate))
+    study.ask().set_user_attr(trial_candidate.KEY, trial_candidate.to_json(candidate))
     (trial,) = optuna.load_study(storage=url, study_name="s").trials
-    assert trial_plan.from_json(trial.user_attrs[trial_plan.KEY]) == candidate
+    assert trial_candidate.from_json(trial.user_attrs[trial_candidate.KEY]) == candidate

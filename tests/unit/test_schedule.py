@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from flexiffusion.errors import FlexiffusionError, ScheduleError, VersionError
-from flexiffusion.facts import Cost, Metric, ModelInfo, Provenance, Sampling
+from flexiffusion.metadata import Cost, Metric, ModelInfo, Provenance, Sampling
 from flexiffusion.schedule import (
     FULL,
     NULL,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from flexiffusion import checks
 from flexiffusion.codec import dumps, loads
 from flexiffusion.errors import ScheduleError
-from flexiffusion.facts import ORIGINS, PREDICTIONS, Cost, Metric, ModelInfo, Provenance, Sampling
+from flexiffusion.metadata import ORIGINS, PREDICTIONS, Cost, Metric, ModelInfo, Provenance, Sampling
 from flexiffusion.schedule import (
     FULL,
     PREDICTORS,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from search_fixtures import TABLE, Engine
+from search_fixtures import TABLE, FormulaEvaluator
 from sqlalchemy import event
 from test_driver import METHODS, go, trials_of
 
@@ -77,7 +77,7 @@ class TestOneDriverAStudy:
                     folder.study(settings, MethodSampler(METHODS["placement"], 0))
 
 
-class Until(Engine):
+class Until(FormulaEvaluator):
     """Something happens to the store when so many candidates have been judged."""
 
     def __init__(self, stop: int, happens: object) -> None:
@@ -95,7 +95,7 @@ class TestWhatEndsARunFromOutside:
 
     @pytest.fixture
     def whole(self, tmp_path: Path) -> list[object]:
-        return list(trials_of(go(tmp_path / "whole", METHODS["placement"], Engine(), 20)))
+        return list(trials_of(go(tmp_path / "whole", METHODS["placement"], FormulaEvaluator(), 20)))
 
     def test_a_full_disk(self, tmp_path: Path, whole: list[object]) -> None:
         folder = RunFolder(tmp_path / "run")
@@ -119,7 +119,7 @@ class TestWhatEndsARunFromOutside:
             search(study, sampler, Until(8, fill), TABLE, 20, True, lambda *_: None)  # type: ignore[arg-type]
         assert exit_codes.exit_code_of(caught.value) == exit_codes.RUN_FOLDER == 5
         assert list(trials_of(study)) == whole[: len(trials_of(study))] and len(trials_of(study)) >= 8
-        assert list(trials_of(go(folder.path, METHODS["placement"], Engine(), 20))) == whole
+        assert list(trials_of(go(folder.path, METHODS["placement"], FormulaEvaluator(), 20))) == whole
 
     def test_a_lost_database(self, tmp_path: Path, whole: list[object]) -> None:
         folder = RunFolder(tmp_path / "run")
@@ -136,7 +136,7 @@ class TestWhatEndsARunFromOutside:
         assert exit_codes.exit_code_of(caught.value) == 5
         with sqlite3.connect(database) as connection:
             connection.execute("ALTER TABLE gone RENAME TO trials")
-        assert list(trials_of(go(folder.path, METHODS["placement"], Engine(), 20))) == whole
+        assert list(trials_of(go(folder.path, METHODS["placement"], FormulaEvaluator(), 20))) == whole
 
     @pytest.mark.parametrize(
         ("error", "expected", "code"),

@@ -1,4 +1,4 @@
-"""What runs on a worker of a cluster, here in this process: the same judgements as the driver's own engine."""
+"""What runs on a worker of a cluster, here in this process: the same judgements as the driver's own evaluator."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from flexsearch.engines.worker import Order, Worker
 from flexsearch.errors import ClusterError, ConfigError
-from flexsearch.runs.evaluators import search_engine
+from flexsearch.evaluators.worker import Order, Worker
 from flexsearch.runs.experiment import Experiment
+from flexsearch.runs.open_evaluator import search_evaluator
 from flexsearch.runs.settings import Settings, require_engine
 
 SETTINGS = Settings(steps=8, speedups=(2.0,), images=3, planner=False)
@@ -28,9 +28,9 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 @pytest.fixture(scope="module")
 def order(experiment: Experiment) -> Order:
-    references = experiment.search_engine.references
+    references = experiment.search_evaluator.references
     return Order(
-        build=partial(search_engine, SETTINGS, experiment.batch),
+        build=partial(search_evaluator, SETTINGS, experiment.batch),
         model=SETTINGS.model,
         references=references,
         memory=SETTINGS.memory,
@@ -44,10 +44,10 @@ def test_bitwise_what_the_local_engine_says(experiment: Experiment, order: Order
     worker = Worker()
     worker.load(pickle.loads(pickle.dumps(order)))  # as Ray hands it over
     for seed in experiment.seeds[:4]:
-        ours = experiment.search_engine.judge(seed.candidate, SETTINGS.objective)
+        ours = experiment.search_evaluator.judge(seed.candidate, SETTINGS.objective)
         theirs = worker.judge(seed.candidate, SETTINGS.objective, None)
         assert theirs.error == ours.error and np.array_equal(theirs.errors, ours.errors)
-    assert worker.engine.prefixes is not None and worker.engine.prefixes.limit == SETTINGS.memory << 20
+    assert worker.evaluator.prefixes is not None and worker.evaluator.prefixes.limit == SETTINGS.memory << 20
 
 
 def test_relative_paths_begin_where_the_driver_is(

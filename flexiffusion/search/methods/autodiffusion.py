@@ -53,7 +53,7 @@ class AutoDiffusionMethod(Method):
 
     levels: NoiseLevels
     targets: Sequence[float]
-    table: CostTable
+    costs: CostTable
     branches: int
     count: int | None = None
     steps_only: bool = False
@@ -61,7 +61,7 @@ class AutoDiffusionMethod(Method):
 
     @cached_property
     def units(self) -> tuple[str, ...]:
-        return tuple(self.table.units)
+        return tuple(self.costs.units)
 
     @cached_property
     def most(self) -> int:
@@ -71,8 +71,8 @@ class AutoDiffusionMethod(Method):
     @cached_property
     def cheapest(self) -> float:
         """The least cost of a step, in full steps."""
-        costliest = sorted((saving.cost for saving in self.table.units.values()), reverse=True)[: self.most]
-        return 1.0 if self.steps_only else 1 - sum(costliest) / self.table.full
+        costliest = sorted((saving.cost for saving in self.costs.units.values()), reverse=True)[: self.most]
+        return 1.0 if self.steps_only else 1 - sum(costliest) / self.costs.full
 
     @cached_property
     def space(self) -> UnitSpace:
@@ -86,7 +86,7 @@ class AutoDiffusionMethod(Method):
     def candidate(self, genes: Genes) -> Candidate:
         return self.space.decode(genes)
 
-    def plan(self, genes: Genes) -> StepsPlan:
+    def file_plan(self, genes: Genes) -> StepsPlan:
         return self.candidate(genes).steps_plan(self.levels)
 
     def propose(self, number: int, evaluated: Sequence[Evaluated], stream: Stream) -> dict[str, int] | None:
@@ -183,8 +183,8 @@ class AutoDiffusionMethod(Method):
 
     def cost(self, steps: Steps) -> float:
         """In full steps."""
-        saved = sum(self.table.units[unit].cost for drop in steps.values() for unit in drop)
-        return len(steps) - saved / self.table.full
+        saved = sum(self.costs.units[unit].cost for drop in steps.values() for unit in drop)
+        return len(steps) - saved / self.costs.full
 
     def _fitted(self, steps: Steps, target: float, ceiling: int, stream: Stream) -> Steps | None:
         """The steps brought to the asked number, and to the budget from below; None: they cannot be."""
@@ -209,7 +209,7 @@ class AutoDiffusionMethod(Method):
                 self._insert(steps, stream)
                 continue
             back = [(t, unit) for t, drop in steps.items() for unit in sorted(drop)
-                    if self.table.units[unit].cost / self.table.full <= slack]  # fmt: skip
+                    if self.costs.units[unit].cost / self.costs.full <= slack]  # fmt: skip
             if not back:
                 return steps
             place, unit = back[stream.integers(len(back))]

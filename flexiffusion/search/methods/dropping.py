@@ -71,6 +71,6 @@ class UnitSpace:
         return make_candidate(whole.places, actions)
 
 
-def dropping(action: Action, drop: frozenset[str], table: CostTable) -> Action:
+def dropping(action: Action, drop: frozenset[str], costs: CostTable) -> Action:
     """The action with these units dropped: those that it comes to at all, so that what runs the same is the same."""
-    return replace(action, drop=tuple(unit for unit in drop if table.units[unit].at(action) > 0))
+    return replace(action, drop=tuple(unit for unit in drop if costs.units[unit].at(action) > 0))

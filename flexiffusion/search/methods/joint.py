@@ -50,10 +50,10 @@ class JointVariation(Variation):
         little too costly need not lose a step. Plain candidates stay plain."""
         if not candidate.plain and stream.random() < 0.5:
             for _ in range(FEW):
-                if candidate.cost(self.table) <= budget + 1e-9:
+                if candidate.cost(self.costs) <= budget + 1e-9:
                     break
                 options = self._thinner(candidate)
-                enough = [option for option in options if option.cost(self.table) <= budget + 1e-9]
+                enough = [option for option in options if option.cost(self.costs) <= budget + 1e-9]
                 chosen = enough or options or [candidate]
                 candidate = chosen[int(stream.integers(len(chosen)))]
         return super().fit(candidate, budget, stream)
@@ -64,7 +64,7 @@ class JointVariation(Variation):
             self._flipped(candidate, range(i, i + 1), unit)
             for i, action in enumerate(candidate.actions)
             for unit in self.space.units
-            if unit not in action.drop and self.table.units[unit].at(action) > 0
+            if unit not in action.drop and self.costs.units[unit].at(action) > 0
         ]
 
     def _unit(self, stream: Stream) -> str:
@@ -78,5 +78,5 @@ class JointVariation(Variation):
         actions = list(parent.actions)
         for i in steps:
             drop = frozenset(actions[i].drop) | {unit} if drops else frozenset(actions[i].drop) - {unit}
-            actions[i] = dropping(actions[i], drop, self.table)
+            actions[i] = dropping(actions[i], drop, self.costs)
         return make_candidate(parent.places, actions)

@@ -41,7 +41,7 @@ class PlacementMethod(Method):
     def candidate(self, genes: Genes) -> Candidate:
         return self.variation.space.decode(genes)
 
-    def plan(self, genes: Genes) -> StepsPlan:
+    def file_plan(self, genes: Genes) -> StepsPlan:
         return self.candidate(genes).steps_plan(self.variation.levels)
 
     def propose(self, number: int, evaluated: Sequence[Evaluated], stream: Stream) -> dict[str, int] | None:

@@ -55,7 +55,7 @@ class FlexiffusionMethod(Method):
     teacher: tuple[int, ...]
     targets: Sequence[float]
     branches: int
-    table: CostTable
+    costs: CostTable
     objective: Objective = RFID
 
     @cached_property
@@ -70,7 +70,7 @@ class FlexiffusionMethod(Method):
             genes[f"interval{i:02d}"] = range(1, len(self.teacher) + 1)
         return genes
 
-    def plan(self, genes: Genes) -> SegmentsPlan:
+    def file_plan(self, genes: Genes) -> SegmentsPlan:
         lengths = segment_lengths(len(self.teacher), genes["segments"])
         return SegmentsPlan(
             tuple(
@@ -79,7 +79,7 @@ class FlexiffusionMethod(Method):
         )
 
     def candidate(self, genes: Genes) -> Candidate:
-        actions = self.plan(genes).actions()
+        actions = self.file_plan(genes).actions()
         kept = [(t, a) for t, a in zip(self.teacher, actions, strict=True) if a.kind != "null"]
         return make_candidate([t for t, _ in kept], [a for _, a in kept])
 
@@ -94,7 +94,7 @@ class FlexiffusionMethod(Method):
         parents = sorted(earlier, key=lambda item: item.error)[:PARENTS]
         for _ in range(ATTEMPTS):
             if parents:
-                segments = self._mutated(self.plan(parents[stream.integers(len(parents))].genes), budget, stream)
+                segments = self._mutated(self.file_plan(parents[stream.integers(len(parents))].genes), budget, stream)
             else:
                 segments = self._random(self._random_count(budget, stream), stream)
             genes = self._genes(self._repaired(segments, budget, stream))
@@ -125,7 +125,7 @@ class FlexiffusionMethod(Method):
 
     def _cost(self, segments: Sequence[Segment]) -> float:
         """Sum of C_full + (k - 1) C_partial(b) over the segments, in full steps (docs/method.md 1)."""
-        return sum(1 + (s.active - 1) * self.table.partial[s.branch] / self.table.full for s in segments)
+        return sum(1 + (s.active - 1) * self.costs.partial[s.branch] / self.costs.full for s in segments)
 
     def _repaired(self, segments: list[Segment], budget: float, stream: Stream) -> list[Segment]:
         segments = list(segments)
@@ -144,7 +144,7 @@ class FlexiffusionMethod(Method):
             room = [
                 i
                 for i, s in enumerate(segments)
-                if s.active < s.steps and self.table.partial[s.branch] / self.table.full <= slack
+                if s.active < s.steps and self.costs.partial[s.branch] / self.costs.full <= slack
             ]
             if not room:
                 return segments

@@ -66,7 +66,7 @@ class PlacementSpace:
         return make_candidate([level for level, _ in used], [action for _, action in used])
 
 
-def slots_for(table: CostTable, highest_cost: float, places: int) -> int:
+def slots_for(costs: CostTable, highest_cost: float, places: int) -> int:
     """Slots enough for a full step and a cheapest partial one by turns at the highest cost that is asked for."""
-    cheapest = min(table.partial.values(), default=table.full) / table.full
+    cheapest = min(costs.partial.values(), default=costs.full) / costs.full
     return min(places, math.ceil(2 * highest_cost / (1 + cheapest)) + 2)

@@ -26,7 +26,7 @@ class Variation:
 
     space: PlacementSpace
     levels: NoiseLevels
-    table: CostTable
+    costs: CostTable
 
     def mutate(self, parent: Candidate, stream: Stream, plain_only: bool) -> Candidate:
         """One to three random changes; seven children in ten change once.
@@ -232,14 +232,14 @@ class Variation:
         Too costly: a random full step becomes partial, a partial one falls by a branch, or a step goes, until it fits.
         Among changes that suffice at once the smallest are preferred, so that little of the budget is left unused.
         """
-        while candidate.cost(self.table) > budget + 1e-9 and len(candidate.places) > 1:
+        while candidate.cost(self.costs) > budget + 1e-9 and len(candidate.places) > 1:
             options = [without(candidate, i) for i in range(1, len(candidate.places))]
             if not candidate.plain:
                 options += self._cheaper(candidate)
-            fitting = [option for option in options if option.cost(self.table) <= budget + 1e-9]
+            fitting = [option for option in options if option.cost(self.costs) <= budget + 1e-9]
             if fitting:
-                costliest = max(option.cost(self.table) for option in fitting)
-                options = [option for option in fitting if option.cost(self.table) >= costliest - 0.25]
+                costliest = max(option.cost(self.costs) for option in fitting)
+                options = [option for option in fitting if option.cost(self.costs) >= costliest - 0.25]
             candidate = options[int(stream.integers(len(options)))]
         return candidate
 
@@ -258,7 +258,7 @@ class Variation:
 
     def _reached(self, action: Action) -> Action:
         """The action without dropped units that it does not come to: what runs the same is the same candidate."""
-        return dropping(action, frozenset(action.drop), self.table) if action.drop else action
+        return dropping(action, frozenset(action.drop), self.costs) if action.drop else action
 
     def _partial(self, stream: Stream) -> Action:
         """A random partial action; shallow branches are likelier: most of the gain is there (docs/method.md 7)."""

@@ -17,17 +17,19 @@ from flexiffusion.search.evaluator import Job
 from flexiffusion.search.method import Evaluated, Method, stream_of, unknown
 from flexiffusion.search.paired import Errors
 from flexiffusion.search.racing import Judgement, race, rival_of
-from flexsearch.engines.pool import Pool
+from flexsearch.evaluators.pool import PoolEvaluator
 
 DEPTH = 4  # trials ahead for each worker
 
 
-class Synchronous:
+class SynchronousEvaluator:
     """An evaluator of one slot over a pool of workers. `wasted` counts the network calls of wrong expectations."""
 
     slots = 1
 
-    def __init__(self, pool: Pool, method: Method, seed: int, costs: CostTable, evaluations: int, racing: bool) -> None:
+    def __init__(
+        self, pool: PoolEvaluator, method: Method, seed: int, costs: CostTable, evaluations: int, racing: bool
+    ) -> None:
         self.pool, self.method, self.seed, self.costs = pool, method, seed, costs
         self.evaluations, self.racing = evaluations, racing
         self.count = pool.count

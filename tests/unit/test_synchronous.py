@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.study import Study
 from pool_fixtures import SimulatedCluster
-from search_fixtures import BRANCHES, PRICED, TEACHER, Engine
+from search_fixtures import BRANCHES, PRICED, TEACHER, FormulaEvaluator
 from test_driver import METHODS, trials_of
 
 from flexiffusion.search.candidate import Candidate, plain
@@ -16,8 +16,8 @@ from flexiffusion.search.methods.segments import FlexiffusionMethod
 from flexiffusion.search.objective import Objective
 from flexiffusion.search.paired import Errors
 from flexiffusion.search.racing import Judgement, race
-from flexsearch.engines.pool import Pool, WorkerLost
-from flexsearch.engines.speculation import Synchronous, raced_again
+from flexsearch.evaluators.pool import PoolEvaluator, WorkerLost
+from flexsearch.evaluators.synchronous import SynchronousEvaluator, raced_again
 from flexsearch.runs.driver import search
 from flexsearch.runs.optuna_sampler import MethodSampler
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("small_generations")
 LATENT = Objective("latent")
 
 
-class Racing(Engine):
+class Racing(FormulaEvaluator):
     """The formula's errors on forty images, with noise that is each candidate's own."""
 
     count = 40
@@ -43,21 +43,23 @@ def seconds(job: Job) -> float:
 
 def go(
     name: str, workers: int, evaluations: int = 40, deaths: float = 0.0, study: Study | None = None,
-    engine: Engine | None = None,
-) -> tuple[Study, SimulatedCluster, Synchronous | None]:  # fmt: skip
-    sampler, stream, engine = MethodSampler(METHODS[name], 0), np.random.default_rng(1), engine or Racing()
+    evaluator: FormulaEvaluator | None = None,
+) -> tuple[Study, SimulatedCluster, SynchronousEvaluator | None]:  # fmt: skip
+    sampler, stream, evaluator = MethodSampler(METHODS[name], 0), np.random.default_rng(1), evaluator or Racing()
     study = study or optuna.create_study(directions=["minimize", "minimize"])
     study.sampler = sampler
     cluster = SimulatedCluster(
-        engine,
+        evaluator,
         workers,
         seconds,
         lambda worker, job: WorkerLost("it died") if job is not None and stream.random() < deaths else None,
     )
     if workers == 1:
-        search(study, sampler, engine, PRICED, evaluations, True, lambda *_: None)
+        search(study, sampler, evaluator, PRICED, evaluations, True, lambda *_: None)
         return study, cluster, None
-    judge = Synchronous(Pool(cluster, engine.count, lambda _: None), sampler.method, 0, PRICED, evaluations, True)
+    judge = SynchronousEvaluator(
+        PoolEvaluator(cluster, evaluator.count, lambda _: None), sampler.method, 0, PRICED, evaluations, True
+    )
     search(study, sampler, judge, PRICED, evaluations, True, lambda *_: None)
     return study, cluster, judge
 
@@ -96,7 +98,7 @@ def test_killed_again_and_again_it_still_is() -> None:
     study = optuna.create_study(directions=["minimize", "minimize"])
     for stop_at in (0, 4, 9):
         with pytest.raises(KeyboardInterrupt):
-            go("placement", 3, 30, study=study, engine=Racing(stop_at))
+            go("placement", 3, 30, study=study, evaluator=Racing(stop_at))
     go("placement", 3, 30, study=study)
     assert trials_of(study) == trials_of(alone)
 

@@ -19,9 +19,9 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from flexiffusion.search.devices import out_of_memory
 from flexiffusion.search.evaluator import Job
-from flexsearch.engines.pool import WorkerLost
-from flexsearch.engines.worker import Order, Worker
 from flexsearch.errors import ClusterError, ConfigError, ModelError
+from flexsearch.evaluators.pool import WorkerLost
+from flexsearch.evaluators.worker import Order, Worker
 
 OBJECT_STORE = 256 << 20  # bytes, on a machine where Ray runs for this search only; references may need more
 REACH_SECONDS = 10.0

@@ -13,43 +13,43 @@ import torch
 
 from flexiffusion.search.evaluator import Evaluator
 from flexiffusion.search.objective import ReferenceName
-from flexsearch.engines.local import LocalEngine
-from flexsearch.engines.pool import Pool
-from flexsearch.engines.speculation import Synchronous
-from flexsearch.engines.worker import Order
+from flexsearch.evaluators.local import LocalEvaluator
+from flexsearch.evaluators.pool import PoolEvaluator
+from flexsearch.evaluators.synchronous import SynchronousEvaluator
+from flexsearch.evaluators.worker import Order
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.references import Reference
 
 
-def search_engine(
+def search_evaluator(
     settings: Settings, batch: int, references: dict[ReferenceName, Reference], memory: int
-) -> LocalEngine:
-    """The engine that judges a run's candidates, made anew from its settings and the driver's references (on a worker).
+) -> LocalEvaluator:
+    """What judges a run's candidates, made anew from its settings and the driver's references (on a worker).
 
     Raises what loading a model raises.
     """
     experiment = Experiment(replace(settings, memory=memory), Path())
     experiment.batch = batch
-    return experiment.engine_for_search(references)
+    return experiment.evaluator_for_search(references)
 
 
 @contextmanager
 def opened(experiment: Experiment, say: Callable[[str], None]) -> Iterator[Evaluator]:
     """The evaluator of a run; its workers end with the block. `say` is told what a person may want to know."""
-    settings, engine = experiment.settings, experiment.search_engine
+    settings, evaluator = experiment.settings, experiment.search_evaluator
     if settings.engine == "local":
-        yield engine
+        yield evaluator
         return
-    from flexsearch.engines.ray_cluster import RayCluster
+    from flexsearch.evaluators.ray_cluster import RayCluster
 
     cuda = experiment.model.device.type == "cuda"
     # A driver on the second GPU has workers that see one GPU each, whatever its number.
     theirs = replace(settings, device="cuda" if cuda else settings.device)
     order = Order(
-        build=partial(search_engine, theirs, experiment.batch),
+        build=partial(search_evaluator, theirs, experiment.batch),
         model=settings.model,
-        references=engine.references,
+        references=evaluator.references,
         memory=settings.memory,
         threads=torch.get_num_threads(),
         sha256=experiment.model.sha256,
@@ -57,11 +57,11 @@ def opened(experiment: Experiment, say: Callable[[str], None]) -> Iterator[Evalu
     )
     cluster = RayCluster(order, settings.ray_address, settings.workers, cuda)
     try:
-        pool = Pool(cluster, engine.count, say)
+        pool = PoolEvaluator(cluster, evaluator.count, say)
         if not settings.synchronous:
             yield pool
             return
-        judge = Synchronous(
+        judge = SynchronousEvaluator(
             pool, experiment.method, settings.seed, experiment.costs, settings.evaluations, settings.racing
         )
         yield judge

@@ -68,7 +68,7 @@ class _Waiting:
     known: dict[_Member, int] = field(default_factory=dict)  # leading steps that a worker has seen before
 
 
-class Pool:
+class PoolEvaluator:
     """An evaluator of many workers; more candidates than workers are under way, so that none waits for the driver.
 
     A candidate goes to the worker that knows most of its first steps, if that is free, or soon (see

@@ -14,8 +14,8 @@ from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.objective import Objective, ReferenceName
 from flexiffusion.search.paired import Errors
 from flexiffusion.search.racing import Judgement
-from flexsearch.engines.local import LocalEngine
 from flexsearch.errors import ClusterError
+from flexsearch.evaluators.local import LocalEvaluator
 from flexsearch.models.quiet import quiet_models
 from flexsearch.sampling.references import Reference
 
@@ -25,7 +25,9 @@ class Order:
     """All that a worker needs of its driver. The model is read where the worker is; the references are the driver's,
     so every worker judges by the same."""
 
-    build: Callable[[dict[ReferenceName, Reference], int], LocalEngine]  # from references and MiB for shared prefixes
+    build: Callable[
+        [dict[ReferenceName, Reference], int], LocalEvaluator
+    ]  # from references and MiB for shared prefixes
     model: str  # as it was asked for
     references: dict[ReferenceName, Reference]
     memory: int  # MiB
@@ -51,8 +53,8 @@ class Worker:
             os.chdir(order.folder)
         torch.set_num_threads(order.threads)
         quiet_models()  # a process of its own
-        self.engine = order.build(order.references, order.memory)
-        loaded = self.engine.model.sha256
+        self.evaluator = order.build(order.references, order.memory)
+        loaded = self.evaluator.model.sha256
         if loaded != order.sha256:
             raise ClusterError(
                 here,
@@ -62,5 +64,5 @@ class Worker:
         return here
 
     def judge(self, candidate: Candidate, objective: Objective, rival: Errors | None) -> Judgement:
-        """See `LocalEngine.judge`."""
-        return self.engine.judge(candidate, objective, rival)
+        """See `LocalEvaluator.judge`."""
+        return self.evaluator.judge(candidate, objective, rival)

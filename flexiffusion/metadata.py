@@ -13,9 +13,9 @@ from .checks import (
     MAX_SEED,
     MAX_STEPS,
     FrozenMapping,
-    choice,
     identifier,
     listing,
+    one_of,
     real,
     shown,
     store,
@@ -84,7 +84,7 @@ class Sampling:
             sides = listing("Sampling.size", self.size, 2, 2)
             store(self, "size", tuple(whole(f"Sampling.size[{i}]", sides[i], 1, 65536) for i in range(2)))
         if self.prediction is not None:
-            choice("Sampling.prediction", self.prediction, PREDICTIONS)
+            one_of("Sampling.prediction", self.prediction, PREDICTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class Provenance:
     evaluations: int | None = None
 
     def __post_init__(self) -> None:
-        choice("Provenance.kind", self.kind, ORIGINS)
+        one_of("Provenance.kind", self.kind, ORIGINS)
         if self.tool is not None:
             text("Provenance.tool", self.tool, 200)
         if self.seed is not None:

@@ -14,19 +14,23 @@ from torch import Tensor, nn
 
 from flexiffusion.cost import CostTable
 from flexiffusion.search.candidate import Candidate
+from flexiffusion.search.devices import out_of_memory, release
 from flexiffusion.search.evaluator import OneByOne
 from flexiffusion.search.fitting import TeacherPath
 from flexiffusion.search.objective import Objective, ReferenceName
 from flexiffusion.search.paired import DIVERGED, Errors, squared_error
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import Judgement, race
-from flexiffusion.search.trajectory import Trajectory, joined
+from flexiffusion.search.refining import refined
+from flexiffusion.search.trajectory import Trajectory, halved, joined
 from flexiffusion.solver import Weights
 from flexsearch.metrics.features import extract
 from flexsearch.metrics.perceptual import load_lpips, lpips_errors
 from flexsearch.metrics.real_fid import RealFid
 from flexsearch.metrics.relative_fid import RelativeFid
-from flexsearch.models.checkpoint import CheckpointDenoiser
+from flexsearch.models.checkpoint import CheckpointDenoiser, stills
+from flexsearch.models.diffusers_caches import Meter
+from flexsearch.models.model import no_room
 from flexsearch.named import callable_of, is_named
 from flexsearch.sampling.references import Reference
 from flexsearch.sampling.solvers import draw, draw_fitted
@@ -34,39 +38,45 @@ from flexsearch.sampling.solvers import draw, draw_fitted
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A candidate's images, and their errors, computed when asked for."""
+    """A candidate's images, and their errors, computed when asked for. `meter` counted a cache's calls."""
 
-    engine: LocalEngine
+    evaluator: LocalEvaluator
     trajectory: Trajectory
-    rows: slice  # which of the engine's images
+    rows: slice  # which of the evaluator's images
     weights: Weights | None = None  # of the solver, where it was not one by name
+    meter: Meter | None = None
 
     @cached_property
     def images(self) -> Tensor:
-        """(n, 3, height, width) float32 in [0, 1]."""
-        return self.engine.model.decode(self.trajectory.latents)
+        """(n, 3, height, width) float32 in [0, 1]; of videos (n, frames, 3, height, width)."""
+        return self.evaluator.model.decode(self.trajectory.latents)
 
     @property
     def pictures(self) -> NDArray[np.float32]:
         """The first ten images, (10, height, width, 3) in [0, 1]: a strip of a comparison picture."""
-        return np.asarray(self.images[:10].permute(0, 2, 3, 1).numpy())
+        return np.asarray(stills(self.images[:10]).permute(0, 2, 3, 1).numpy())
 
     @cached_property
     def features(self) -> Tensor:
-        return extract(self.engine.features, self.images)
+        return extract(self.evaluator.features, self.images)
+
+    @property
+    def all_features(self) -> Tensor:
+        """(n, d), of videos each frame's: what a Fréchet distance is of."""
+        return self.features.flatten(0, -2)
 
     def latent_errors(self, reference: ReferenceName) -> Errors:
         """Mean squared latent difference to the reference, per image."""
-        return squared_error(self.trajectory.latents, self.engine.references[reference].latents[self.rows])
+        return squared_error(self.trajectory.latents, self.evaluator.references[reference].latents[self.rows])
 
     def feature_errors(self, reference: ReferenceName) -> Errors:
         """Mean squared feature difference to the reference, per image."""
-        return squared_error(self.features, self.engine.references[reference].features[self.rows])
+        return squared_error(self.features, self.evaluator.references[reference].features[self.rows])
 
     def perceptual_errors(self, reference: ReferenceName) -> Errors:
         """LPIPS to the reference's images, squared, per image."""
-        shown = self.engine.references[reference].images[self.rows].float() / 255
-        return lpips_errors(self.engine.lpips, self.images, shown)
+        shown = self.evaluator.references[reference].images[self.rows].float() / 255
+        return lpips_errors(self.evaluator.lpips, self.images, shown)
 
     def paired_errors(self, error: str, reference: ReferenceName) -> Errors:
         """The errors of one of `MEASURES`, or of a `package.module:name`, per image."""
@@ -74,11 +84,11 @@ class Outcome:
 
     def relative_fid(self) -> float:
         """Relative FID to the teacher."""
-        return self.engine.relative_fid(self.features)
+        return self.evaluator.relative_fid(self.all_features)
 
     def real_fid(self) -> float | None:
         """FID to the real pictures; None where there are none."""
-        return None if self.engine.real is None else self.engine.real(self.features)
+        return None if self.evaluator.real is None else self.evaluator.real(self.all_features)
 
 
 Measure = Callable[[Outcome, ReferenceName], Errors]
@@ -100,7 +110,7 @@ def measure(error: str) -> Measure:
 SHOWN: tuple[tuple[str, ReferenceName], ...] = (("latent", "teacher"), ("latent", "converged"), ("features", "teacher"))
 
 
-class LocalEngine(OneByOne):
+class LocalEvaluator(OneByOne):
     """One model with the noise and conditioning of an image set, and its references.
 
     The model is used by nobody else meanwhile.
@@ -114,7 +124,7 @@ class LocalEngine(OneByOne):
         noise: Tensor,
         references: dict[ReferenceName, Reference],
         features: nn.Module,
-        table: CostTable,
+        macs: CostTable,
         judged_by: ReferenceName,
         batch: int,
         prefixes: Prefixes | None = None,
@@ -130,7 +140,7 @@ class LocalEngine(OneByOne):
         self.noise = noise
         self.references = references
         self.features = features
-        self.table = table
+        self.macs = macs
         self.judged_by = judged_by
         self.batch = batch
         self.prefixes = prefixes
@@ -139,7 +149,7 @@ class LocalEngine(OneByOne):
 
     @cached_property
     def relative_fid(self) -> RelativeFid:
-        return RelativeFid(self.references["teacher"].features)
+        return RelativeFid(self.references["teacher"].features.flatten(0, -2))
 
     @cached_property
     def lpips(self) -> nn.Module:
@@ -158,9 +168,9 @@ class LocalEngine(OneByOne):
     def evaluate(
         self, candidate: Candidate, first: int = 0, last: int | None = None, solver: str | Weights | None = None
     ) -> Outcome:
-        """Sample the candidate over the engine's images, or those from `first` up to `last`.
+        """Sample the candidate over the evaluator's images, or those from `first` up to `last`.
 
-        solver: another than the engine's own, by name or as a table of weights
+        solver: another than the evaluator's own, by name or as a table of weights
         """
         rows = slice(first, self.count if last is None else last)
         if solver is None:
@@ -169,15 +179,38 @@ class LocalEngine(OneByOne):
         return Outcome(self, trajectory, rows, None if isinstance(solver, str) else solver)
 
     def fit(self, candidate: Candidate) -> Weights:
-        """The weights of the candidate's own solver. Raises ValueError where the engine fits none."""
+        """The weights of the candidate's own solver. Raises ValueError where the evaluator fits none."""
         weights = self._own(candidate, slice(0, self.fitted_on), None).weights
         if weights is None:
-            raise ValueError("the engine has no teacher's path to fit a solver to")
+            raise ValueError("the evaluator has no teacher's path to fit a solver to")
         return weights
 
+    def refine(self, candidate: Candidate, weights: Weights) -> Weights:
+        """The weights of the candidate's own solver, refined for where its samples of all images end. Raises ModelError
+        where not even one image fits."""
+        wanted = self.references[self.judged_by].latents
+        while True:
+            try:
+                return refined(
+                    self.denoiser,
+                    self.noise,
+                    wanted,
+                    candidate.places,
+                    candidate.actions,
+                    weights,
+                    batch=self.batch,
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if self.batch == 1:
+                    raise no_room(self.model) from error
+            release(self.denoiser.device)
+            self.batch = halved(self.batch)
+
     def _own(self, candidate: Candidate, rows: slice, weights: Weights | None) -> Outcome:
-        """Sampled with the engine's own solver. Where that is fitted, `weights` are those of this candidate, found on
-        the first images; without them `rows` must begin there."""
+        """Sampled with the evaluator's own solver. Where that is fitted, `weights` are those of this candidate, found
+        on the first images; without them `rows` must begin there."""
         if self.path is None:
             return Outcome(self, self._drawn(candidate, rows, self.solver, self.prefixes), rows)
         parts, rest = [], rows
@@ -220,7 +253,7 @@ class LocalEngine(OneByOne):
         return trajectory
 
     def seconds(self, candidate: Candidate, images: int, solver: str | Weights) -> float:
-        """Wall time of sampling the candidate once more, per image; over the engine's images, going round."""
+        """Wall time of sampling the candidate once more, per image; over the evaluator's images, going round."""
         rows = [i % len(self.noise) for i in range(images)]
         trajectory = draw(
             self.denoiser.taken(rows), solver, self.noise[rows], candidate.places, candidate.actions, batch=self.batch
@@ -232,7 +265,7 @@ class LocalEngine(OneByOne):
     ) -> Judgement:
         """What a search minimises; the error is `DIVERGED` where sampling did not stay finite.
 
-        With a rival's errors the candidate races against it. `solver`: another than the engine's own, by name.
+        With a rival's errors the candidate races against it. `solver`: another than the evaluator's own, by name.
         """
         calls, weights = 0, None
 

@@ -1,4 +1,4 @@
-"""The planner's tables of a model, kept in a run's folder or in the cache: measured once."""
+"""What the planner plans a model's schedules by, kept in a run's folder or in the cache: measured once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from flexiffusion.search import macro_steps
-from flexiffusion.search.macro_steps import Tables
+from flexiffusion.search.macro_steps import StepErrors
 from flexiffusion.whole_file import whole_file
 from flexsearch.models.checkpoint import Checkpoint
 from flexsearch.sampling.references import ImageSet
@@ -28,8 +28,8 @@ def known_or_measured(
     folder: Path,
     batch: int,
     progress: Callable[[], None] = lambda: None,
-) -> Tables:
-    """The tables over an image set, from `folder` if they are there, else measured and kept.
+) -> StepErrors:
+    """The errors of macro-steps over an image set, from `folder` if they are there, else measured and kept.
 
     `progress` is told after each level of each batch, or as often at once.
     """
@@ -45,34 +45,37 @@ def known_or_measured(
         "kinds": [asdict(kind) for kind in macro_steps.MACRO_STEPS],
         "reach": macro_steps.REACH,
         "version": 4,
+        **({} if model.frames is None else {"frames": model.frames}),
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"tables-{key}.safetensors"
     if path.exists():
         try:
-            tables = load(path)
+            found = load(path)
         except (SafetensorError, KeyError):
             path.unlink()  # half written by a machine that went down: it is made again
         else:
-            for _ in range(len(tables.grid) * math.ceil(images.count / batch)):
+            for _ in range(len(found.grid) * math.ceil(images.count / batch)):
                 progress()
-            return tables
+            return found
     denoiser = images.denoiser(model, sampling.guidance)
     maker = solver_maker(sampling.solver, model.levels)
-    tables = macro_steps.measure(denoiser, maker, images.noise(model), batch, progress)
-    save(path, tables)
-    return tables
+    measured = macro_steps.measure(denoiser, maker, images.noise(model), batch, progress)
+    save(path, measured)
+    return measured
 
 
-def save(path: Path, tables: Tables) -> None:
+def save(path: Path, step_errors: StepErrors) -> None:
     """Whole or not at all."""
-    arrays = {"grid": np.array(tables.grid), "errors": tables.errors, "gains": tables.gains}
+    arrays = {"grid": np.array(step_errors.grid), "errors": step_errors.errors, "gains": step_errors.gains}
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as draft:
-        save_file({**arrays, "calls": np.array(tables.calls)}, draft)
+        save_file({**arrays, "calls": np.array(step_errors.calls)}, draft)
 
 
-def load(path: Path) -> Tables:
+def load(path: Path) -> StepErrors:
     """The inverse of `save`."""
     arrays = load_file(path)
-    return Tables(tuple(arrays["grid"].tolist()), arrays["errors"], arrays["gains"], tuple(arrays["calls"].tolist()))
+    return StepErrors(
+        tuple(arrays["grid"].tolist()), arrays["errors"], arrays["gains"], tuple(arrays["calls"].tolist())
+    )

@@ -1,4 +1,4 @@
-"""What a trial runs, as JSON among its attributes: readable without the method that proposed it, and its genes."""
+"""A trial's candidate as JSON, among its attributes: readable without its genes and the method that proposed it."""
 
 from __future__ import annotations
 
