@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flexiffusion import __version__
+from flexiffusion.fingerprint import fingerprint_of
 from flexiffusion.schedule import (
     Cost,
     Metric,
@@ -89,7 +90,7 @@ def schedule_file(
     return Schedule(
         name=name,
         description=description,
-        model=ModelInfo(model.family, model.branches, model.sha256, model.blocks),
+        model=ModelInfo(model.family, model.branches, model.sha256, model.blocks, fingerprint_of(model.network)),
         sampling=Sampling(
             sampler=short(settings.usual_solver if settings.fits else settings.chosen_solver),
             scheduler=settings.spacing,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from drawn_schedules import schedule, segments, steps
 
-from flexiffusion.facts import ModelInfo
+from flexiffusion.metadata import ModelInfo
 from flexiffusion.families import FAMILIES
 from flexsearch.models import single_file
 from flexsearch.models.costs import count_macs
