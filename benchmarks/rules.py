@@ -285,7 +285,7 @@ class Bench:
         result: dict[str, Any] = kept
         for speedup in speedups:
             budget = int(cell.steps / speedup + 1e-9)
-            asked = Asked(levels, host, cell.spacing, budget, self.experiment.table)
+            asked = Asked(levels, host, cell.spacing, budget, self.experiment.macs)
             rules = dict(RULES)
             if name in ("euler", "dpmpp_2m"):
                 weights_of = dpmpp_2m_weights if name == "dpmpp_2m" else lambda sigmas: ((1.0,),) * len(sigmas)
@@ -307,7 +307,7 @@ class Bench:
                         prefixes=prefixes if weights is None else None,
                     )  # fmt: skip
                     known[key] = squared_error(made.latents, teacher).tolist()
-                rows[label] = {"cost": candidate.cost(self.experiment.table), "errors": known[key]}
+                rows[label] = {"cost": candidate.cost(self.experiment.macs), "errors": known[key]}
         return result
 
     def fits(self, steps: Sequence[int], speedups: Sequence[float]) -> dict[str, Weights]:

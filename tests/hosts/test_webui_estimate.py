@@ -8,8 +8,8 @@ import pytest
 import torch
 from drawn_schedules import schedule, segments, steps
 
-from flexiffusion.metadata import ModelInfo
 from flexiffusion.families import FAMILIES
+from flexiffusion.metadata import ModelInfo
 from flexsearch.models import single_file
 from flexsearch.models.costs import count_macs
 from flexsearch.models.model import NetworkInputs, unet_skeleton

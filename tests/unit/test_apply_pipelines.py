@@ -1,4 +1,4 @@
-"""`flexiffusion.apply` on every kind of pipeline: plain where all is full, the plan's counts, guidance of every form."""
+"""`flexiffusion.apply` on every kind of pipeline: plain where all is full, the plan's counts, all forms of guidance."""
 
 from __future__ import annotations
 
