@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from flexiffusion.auto import Chosen, Setting, choose
 from flexiffusion.errors import FlexiffusionError
+from flexiffusion.families import FAMILIES
+from flexiffusion.metadata import ModelInfo
 from flexiffusion.plan import LevelMapping, Plan, plan_for
-from flexiffusion.schedule import Action, Schedule
+from flexiffusion.presets import Preset
+from flexiffusion.schedule import Action, NoiseKind, Schedule
 
 # What a partial step costs, in full steps, by branch: multiply-adds at the side that the family was trained on.
 # tests/hosts/test_webui_estimate.py counts them on the real networks' shapes.
@@ -59,9 +63,7 @@ def outlook(schedule: Schedule, run: Pass, mapping: LevelMapping) -> Outlook:
 
     Raises FlexiffusionError where the schedule cannot be laid over it.
     """
-    total = run.steps + run.skipped
-    flow = schedule.plan.noise == "flow"
-    levels = [1 - i / total for i in range(total)] if flow else _usual_levels(total)
+    levels = usual_levels(run, schedule.plan.noise)
     plan = plan_for(schedule, levels, mapping, start=run.skipped, own_solver=True)
     return Outlook(plan, run.steps / sum(cost(schedule, action) for action in plan.actions))
 
@@ -95,8 +97,25 @@ def sentence(schedule: Schedule, run: Pass, mapping: LevelMapping) -> tuple[str,
     return f"{counted}: {bound} about {seen.times:.1f} times as fast", plan
 
 
-def _usual_levels(total: int) -> list[float]:
-    """Sigmas of Stable Diffusion's noise schedule, evenly spaced in timesteps."""
+def automatic(
+    speedup: float,
+    run: Pass,
+    model: ModelInfo,
+    presets: Iterable[Preset],
+    recognises: Callable[[Sequence[float]], bool],
+) -> Chosen:
+    """What "auto" would take: the schedule, for the levels that are run alone."""
+    family = FAMILIES.get(model.family)
+    noise: NoiseKind = family.noise if family is not None else "vp"
+    levels = usual_levels(run, noise)[run.skipped :]
+    return choose(speedup, Setting(levels, noise), model, presets, recognises)
+
+
+def usual_levels(run: Pass, noise: NoiseKind) -> list[float]:
+    """A host's list, `skipped` and all: evenly spaced in time, of a flow model or of Stable Diffusion's schedule."""
+    total = run.steps + run.skipped
+    if noise == "flow":
+        return [1 - i / total for i in range(total)]
     product, sigmas = 1.0, []
     for i in range(1000):
         product *= 1 - (0.00085**0.5 + (0.012**0.5 - 0.00085**0.5) * i / 999) ** 2

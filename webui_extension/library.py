@@ -14,11 +14,10 @@ from flexiffusion.errors import FlexiffusionError, ScheduleError
 from flexiffusion.presets import Preset
 from flexiffusion.schedule import Schedule
 
-from .settings import OFF, SAME
+from .settings import AUTO, OFF, SAME
 
 NONE = "none"  # a cell of the X/Y/Z plot without a schedule
-USUAL = "turns-15"  # the preset that the tutorial begins with, without its family
-RESERVED = (NONE, SAME, OFF)
+RESERVED = (NONE, SAME, OFF, AUTO)
 _log = logging.getLogger("flexiffusion")
 
 
@@ -49,28 +48,21 @@ class Library:
     def choices(self, family: str | None) -> list[str]:
         """What a dropdown lists: presets of this family, then the others with theirs in brackets; None: all alike."""
         ordered = sorted(self._presets.items(), key=lambda item: _natural(item[0]))
-        names = {_listed(name): preset.schedule.model.family for name, preset in ordered}
+        names = {listed(name): preset.schedule.model.family for name, preset in ordered}
         if family is None:
             return list(names)
         others = [f"{name} [{made_for}]" for name, made_for in names.items() if made_for != family]
         return [name for name, made_for in names.items() if made_for == family] + others
 
-    def default(self, family: str | None) -> str:
-        """What is chosen where nobody has chosen yet: of this family one that was searched, then the tutorial's."""
-        fitting = [name for name, preset in self._presets.items() if preset.schedule.model.family == family]
-        searched = [name for name in fitting if self._presets[name].schedule.provenance.kind == "searched"]
-        usual = [name for name in fitting if name == f"{family}-{USUAL}"]
-        return _listed(min(searched, key=_natural, default="") or next(iter(usual + sorted(fitting, key=_natural)), ""))
-
     def refit(self, choice: str, family: str | None) -> str:
-        """The choice after the model has changed: the family's default in place of a preset of another family."""
+        """The choice after the model has changed: "auto", which fits every model, for a preset of another family."""
         name = self.name_of(choice)
-        if name not in self._presets:
-            return choice or self.default(family)
+        if choice == AUTO or name not in self._presets:
+            return choice or AUTO
         made_for = self._presets[name].schedule.model.family
         if family is None or made_for == family:
-            return _listed(name)
-        return self.default(family) or f"{_listed(name)} [{made_for}]"
+            return listed(name)
+        return AUTO
 
     def name_of(self, choice: str) -> str:
         """The preset's name that a dropdown's choice stands for; of an unknown one the choice itself.
@@ -115,6 +107,6 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _listed(name: str) -> str:
+def listed(name: str) -> str:
     """A name as a dropdown lists it: one that would be taken for one of the other choices keeps its file's ending."""
     return f"{name}.json" if name.strip().lower() in RESERVED else name

@@ -14,14 +14,19 @@ from flexiffusion.strip import KIND_COLOURS
 from flexiffusion.summary import counts_text, sampling_text, step_text
 
 
-def html(schedule: Schedule, family: str | None, outlook: Sequence[str] = (), plan: Plan | None = None) -> str:
+def html(
+    schedule: Schedule, family: str | None, outlook: Sequence[str] = (), plan: Plan | None = None, is_rule: bool = False
+) -> str:
     """The preview of one schedule.
 
     family:  of the loaded model, None if not known
     outlook: what it would do with the settings on the screen, and `plan` the steps of that
+    is_rule: it was made for these settings, by the rule behind "auto"
     """
     actions = schedule.plan.actions()
     lines = [_strip(plan.actions if plan is not None else actions), *(f"<b>{escape(line)}</b>" for line in outlook)]
+    if is_rule:
+        return _lines([*lines, _faint(schedule.description)])
     lines += [f"{escape(schedule.name)}: {counts_text(actions)}", f"Made with {_text(schedule)}"]
     if family is not None and family != schedule.model.family:
         lines.insert(0, f"<b>Does not fit: made for {escape(schedule.model.family)}, loaded is {escape(family)}.</b>")
@@ -38,8 +43,16 @@ def html(schedule: Schedule, family: str | None, outlook: Sequence[str] = (), pl
     if schedule.provenance.kind == "heuristic" and "not measured" not in (schedule.description or ""):
         lines.append("Its quality was not measured.")
     if schedule.description:
-        lines.append(f'<span style="opacity:.75">{escape(schedule.description)}</span>')
+        lines.append(_faint(schedule.description))
+    return _lines(lines)
+
+
+def _lines(lines: Sequence[str]) -> str:
     return f'<div class="flexiffusion-preview">{"<br>".join(lines)}</div>'
+
+
+def _faint(text: str) -> str:
+    return f'<span style="opacity:.75">{escape(text)}</span>'
 
 
 def problem(message: str) -> str:

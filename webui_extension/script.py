@@ -65,7 +65,9 @@ class FlexiffusionScript(scripts.Script):
             (component, functools.partial(infotext.read, field=field))
             for component, field in zip(controls.arguments, ARGUMENTS, strict=True)
         ]
-        self.paste_field_names = [infotext.SCHEDULE, infotext.HIRES, infotext.MAPPING, infotext.COMPARE]
+        self.paste_field_names = [
+            infotext.SCHEDULE, infotext.HIRES, infotext.MAPPING, infotext.COMPARE, infotext.SPEEDUP,
+        ]  # fmt: skip
         self._connect()
         return controls.arguments
 

@@ -122,7 +122,7 @@ class TestScript:
         listed = {script["name"]: script for script in server.call("/sdapi/v1/script-info")}
         assert [argument["label"] for argument in listed["flexiffusion"]["args"]] == [
             "Flexiffusion", "Schedule", "Hires pass", "Place on other numbers of steps",
-            "Compare: make the plain picture too",
+            "Compare: make the plain picture too", "Speed-up (auto)",
         ]  # fmt: skip
         assert "sd15-deepcache-3" in listed["flexiffusion"]["args"][1]["choices"]
 
@@ -131,6 +131,13 @@ class TestScript:
         assert counts(ours.key("Flexi run")) == {"full": 10, "partial": 20, "null": 0, "misses": 0}
         assert (ours.calls, ours.full) == (30, 10)
         assert ours.key("Flexi schedule") == "sd15-deepcache-3"
+
+    def test_auto(self, server: Server) -> None:
+        ours = server.generate([True, "auto", "same", "by position", False, 3], steps=30)
+        assert counts(ours.key("Flexi run")) == {"full": 10, "partial": 20, "null": 0, "misses": 0}
+        assert (ours.calls, ours.full) == (30, 10)
+        few = server.generate([True, "auto"], steps=8)
+        assert few.full == 8 and "nothing to gain here" in str(few.key("Flexi note"))
 
     def test_own_noise_levels(self, server: Server) -> None:
         ours = server.generate([True, "sd15-turns-8"], steps=20)

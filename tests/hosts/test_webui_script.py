@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,10 @@ from webui_modules import ROOT, Component, HostModules, Processing, Script, inst
 from webui_stand_in import SamplerObject, WebUI, own_levels, segments
 
 from flexiffusion import codec
+from flexiffusion.fingerprint import fingerprint_of
 from flexiffusion.metadata import ModelInfo, Provenance, Sampling
 from flexiffusion.strip import KIND_COLOURS
+from webui_extension.network import network_of
 
 GOLDEN = ROOT / "tests" / "golden" / "webui_script.json"
 
@@ -61,10 +64,11 @@ class TestPromises:
                 for name, control in zip(settings.ARGUMENTS, controls, strict=True)
             ],
             "hires": [settings.SAME, settings.OFF],
+            "auto": settings.AUTO,
             "mappings": settings.MAPPINGS,
             "infotext": {
                 name: getattr(infotext, name)
-                for name in ("SCHEDULE", "HIRES", "MAPPING", "COMPARE", "RUN", "HIRES_RUN", "NOTE")
+                for name in ("SCHEDULE", "HIRES", "MAPPING", "COMPARE", "RUN", "HIRES_RUN", "NOTE", "SPEEDUP")
             },
         }
         if os.environ.get("UPDATE_GOLDEN"):
@@ -82,16 +86,19 @@ class TestPromises:
         read = {name: field[1](released) for name, field in zip(ARGUMENTS, host.script.infotext_fields, strict=True)}
         assert read == {
             "enabled": True, "schedule": "mixed", "hires": "turns", "mapping": "by noise level", "compare": True,
+            "speedup": None,
         }  # fmt: skip
         without = [field[1]({"Steps": "20"}) for field in host.script.infotext_fields]
-        assert without == [False, None, None, None, None]
+        assert without == [False, None, None, None, None, None]
 
     def test_what_is_written_is_what_is_read(self, host: HostModules) -> None:
         host.script.ui(False)
         for arguments in (
-            [True, "mixed", "same", "by position", False],
-            [True, "mixed", "off", "by position", True],
-            [True, "turns", "other", "by noise level", False],
+            [True, "mixed", "same", "by position", False, None],
+            [True, "mixed", "off", "by position", True, None],
+            [True, "turns", "other", "by noise level", False, None],
+            [True, "auto", "same", "by position", False, 3.5],
+            [True, "mixed", "auto", "by position", False, 2.0],
         ):
             text = generate(host, *arguments).text
             assert [field[1](text) for field in host.script.infotext_fields] == arguments
@@ -216,6 +223,47 @@ class TestGeneration:
         assert "there is no schedule 'nowhere'" in unknown.comments
         assert "Flexi run" in generate(host, True, "mixed", "nowhere").text  # no hires pass: not needed
 
+    def test_auto_takes_the_rule_for_what_is_run(self, host: HostModules, capsys: pytest.CaptureFixture[str]) -> None:
+        for speedup, full in ((2, 10), (3.0, 6), (4.0, 5)):
+            processed = generate(host, True, "auto", "same", "by position", False, speedup, steps=20)
+            assert processed.text["Flexi run"] == f"full {full}, partial {20 - full}, null 0, misses 0"
+            assert processed.text["Flexi schedule"] == "auto" and processed.text["Flexi speed-up"] == f"{speedup:g}"
+            assert f"Auto: the rule for {speedup:g}x" in capsys.readouterr().out and processed.comments == ""
+        hires = generate(host, True, "auto", "same", "by noise level", False, 2.0, steps=20, enable_hr=True)
+        assert hires.text["Flexi hires run"] == "full 6, partial 7, null 0, misses 0"  # of the 13 that are run
+        only = generate(host, True, "mixed", "auto", "by position", False, 2.0, steps=20, enable_hr=True)
+        assert only.text["Flexi hires run"] == hires.text["Flexi hires run"]
+
+    def test_auto_says_where_there_is_nothing_to_gain(self, host: HostModules) -> None:
+        processed = generate(host, True, "auto", steps=8)
+        assert "nothing to gain here: 8 steps are few" in processed.comments
+        assert "nothing to gain here" in processed.text["Flexi note"] and "Flexi run" not in processed.text
+        assert torch.equal(processed.latents[0], generate(host, steps=8).latents[0])
+
+    def test_auto_takes_a_searched_schedule_of_this_checkpoint(
+        self, host: HostModules, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from webui_extension.host import library
+
+        searched = segments(
+            "FP " * 10,
+            model=ModelInfo("sd15", 4, fingerprint=fingerprint_of(host.webui.unet)),
+            provenance=Provenance("searched"),
+        )
+        codec.write(tmp_path / "models" / "flexiffusion" / "found.json", replace(searched, name="found"))
+        library.refresh()
+        generate(host, True, "auto", steps=20)
+        out = capsys.readouterr().out
+        family = network_of(host.webui.sd_model)
+        assert family is not None
+        expected = "found, searched for this checkpoint" if family.family == "sd15" else "the rule for 2x"
+        assert expected in out
+
+    @pytest.mark.parametrize("speedup", [0.5, 5, "2", True])
+    def test_a_speed_up_out_of_range_is_refused(self, host: HostModules, speedup: Any) -> None:
+        comments = generate(host, True, "auto", "same", "by position", False, speedup).comments
+        assert "argument 5 (speedup)" in comments
+
     def test_every_batch_has_its_own_run(self, host: HostModules) -> None:
         processed = generate(host, True, "mixed", n_iter=3)
         assert len(processed.latents) == 3
@@ -283,7 +331,9 @@ class TestGeneration:
         assert not any("x)" in text for text in (both.comments, *both.infotexts))
         assert "Flexi run" not in both.infotexts[-1]  # the plain picture comes last
 
-    @pytest.mark.parametrize("name", ["turbo [v2]", " lead", "trail ", "{brace", "none", "same", "off", "a.json"])
+    @pytest.mark.parametrize(
+        "name", ["turbo [v2]", " lead", "trail ", "{brace", "none", "same", "off", "auto", "a.json"]
+    )
     def test_every_name_that_is_listed_can_be_chosen(self, host: HostModules, tmp_path: Path, name: str) -> None:
         from webui_extension.host import library
 
@@ -333,9 +383,11 @@ class TestGeneration:
         for _ in range(2):  # the UI may be built again
             host.before_ui[0]()
         options = {option.label: option for option in host.xyz.axis_options}
-        assert list(options) == ["Nothing", "[Flexiffusion] Schedule", "[Flexiffusion] Hires schedule"]
+        assert list(options) == [
+            "Nothing", "[Flexiffusion] Speed-up (auto)", "[Flexiffusion] Schedule", "[Flexiffusion] Hires schedule",
+        ]  # fmt: skip
         axis = options["[Flexiffusion] Schedule"]
-        assert axis.choices()[0] == "none" and "mixed" in axis.choices()
+        assert axis.choices()[:2] == ["none", "auto"] and "mixed" in axis.choices()
         latents = []
         for value in ("none", "mixed"):
             cell = Processing(functools.partial(SamplerObject, host.webui, stand_in.euler), [False])
@@ -380,16 +432,6 @@ class TestUi:
         monkeypatch.setattr(of_host, "checkpoint_family", lambda title=None: None)
         assert "other" in host.script.ui(False)[1].choices
 
-    @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl", "flux", None])
-    def test_the_default_fits_the_chosen_checkpoint(
-        self, host: HostModules, monkeypatch: Any, family: str | None
-    ) -> None:
-        from webui_extension import host as of_host
-
-        monkeypatch.setattr(of_host, "checkpoint_family", lambda title=None: family)
-        chosen = host.script.ui(False)[1].value
-        assert chosen == {None: "", "flux": "flux-alternate-linear"}.get(family, f"{family}-turns-15")
-
     def test_refresh_finds_new_files_and_leaves_broken_ones_out(
         self, host: HostModules, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -411,20 +453,20 @@ class TestUi:
             write_header(path, family)
             host.checkpoints[title] = SimpleNamespace(filename=str(path))
         schedules, hires, _ = page.fire("checkpoint", schedule="sd15-deepcache-2", checkpoint="xl")
-        assert schedules["value"] == "sdxl-turns-15"
-        assert schedules["choices"][0].startswith("sdxl-") or schedules["choices"][0] == "other"
-        assert "sd15-deepcache-2 [sd15]" in schedules["choices"] and hires["choices"][:2] == ["same", "off"]
+        assert schedules["value"] == "auto"
+        assert schedules["choices"][0] == "auto" and schedules["choices"][1] == "other"
+        assert "sd15-deepcache-2 [sd15]" in schedules["choices"] and hires["choices"][:3] == ["same", "off", "auto"]
         schedules, _, shown = page.fire("checkpoint", schedule="sdxl-deepcache-3", checkpoint="old")
-        assert schedules["value"] == "sd15-turns-15" and "Does not fit" not in shown
+        assert schedules["value"] == "auto" and "Does not fit" not in shown and "Auto: of 20 steps 10 in full" in shown
         assert page.fire("checkpoint", schedule="mixed", checkpoint="old")[0]["value"] == "mixed"
-        assert page.fire("checkpoint", schedule="mixed", checkpoint="flux")[0]["value"] == "flux-alternate-linear"
+        assert page.fire("checkpoint", schedule="mixed", checkpoint="flux")[0]["value"] == "auto"
         text = codec.dumps(segments("FPP FPN FPNN")).decode()
         assert page.fire("checkpoint", schedule=text, checkpoint="xl")[0]["value"] == text
         # nothing is known of it: nothing is marked, nothing is chosen instead
         schedules, _, _ = page.fire("checkpoint", schedule="mixed", checkpoint="broken")
         assert schedules["value"] == "mixed" and not any(choice.endswith("]") for choice in schedules["choices"])
         host.modules["modules.shared"]["opts"].sd_model_checkpoint = "xl"
-        assert page.fire("enabled", schedule="mixed")[0]["value"] == "sdxl-turns-15"
+        assert page.fire("enabled", schedule="mixed")[0]["value"] == "auto"
 
     def test_it_says_before_drawing_what_is_gained(self, host: HostModules) -> None:
         page = Page(host)
@@ -449,6 +491,17 @@ class TestUi:
         shown = page.fire("denoising_strength", schedule="sd15-turns-15", steps=20, denoising_strength=0.3)
         assert "of 7 steps 4 in full, 3 in part: at best about 1.7 times as fast" in shown
         assert "too few" in page.fire("steps", schedule="sd15-turns-15", steps=10, denoising_strength=0.3)
+
+    def test_the_slider_is_what_the_accordion_opens_with(self, host: HostModules) -> None:
+        page = Page(host)
+        shown = page.fire("speedup", speedup=3.0, steps=30)
+        assert "Auto: of 30 steps 10 in full, 20 in part: at best about 3.0 times as fast" in shown
+        assert "not measured" not in shown
+        (release,) = (event for event in page.all["speedup"].events if event[0] == "release")
+        assert release[1]() == "auto" and release[3] == [page.all["schedule"]]
+        assert "nothing to gain here: 8 steps are few already" in page.fire("steps", steps=8)
+        hires = page.fire("steps", steps=30, denoising_strength=0.5, **{"hr-checkbox": True, "hires_steps": 12})
+        assert "Hires pass: Auto: of 12 steps 6 in full" in hires
 
     def test_a_model_that_cannot_be_cut_is_said_before_drawing(self, host: HostModules) -> None:
         page = Page(host)
@@ -489,7 +542,7 @@ class Page:
         tab = "img2img" if img2img else "txt2img"
         host.script.is_img2img = img2img
         self.accordion = dict(
-            zip(("enabled", "schedule", "hires", "mapping", "compare"), host.script.ui(img2img), strict=True)
+            zip(("enabled", "schedule", "hires", "mapping", "compare", "speedup"), host.script.ui(img2img), strict=True)
         )
         host.script.ui(img2img)  # once more, for the API's defaults
         made = {
@@ -514,7 +567,7 @@ class Page:
 
     def fire(self, name: str, **values: Any) -> Any:
         """What the one listener of a control answers, with these values on the page."""
-        ((_, function, inputs, _),) = self.all[name].events
+        ((_, function, inputs, _),) = (event for event in self.all[name].events if event[0] != "release")
         names = {id(component): key for key, component in self.all.items()}
         return function(*(values.get(names[id(component)], component.value) for component in inputs))
 

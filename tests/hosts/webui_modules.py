@@ -41,6 +41,9 @@ class Component:
     def click(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> None:
         self.events.append(("click", fn, inputs, outputs))
 
+    def release(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> None:
+        self.events.append(("release", fn, inputs, outputs))
+
     def change(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> None:
         self.events.append(("change", fn, inputs, outputs))
 
@@ -106,7 +109,7 @@ class HostModules:
         self.checkpoints: dict[str, Any] = {}
         self.script: Any = None
         Component.made = []
-        gradio = {name: Component for name in ("Dropdown", "Checkbox", "Button", "HTML", "Row")}
+        gradio = {name: Component for name in ("Dropdown", "Checkbox", "Button", "HTML", "Row", "Slider", "Accordion")}
         self.xyz = SimpleNamespace(AxisOption=AxisOption, axis_options=[AxisOption("Nothing", str, None)])
         self.modules: dict[str, Any] = {
             "gradio": gradio | {"update": lambda **changes: changes},
