@@ -43,7 +43,10 @@ class SamplingReport:
         return f"{self.schedule or 'no schedule'}: {self}"
 
     def __str__(self) -> str:
-        speedup = self.report.speedup(self.steps)
+        report = self.report
+        if not (report.partial or report.null or report.dropped):
+            return f"{report}; every step in full"  # what a clock shows then is its own noise
+        speedup = report.speedup(self.steps)
         estimate = "no full step to estimate a speed-up from" if speedup is None else f"estimated {speedup:.2f}x"
         return f"{self.report}; {estimate} against {self.steps} full steps"
 
