@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .metadata import ModelInfo
 from .families import FAMILIES
+from .metadata import ModelInfo
 from .plan import is_fitted_level
 from .presets import Preset
 from .rule import FASTEST, rule
