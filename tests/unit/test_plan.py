@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flexiffusion.errors import ScheduleError
-from flexiffusion.facts import Metric
+from flexiffusion.metadata import Metric
 from flexiffusion.plan import Plan, index_at, plan_for, stretched
 from flexiffusion.schedule import FULL, NULL, Action, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 from flexiffusion.thinning import thinned
