@@ -31,10 +31,12 @@ Steps = tuple[tuple[Action, ...], DiffusersCache | None]  # what a schedule's st
 Seconds = Mapping[Steps, Sequence[float]]  # per image, of each turn
 
 TIMING = "timing"  # the stage's label
-TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be compared
+TIMED_IMAGES = 4  # the same in every command, so that their speed-ups can be compared
 SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: as slow devices are used
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
 
+
+REFINED: tuple[RowKind, ...] = ("found", "placed_fitted")  # rows whose fitted solvers are refined
 
 Key = tuple[str, str | Weights, DiffusersCache | None]  # of a candidate, and what it is sampled with
 
@@ -67,10 +69,11 @@ def teacher(experiment: Experiment) -> Entry:
     return Entry("teacher", None, label, candidate, experiment.settings.usual_solver)
 
 
-def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Entry]:
+def choose(experiment: Experiment, evaluated: Sequence[Evaluated], on_step: OnStep = lambda label: None) -> list[Entry]:
     """The teacher, and for each asked speed-up the best found schedule and the best of each kind of rival.
 
     The best is the one with the least error on the *search* images among those that cost at most teacher / speed-up.
+    `on_step` is told of each speed-up.
     """
     settings = experiment.settings
     chosen, known = [teacher(experiment)], Known(experiment, evaluated)
@@ -88,9 +91,27 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated]) -> list[Entry
             entry = Entry(
                 kind, speedup, described(best.candidate), best.candidate, solver_of(experiment, best.candidate)
             )
-            same = next((other for other in chosen if other.speedup == speedup and other.key == entry.key), None)
+            # a hand-made schedule keeps its fit where this one's is refined
+            alike = [other for other in chosen if not settings.fits or other.kind in REFINED]
+            same = next((other for other in alike if other.speedup == speedup and other.key == entry.key), None)
             chosen.append(entry if same is None else replace(entry, label=f"the same as {same.label}"))
+        on_step(f"{speedup:g}x")
     return chosen
+
+
+def with_refined(experiment: Experiment, entries: Sequence[Entry], on_step: OnStep) -> list[Entry]:
+    """The same entries, the solvers of what the search found and placed at their best: see `LocalEvaluator.refine`.
+    Hand-made schedules keep the fit that the search judged them by. `on_step` is told of each that is refined."""
+    known: dict[Key, Weights] = {}
+    made = []
+    for entry in entries:
+        if entry.kind in REFINED and not isinstance(entry.solver, str):
+            if entry.key not in known:
+                known[entry.key] = experiment.search_evaluator.refine(entry.candidate)
+            on_step(entry.label)
+            entry = replace(entry, solver=known[entry.key])
+        made.append(entry)
+    return made
 
 
 def solver_of(experiment: Experiment, candidate: Candidate) -> str | Weights:
@@ -131,6 +152,8 @@ def rivals(experiment: Experiment, speedup: float, target: float, known: Known) 
     seeds = experiment.seeds_at([target])
     for kind, of, solver in _rival_kinds(settings.usual_solver, experiment.model.levels.kind, settings.fits):
         able = [seed for seed in seeds if seed.kind == of and near(seed.candidate.cost(experiment.costs), [target])]
+        # the costliest is mostly the best: with it as their rival the others leave early
+        able.sort(key=lambda seed: -seed.candidate.cost(experiment.costs))
         if able:
             rival = known.best(able, solver)
             run = solver_of(experiment, rival.candidate) if solver == FITTED else solver
