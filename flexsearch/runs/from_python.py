@@ -18,9 +18,9 @@ Callback = Callable[[str, int, int], None]
 
 
 def search(folder: str | os.PathLike[str], progress: Callback | None = None, **settings: Any) -> Result:
-    """Searches schedules for a model, measures them on images that the search did not see, and writes all into a folder.
+    """Searches schedules for a model, measures them on other images, and writes everything into a folder.
 
-    What `flexsearch run` does; and what `flexsearch resume` does where the folder holds a run and no settings are given.
+    What `flexsearch run` does; or `flexsearch resume`, where the folder holds a run and no settings are given.
 
     Args:
         folder: of the run.
