@@ -32,10 +32,10 @@ class SamplingReport:
 
     @property
     def counts(self) -> str:
-        """Without seconds: "full 12, partial 8, null 10, misses 0", and "dropped units 40" where there are any."""
+        """Without seconds: "full 12, partial 8, null 10, misses 0", and `Report.rest` where there is any."""
         report = self.report
-        dropped = f", dropped units {report.dropped}" if report.dropped else ""
-        return f"full {report.full}, partial {report.partial}, null {report.null}, misses {report.misses}{dropped}"
+        counts = f"full {report.full}, partial {report.partial}, null {report.null}, misses {report.misses}"
+        return f"{counts}, {report.rest}".removesuffix(", ")
 
     @property
     def line(self) -> str:
@@ -43,7 +43,10 @@ class SamplingReport:
         return f"{self.schedule or 'no schedule'}: {self}"
 
     def __str__(self) -> str:
-        speedup = self.report.speedup(self.steps)
+        report = self.report
+        if not (report.partial or report.null or report.dropped):
+            return f"{report}; every step in full"  # what a clock shows then is its own noise
+        speedup = report.speedup(self.steps)
         estimate = "no full step to estimate a speed-up from" if speedup is None else f"estimated {speedup:.2f}x"
         return f"{self.report}; {estimate} against {self.steps} full steps"
 
@@ -118,6 +121,7 @@ def side_by_side(reports: Sequence[Report], full: int = 0, misses: int = 0) -> R
         misses=sum(report.misses for report in reports) + misses,
         cache_bytes=sum(report.cache_bytes for report in reports),
         dropped=sum(report.dropped for report in reports),
+        skipped=sum(report.skipped for report in reports),
     )
 
 
@@ -138,4 +142,5 @@ def total(reports: Sequence[Report], nulls: int) -> Report:
         levels=max((report.levels for report in reports), default=0),
         full_seconds=max(full_seconds, default=None),
         dropped=sum(report.dropped for report in reports),
+        skipped=sum(report.skipped for report in reports),
     )
