@@ -220,7 +220,7 @@ class TestPasses:
     def hires(self, server: Server, arguments: list[Any] | None) -> Any:
         more = {"hr_additional_modules": ["Use same choices"]} if server.gradio4 else {}
         return server.generate(
-            arguments, enable_hr=True, hr_scale=2, hr_upscaler="Latent", denoising_strength=0.7, hr_second_pass_steps=8,
+            arguments, enable_hr=True, hr_scale=2, hr_upscaler="Lanczos" if server.kind == "neo" else "Latent", denoising_strength=0.7, hr_second_pass_steps=8,
             hr_cfg=5, **more,
         )  # fmt: skip
 
