@@ -292,10 +292,10 @@ def _apply_model(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         # a copy on a second device, which the host calls from a thread of its own: the run must not touch it
         sampling.elsewhere.append(sampling.action)
         return executor(x, *args, **kwargs)
-    return sampling.run(lambda: executor(x, *args, **kwargs), x, _chunks(options))
+    return sampling.run(lambda: executor(x, *args, **kwargs), x, chunks_of(options))
 
 
-def _chunks(options: dict[str, Any]) -> tuple[Hashable, ...]:
+def chunks_of(options: dict[str, Any]) -> tuple[Hashable, ...]:
     """Conditioning identity of each equal slice of the batch, in the batch's order."""
     sides, identities = options.get("cond_or_uncond"), options.get("uuids")
     if not sides or not identities or len(sides) != len(identities):

@@ -392,8 +392,8 @@ class _Search:
         """The rule's schedule, fewer steps, and turns; within the asked costs."""
         kind, found = self.denoiser.levels.kind, []
         for speedup, target in zip(self.speedups, self.targets, strict=True):
-            ruled = rule(self.places, min(max(speedup, 1.0), 4.0), ModelInfo("any", 64), kind).plan.actions()
-            steps = [(place, action) for place, action in zip(self.places, ruled, strict=True) if action.kind != "null"]
+            ruled = rule(self.places, min(max(speedup, 1.0), 4.0), ModelInfo("any", 64), kind, guided=False).plan
+            steps = list(zip(self.places, ruled.actions(), strict=True))
             while sum(self.costs.of(action) for _, action in steps) > target * self.costs.full and len(steps) > 3:
                 partials = [i for i, (_, action) in enumerate(steps) if action.kind == "partial"]
                 del steps[partials[-1] if partials else len(steps) // 2]
