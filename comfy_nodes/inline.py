@@ -9,6 +9,7 @@ from ..flexiffusion.fit import made_for
 from ..flexiffusion.metadata import ModelInfo
 from ..flexiffusion.rule import rule
 from ..flexiffusion.schedule import Schedule, SegmentsPlan
+from ..flexiffusion.strip import KIND_COLOURS
 from ..flexiffusion.summary import counts_text
 from . import folders
 from .auto import USUAL_STEPS, Auto
@@ -27,6 +28,7 @@ def strip(schedule: Schedule | Auto) -> dict[str, Any]:
     """What the front end draws: one entry a step, and a line of words.
 
     `steps`: [kind, branch or None]; null steps only where the schedule lists them
+    `colours`: by kind
     """
     if isinstance(schedule, Auto):
         # the rule over a list of the usual length: what else may be chosen depends on the model
@@ -42,6 +44,7 @@ def strip(schedule: Schedule | Auto) -> dict[str, Any]:
     return {
         "name": schedule.name,
         "steps": [[action.kind, action.branch] for action in actions],
+        "colours": KIND_COLOURS,
         "counts": counts_text(actions) + levels,
         "model": f"{schedule.model.family}, {schedule.provenance.kind}",
         "made_for": made_for(schedule),

@@ -50,14 +50,11 @@ class LoadSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str | None = None, json: str | None = "") -> bool | str:
-        if preset is None or json is None:
-            return True  # it comes from another node: `execute` will see
-        # taking `preset` here turns the host's own check off, which refuses a missing file although the text is there
-        try:
-            chosen(preset, json)
-        except ScheduleError as error:
-            return str(error)
+    def validate_inputs(cls, preset: str | None = None) -> bool:
+        """Turns the host's own check of `preset` off, which refuses a missing file although the text is there.
+
+        What is wrong with either is said by `execute`, once: an answer from here is repeated for every input.
+        """
         return True
 
     @classmethod
@@ -67,7 +64,10 @@ class LoadSchedule(io.ComfyNode):
             return hashlib.sha256(json.encode()).hexdigest()
         if not preset or preset == AUTO:
             return ""
-        return hashlib.sha256(folders.path_of(preset).read_bytes()).hexdigest()
+        try:
+            return hashlib.sha256(folders.path_of(preset).read_bytes()).hexdigest()
+        except (ScheduleError, OSError):
+            return ""  # `execute` says what is wrong
 
     @classmethod
     def execute(cls, preset: str, json: str = "", speedup: float = 2.0) -> Any:

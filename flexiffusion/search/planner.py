@@ -85,11 +85,15 @@ class Planner:
                 error = self.step_errors.errors[number, i, gap, hop] * self.step_errors.gains[i + hop + 1]
                 if not np.isfinite(error):
                     continue
-                arrived = reached[: self.bins + 1 - cost] + error
+                arrived = self._joined(reached[: self.bins + 1 - cost], error)
                 best = self._best[i + hop + 1, hop, cost:]
                 better = arrived < best
                 best[better] = arrived[better]
                 self._from[i + hop + 1, hop, cost:][better] = (gap, number)
+
+    def _joined(self, reached: NDArray[np.float64], error: float) -> NDArray[np.float64]:
+        """The errors of chains with one macro-step more; must not fall where `reached` does not."""
+        return reached + error
 
     def best(self, cost: float) -> Planned | None:
         """The best chain of at most `cost` full steps; None where the cheapest chain costs more."""

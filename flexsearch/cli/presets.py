@@ -79,10 +79,10 @@ def list_presets(family: str | None) -> None:
 @output.json_option
 def show_preset(preset: str) -> None:
     """What a preset does, who made it on what, with which evidence, and where you have it from."""
+    from flexiffusion.presets import named
     from flexsearch.cli.show import document, print_sheet
-    from flexsearch.sharing import own_presets
 
-    found = own_presets.find(preset)
+    found = named(preset)
     note = _notes(found.path.parent).get(found.path)
     if output.wants_json():
         output.emit({**document(str(found.path), found.schedule), "source": note})
@@ -252,6 +252,27 @@ def _is_remote(source: str) -> bool:
     from flexsearch.sharing.sources import is_remote
 
     return is_remote(source)
+
+
+@presets.command("gather", cls=Command, group="presets")
+@click.argument("folder", type=Place(folder=True, file_okay=False, path_type=Path), metavar="FOLDER")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=Place(folder=True, file_okay=False, path_type=Path),
+    help="Write each schedule that you have with its evidence there, to share again.",
+)
+@output.json_option
+@click.pass_context
+def gather(ctx: click.Context, folder: Path, out: Path | None) -> None:
+    """Put together what others measured: the files of `verify --share` in FOLDER, and what they say of each preset.
+
+    Each checkpoint counts once for a schedule. Spreads are smallest, median and largest over checkpoints. Files that
+    are no measurements are told, the others gathered; exit code 3 then.
+    """
+    from flexsearch.cli.gather_output import conduct
+
+    ctx.exit(conduct(folder, out))
 
 
 def _file_of(origin: str) -> str:

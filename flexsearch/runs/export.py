@@ -51,10 +51,13 @@ def to_schedule(
             metrics.append(Metric("latent_mse", error.mean, n, None, f"{against}, same noise, held out", interval))
     relative = outcome.relative_fid()
     if math.isfinite(relative):
-        metrics.append(Metric("relative_fid", relative, n, settings.features, "teacher, same noise, held out"))
+        pictures = len(outcome.all_features)
+        metrics.append(
+            Metric("relative_fid", relative, pictures, experiment.features_name, "teacher, same noise, held out")
+        )
     fid = outcome.real_fid()
     if fid is not None and math.isfinite(fid):
-        metrics.append(Metric("fid", fid, n, settings.features, "real pictures"))
+        metrics.append(Metric("fid", fid, len(outcome.all_features), experiment.features_name, "real pictures"))
     return schedule_file(
         experiment,
         schedule_name(experiment, entry),
@@ -106,4 +109,5 @@ def schedule_file(
             speedup_macs=settings.steps / candidate.cost(experiment.macs),
         ),
         provenance=Provenance("searched", f"flexsearch {__version__}", settings.seed, evaluations),
+        extra={} if model.frames is None else {"frames": model.frames},
     )

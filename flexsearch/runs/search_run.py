@@ -19,7 +19,15 @@ from flexsearch.report.rows import KINDS, Comparison, Row, comparisons
 from flexsearch.report.table import searched_words
 from flexsearch.runs import final_table, trial_store
 from flexsearch.runs.driver import search
-from flexsearch.runs.expected_work import FINAL_TABLE, REFERENCES, SEARCH, TABLES, expected_work
+from flexsearch.runs.expected_work import (
+    FINAL_TABLE,
+    REFERENCES,
+    REFINING,
+    RIVALS,
+    SEARCH,
+    TABLES,
+    expected_work,
+)
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.export import schedule_name, to_schedule
 from flexsearch.runs.open_evaluator import opened
@@ -147,7 +155,12 @@ def _measure(
     folder: RunFolder, experiment: Experiment, evaluated: list[Evaluated], progress: Progress
 ) -> tuple[Row, ...]:
     settings, evaluator = experiment.settings, experiment.held_out_evaluator
-    entries = final_table.choose(experiment, evaluated)
+    with progress.stage(RIVALS, len(settings.speedups), "speed-ups") as at:
+        entries = final_table.choose(experiment, evaluated, lambda label: at.advance(note=label))
+    if settings.fits:
+        count = sum(entry.kind in final_table.REFINED for entry in entries)
+        with progress.stage(REFINING, count, "schedules") as at:
+            entries = final_table.with_refined(experiment, entries, lambda label: at.advance(note=label))
     with progress.stage(FINAL_TABLE, len(entries), "schedules") as at:
         measured = final_table.measure(evaluator, entries, lambda label: at.advance(note=label))
     seconds = final_table.time_all(evaluator, measured, progress)

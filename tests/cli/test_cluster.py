@@ -21,7 +21,8 @@ from flexsearch.cli import exit_codes
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 pytest.importorskip("ray")
 
-SMALL = ["--steps", "8", "--speedup", "2", "--images", "12", "--held-out", "3", "--no-planner", "--evaluations", "24"]
+SMALL = ["--steps", "8", "--speedup", "2", "--images", "12", "--held-out", "3", "--no-planner", "--evaluations", "24",
+         "--solver", "fitted"]  # fmt: skip
 RAY = ["--engine", "ray", "--workers", "2"]
 
 
@@ -39,6 +40,11 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def front(folder: Path) -> Any:
     return json.loads((folder / "result.json").read_text())["front"]
+
+
+def plans(folder: Path) -> dict[str, Any]:
+    """What the written schedules do, the weights of their solvers with it."""
+    return {path.name: json.loads(path.read_text())["plan"] for path in (folder / "schedules").iterdir()}
 
 
 def finished(folder: Path) -> list[str]:
@@ -85,6 +91,8 @@ def test_synchronous_is_local_and_survives_kills(tmp_path: Path) -> None:
     assert code == 0, said
     assert "2 of 2 workers" in said
     assert front(run) == front(local)
+    assert plans(run) == plans(local)
+    assert all(step["weights"] for plan in plans(run).values() for step in plan["steps"])
 
 
 def test_asynchronous_evaluates_everything_once_whoever_dies(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ import pytest
 import torch
 from pack import ROOT, load_pack, part
 
+from flexiffusion.strip import KIND_COLOURS
+
 GOLDEN = ROOT / "tests" / "golden" / "comfy_nodes.json"
 LANGUAGES = ("en", "zh", "ja")
 
@@ -139,10 +141,13 @@ class TestLoad:
         assert from_file.name == "sd15-turns-6"
         text = (ROOT / "schedules" / "sdxl-turns-6.json").read_text()
         assert load.execute("not there.json", text).args[0].name == "sdxl-turns-6"
-        assert load.validate_inputs("not there.json", text) is True
-        assert "there is no such schedule in" in load.validate_inputs("not there.json")
-        assert load.validate_inputs(None, "") is load.validate_inputs("sd15-turns-6.json", None) is True, "from a link"
-        assert "json: line 1 column 1" in load.validate_inputs("sd15-turns-6.json", "no json")
+        # the host repeats an answer of `validate_inputs` for every input: a refusal comes once, from `execute`
+        assert load.validate_inputs("not there.json") is True
+        errors = part("flexiffusion.errors")
+        for preset, pasted, said in (("not there", "", "there is no such schedule in"), ("a", "x", "json: line 1")):
+            with pytest.raises(errors.ScheduleError, match=said):
+                load.execute(preset, pasted)
+        assert load.fingerprint_inputs("not there.json") == ""
 
     def test_fingerprints_follow_the_contents(self, pack: Any) -> None:
         load, mine = self.node(pack), pack.models / "flexiffusion" / "mine.json"
@@ -168,7 +173,7 @@ class TestLoad:
         bytes_of = (ROOT / "schedules" / "sd15-turns-6.json").read_bytes()
         (tmp_path / "later" / "theirs.json").write_bytes(bytes_of)
         assert "theirs.json" in part("comfy_nodes.folders").names()
-        assert self.node(pack).validate_inputs("theirs.json") is True
+        assert self.node(pack).execute("theirs.json")
 
     def test_a_folder_of_extra_model_paths_stays(self, pack: Any, tmp_path: Path) -> None:
         import folder_paths
@@ -218,7 +223,7 @@ def test_schedule_sigmas(pack: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert thinned[0] == 14.0 and thinned[-1] == 0.0 and len(thinned) == 7 and thinned.dtype == sigmas.dtype
     assert "has 12 steps here and 6 were asked for: it is thinned to 6" in caplog.text
     enough = torch.tensor([15.0 * 0.7**i for i in range(20)] + [0.0])
-    assert len(pack.nodes[3].execute(enough, schedule).args[0]) == 14  # the list begins above the schedule's own levels
+    assert len(pack.nodes[3].execute(enough, schedule).args[0]) == 13
     empty = torch.tensor([])
     assert pack.nodes[3].execute(empty, schedule).args[0] is empty
     assert sampler == "euler"  # the stand-in's: a name where the host makes an object of it
@@ -231,6 +236,7 @@ def test_the_strip(pack: Any) -> None:
     inline = part("comfy_nodes.inline")
     shown = inline.strip(inline.chosen("sd15-turns-6.json"))
     assert shown["steps"] == [["full", None], ["partial", 0]] * 6
+    assert shown["colours"] == KIND_COLOURS
     assert shown["counts"] == "6 full, 6 partial, own noise levels"
     assert shown["model"] == "sd15, heuristic" and "a hand-made rule" in shown["made_for"]
     json.dumps(shown)
