@@ -2,11 +2,11 @@
 
     python -m benchmarks.rivals RUN
 
-The run's own rivals (fewer steps of its solver, hand-made and with searched placement; DeepCache, Spectrum, EasyCache),
-and as many plain steps of DDIM, DPM-Solver++ 2M and UniPC in the best of the hand-made spacings. Whatever is chosen is
-chosen on the search images; everything is measured on the held-out ones. Printed, as Markdown: latent errors to the
-run's teacher and to the converged solution, and what the found schedule's are of them, with 95 % paired-bootstrap
-intervals: below 1 the found one is better.
+The run's own rivals (fewer steps of its solver, hand-made and with searched placement; DeepCache, Spectrum, EasyCache;
+of transformers diffusers' own TaylorSeer and First-Block-Cache), and as many plain steps of DDIM, DPM-Solver++ 2M and
+UniPC in the best of the hand-made spacings. Whatever is chosen is chosen on the search images; everything is measured
+on the held-out ones. Printed, as Markdown: latent errors to the run's teacher and to the converged solution, and what
+the found schedule's are of them, with 95 % paired-bootstrap intervals: below 1 the found one is better.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from pathlib import Path
 
 from benchmarks.ratios import ratio_text
 from benchmarks.searches import finished
-from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.objective import ReferenceName
 from flexiffusion.search.seeds import plain_seeds
-from flexiffusion.solver import Weights
 from flexsearch.evaluators.local import LocalEvaluator, Outcome
 from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
@@ -37,7 +35,9 @@ def with_solver(evaluator: LocalEvaluator, solver: str) -> LocalEvaluator:
     return other
 
 
-def other_solvers(experiment: Experiment, target: float) -> Iterator[tuple[str, LocalEvaluator, Candidate]]:
+def other_solvers(
+    experiment: Experiment, speedup: float, target: float
+) -> Iterator[tuple[LocalEvaluator, final_table.Entry]]:
     """Of each solver that the run does not use the best hand-made plain steps."""
     for solver in SOLVERS:
         if solver != experiment.sampling.solver:
@@ -45,7 +45,8 @@ def other_solvers(experiment: Experiment, target: float) -> Iterator[tuple[str, 
             seeds = list(plain_seeds(experiment.model.levels, [int(target + 1e-9)]))
             errors = [evaluator.judge(seed.candidate, experiment.method.objective).error for seed in seeds]
             best = seeds[errors.index(min(errors))]
-            yield f"{solver}, {best.name}", with_solver(experiment.held_out_evaluator, solver), best.candidate
+            entry = final_table.Entry("plain", speedup, f"{solver}, {best.name}", best.candidate, solver)
+            yield with_solver(experiment.held_out_evaluator, solver), entry
 
 
 def main() -> None:
@@ -60,21 +61,19 @@ def main() -> None:
     print(f"| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
         own = [entry for entry in chosen if entry.speedup == speedup]
-        rows: list[tuple[str, LocalEvaluator, Candidate, str | Weights | None]] = [
-            (entry.label, experiment.held_out_evaluator, entry.candidate, entry.solver) for entry in own
-        ]
-        rows += [(*row, None) for row in other_solvers(experiment, target)]
+        rows = [(experiment.held_out_evaluator, entry) for entry in own]
+        rows += other_solvers(experiment, speedup, target)
         found: Outcome | None = None  # the first row
-        for label, evaluator, candidate, solver in rows:
-            outcome = evaluator.evaluate(candidate, solver=solver)
+        for evaluator, entry in rows:
+            outcome = final_table.evaluate(evaluator, entry)
             cells = []
             for name in REFERENCES:
                 errors = outcome.latent_errors(name)
                 ratio = ratio_text(found.latent_errors(name), errors) if found else ""
                 cells += [f"{errors.mean():.2e}", ratio]
-            cost = candidate.cost(experiment.macs)
-            asked = "" if found else f"{speedup:.3g}x"
-            print(f"| {asked} | {'' if found else 'found: '}{label} | {cost:.2f} | {' | '.join(cells)} |", flush=True)
+            cost = final_table.work_of(evaluator, entry, outcome).cost
+            asked, label = ("", entry.label) if found else (f"{speedup:.3g}x", f"found: {entry.label}")
+            print(f"| {asked} | {label} | {cost:.2f} | {' | '.join(cells)} |", flush=True)
             found = found or outcome
 
 

@@ -18,6 +18,7 @@ Key = TypeVar("Key", int, str)
 MAX_STEPS = 1000  # the training timesteps of every model served; also bounds what a tiny hostile file can unfold to
 MAX_BRANCHES = 64
 MAX_BLOCKS = 1000
+FINGERPRINT = 16  # numbers of one
 MAX_WEIGHTS = 16  # of one step: more outputs than any solver reads
 MAX_WEIGHT = 1000.0  # magnitude; those of usual solvers are below 10
 MAX_COUNT = 2**53 - 1  # the largest whole number that every JSON reader keeps exactly

@@ -188,6 +188,7 @@ def _file(s: Schedule) -> str:
             "branches": s.model.branches,
             **({} if s.model.blocks is None else {"blocks": s.model.blocks}),
             "sha256": s.model.sha256,
+            **({} if s.model.fingerprint is None else {"fingerprint": s.model.fingerprint}),
         },
         "sampling": {
             key: getattr(s.sampling, key) for key in ("sampler", "scheduler", "steps", "cfg", "size", "prediction")

@@ -15,6 +15,7 @@ from .attributes import Attributes
 from .errors import ModelMismatch
 from .layouts import shortcut
 from .outputs import build, continued
+from .threads import this_thread
 
 Left = Mapping[nn.Module, Any]
 """What is left of units that cannot be told by their class: for each the recipe of `outputs.continued`."""
@@ -33,7 +34,7 @@ class learning:
 
     def __init__(self, units: Iterable[nn.Module]) -> None:
         self._units = tuple(units)
-        self._patch = Attributes()
+        self._patch = Attributes(this_thread())
         self._left: dict[nn.Module, Any] = {}
 
     def __enter__(self) -> dict[nn.Module, Any]:
@@ -76,7 +77,7 @@ class dropping:
     def __init__(self, units: Iterable[nn.Module], left: Left | None = None) -> None:
         self._units = tuple(units)
         self._left = left or {}
-        self._patch = Attributes()
+        self._patch = Attributes(this_thread())
 
     def __enter__(self) -> None:
         self._patch.put_functions(

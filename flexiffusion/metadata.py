@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from .checks import (
+    FINGERPRINT,
     MAX_BLOCKS,
     MAX_BRANCHES,
     MAX_COUNT,
@@ -35,13 +36,15 @@ ORIGINS: tuple[Origin, ...] = get_args(Origin)
 class ModelInfo:
     """The network that a schedule is for: its family (`sd15`), its number of branches, a checkpoint's hash or None.
 
-    blocks: of a transformer, how many blocks it runs one after the other; None: it is a U-Net, or not known
+    blocks:      of a transformer, how many blocks it runs one after the other; None: it is a U-Net, or not known
+    fingerprint: recognises the checkpoint by its loaded weights (see `fingerprint`), 16 numbers from -1 to 1; or None
     """
 
     family: str
     branches: int
     sha256: str | None = None
     blocks: int | None = None
+    fingerprint: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         identifier("ModelInfo.family", self.family, 64)
@@ -56,6 +59,15 @@ class ModelInfo:
             )
         if self.blocks is not None:
             store(self, "blocks", whole("ModelInfo.blocks", self.blocks, 1, MAX_BLOCKS))
+        if self.fingerprint is not None:
+            numbers = listing("ModelInfo.fingerprint", self.fingerprint, FINGERPRINT, FINGERPRINT)
+            numbers = tuple(real(f"ModelInfo.fingerprint[{i}]", numbers[i], low=-1.0) for i in range(FINGERPRINT))
+            for i, number in enumerate(numbers):
+                if number > 1:
+                    raise ScheduleError(
+                        f"ModelInfo.fingerprint[{i}]", f"{shown(number)} is more than 1", "Export the schedule again"
+                    )
+            store(self, "fingerprint", numbers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ Noise levels are sigmas as in k-diffusion, sqrt((1 - abar) / abar).
 
 from __future__ import annotations
 
-import itertools
+import bisect
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,10 @@ from .thinning import thinned
 LevelMapping = Literal["position", "level"]
 
 TOLERANCE = 1e-3  # hosts and solvers reach "the same" level with rounding errors of up to 1e-6 (half precision: 5e-4)
+# Part of the gap to the level above (in log sigma) by which a level may be exceeded and still be meant. Less than half:
+# second-order solvers evaluate half-way between two levels, and that belongs to the step in progress, which is above.
+REACH = 0.45
+SLACK = 0.5  # levels by which a partial step may be farther from its full step than in the schedule, see `_near_enough`
 FITTED_TOLERANCE = 0.01  # part by which a first level may differ from the one that a solver was fitted to
 FEWEST_STEPS = 5  # below this there is nothing worth saving and a lot to lose
 
@@ -57,32 +62,52 @@ class Plan:
             raise ScheduleError("Plan.actions[0]", f"the first action is {self.actions[0].kind}", "Make it full")
 
     def index_at(self, sigma: float) -> int:
-        """Index of the last listed level at or above sigma, as `index_at` compares them (rule 1)."""
+        """Index of the listed level that an evaluation at sigma belongs to, see `index_at` (rule 1)."""
         return index_at(self.levels, sigma)
 
 
 def index_at(levels: Sequence[float], sigma: float) -> int:
-    """Index of the last of the falling `levels` that is at or above `sigma`; 0 when none is.
+    """Index of the one of the falling `levels` that an evaluation at `sigma` belongs to; 0 above all of them.
 
-    A level also counts as at `sigma` when it lies below it by no more than its tolerance: 1e-3 of sigma, or a quarter
-    of the level's gap to its nearer neighbour where that is less. So rounding errors do no harm, and every level finds
-    itself however close its neighbours are (flow models with a large shift have levels less than 1e-3 apart).
+    It is the last level at or above `sigma`, whose step is in progress, or the one below where `sigma` exceeds it by
+    less than 0.45 of the gap between the two, in log sigma. Samplers that add noise first (s_churn), or tell the
+    network another level than the listed one, go above it by a little; rounding errors do no harm either.
     """
     return _last(_reaches(levels), sigma)
 
 
 def _reaches(levels: Sequence[float]) -> list[float]:
-    """For each level the highest noise level that still counts as it: the level and its tolerance."""
-    share = TOLERANCE / (1 - TOLERANCE)  # of the level below, what TOLERANCE is of the noise level asked for
-    gaps = [abs(high - low) for high, low in itertools.pairwise(levels)]
-    return [
-        level + min([share * level, *(gap / 4 for gap in gaps[max(i - 1, 0) : i + 1])])
-        for i, level in enumerate(levels)
-    ]
+    """For each level the highest noise level that still counts as it."""
+    return [_towards(level, levels[i - 1] if i else None, levels[i + 1 : i + 2]) for i, level in enumerate(levels)]
+
+
+def _lowest(levels: Sequence[float]) -> list[float]:
+    """For each level the lowest noise level at which a run that begins there takes its place."""
+    below = [*levels[1:], None]
+    return [_towards(level, below[i], levels[i - 1 : i] if i else ()) for i, level in enumerate(levels)]
+
+
+def _towards(level: float, other: float | None, opposite: Sequence[float]) -> float:
+    """`REACH` of the way from a level to the other, in log sigma; where there is none, of the gap on the opposite side,
+    mirrored. A level that has no such neighbour, or that a sampler cannot use, counts alone."""
+    if other is None and opposite:
+        other = level**2 / opposite[0] if opposite[0] > 0 else None
+    if other is None or not (0 < level < math.inf and 0 < other < math.inf):
+        return level
+    return level * math.pow(other / level, REACH)
 
 
 def _last(reaches: Sequence[float], sigma: float) -> int:
     return max((i for i, reach in enumerate(reaches) if reach >= sigma), default=0)
+
+
+def _place(levels: Sequence[float], sigma: float) -> float:
+    """Where `sigma` lies among the falling `levels`, in levels: 2.5 is half-way (in log sigma) from the third to the
+    fourth. Above the first and below the last the gap next to it goes on."""
+    if len(levels) < 2:
+        return 0.0
+    i = min(max(bisect.bisect_left(levels, -sigma, key=operator.neg) - 1, 0), len(levels) - 2)
+    return i + math.log(levels[i] / sigma) / math.log(levels[i] / levels[i + 1])
 
 
 def needed(actions: Sequence[Action]) -> list[frozenset[tuple[int, int]]]:
@@ -148,7 +173,8 @@ def plan_for(
 
     sigmas: the levels that are evaluated, falling; the picture itself, a trailing 0, is allowed and always stays.
     mapping, for segments plans: "position": the i-th level has the i-th action, and a list of another length has the
-    segments stretched over it; "level": the schedule's recorded `levels` decide, which is right for slices of a list.
+    segments stretched over it; "level": the schedule's recorded `levels` decide, which is right for slices of a list. A
+    partial step that would be much farther from its full step than in the schedule then runs in full, with a warning.
     The first level always stays and is full.
     start: index of the level that the run begins at (img2img). The whole list is what segments are laid over; what is
     before `start` is not run and not counted.
@@ -181,19 +207,48 @@ def plan_for(
             raise ScheduleError(
                 f"{schedule.name}: $.levels", "the schedule records no noise levels", 'Use the mapping "position"'
             )
-        recorded, reaches = schedule.plan.actions(), _reaches(schedule.levels)
-        actions = [recorded[_last(reaches, level)] for level in levels]
+        actions, warning = _by_level(schedule.name, schedule.plan.actions(), schedule.levels, levels, start)
     else:
         segments = schedule.plan
         if segments.total_steps != len(levels):
             laid = "repeated" if _uniform(segments) else "stretched"
-            warning = (
-                f"{schedule.name} was made for {segments.total_steps} steps and is {laid} over {len(levels)};"
-                " its quality was not measured there"
-            )
+            measured = schedule.provenance.kind == "searched" or schedule.metrics
+            if measured or not _uniform(segments):  # an interval that nobody measured is meant for any number of steps
+                warning = f"{schedule.name} was made for {segments.total_steps} steps and is {laid} over {len(levels)}"
+                warning += "; its quality was not measured there" if measured else ""
             segments = stretched(segments, len(levels))
         actions = list(segments.actions())
     return _with_nulls_out(run, actions[start:], warning)
+
+
+def _by_level(
+    name: str, recorded: Sequence[Action], recorded_levels: Sequence[float], levels: Sequence[float], start: int
+) -> tuple[list[Action], str | None]:
+    """For each of the host's levels the action of the recorded one that it belongs to, and what to tell the user.
+
+    How far a partial step is from the last full one is counted in recorded levels. Where the host's levels lie closer,
+    or the run begins in mid-segment, many would follow one full step; one that is farther from it than the schedule has
+    it, by more than `SLACK`, runs in full.
+    """
+    reaches = _reaches(recorded_levels)
+    fulls = [max(j for j in range(i + 1) if recorded[j].kind == "full") for i in range(len(recorded))]
+    actions, inserted = [], 0
+    last = math.inf  # place of the last full step
+    for i, level in enumerate(levels):
+        found, place = _last(reaches, level), _place(recorded_levels, level)
+        action = recorded[found]
+        if i == start:
+            action = action if action.kind == "full" else FULL
+        elif action.kind == "partial" and place - last > found - fulls[found] + SLACK:
+            action, inserted = FULL, inserted + (i > start)
+        if action.kind == "full":
+            last = place
+        actions.append(action)
+    warning = (
+        f"{name}: {inserted} partial steps run in full, as this run's noise levels put them too far from the full step "
+        "before them"
+    )
+    return actions, warning if inserted else None
 
 
 def stretched(plan: SegmentsPlan, total: int) -> SegmentsPlan:
@@ -230,14 +285,13 @@ def _with_nulls_out(levels: tuple[float, ...], actions: Sequence[Action], warnin
 
 
 def _steps(name: str, plan: StepsPlan, levels: tuple[float, ...], end: float) -> Plan:
-    reaches = _reaches(plan.levels)
-    # the steps at or above the host's first level: its own takes their place, as the last of them would run
-    passed = sum(reach >= levels[0] for reach in reaches)
+    # the steps that the host's first level comes after, and the one that it is nearest to: it takes their place
+    passed = sum(reach >= levels[0] for reach in _reaches(plan.levels))
     first = plan.steps[passed - 1].action if passed else FULL
     start = first if first.kind == "full" else FULL
-    # a step at `end` belongs to the run that begins there: its tolerance, reach - sigma, counts downwards too
-    rest = zip(plan.steps[passed:], reaches[passed:], strict=True)
-    below = [step for step, reach in rest if step.sigma - (reach - step.sigma) > end]
+    # a step at `end`, or near it, belongs to the run that begins there
+    rest = zip(plan.steps[passed:], _lowest(plan.levels)[passed:], strict=True)
+    below = [step for step, lowest in rest if lowest > end]
     own = (levels[0], *(step.sigma for step in below))
     actions, nulls = (start, *(step.action for step in below)), max(0, len(levels) - len(own))
     if len(own) > len(levels):

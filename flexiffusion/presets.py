@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from .codec import read
 from .errors import ScheduleError
@@ -14,6 +16,8 @@ from .schedule import Schedule
 
 UNLISTED = "the folder cannot be listed"  # how the problem of such a folder begins
 OVERRIDE = "FLEXIFFUSION_PRESETS"  # environment: folders to search instead of the user's own, separated as in PATH
+
+_log = logging.getLogger("flexiffusion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,43 @@ def find(
     return tuple(presets), tuple(errors)
 
 
+def by_name() -> dict[str, Preset]:
+    """All presets by name, which is the file's without .json: the user's own before bundled ones of the same name.
+
+    Also as `flexiffusion.presets()`. A file that is broken is left out, with a warning in the log.
+    """
+    found, errors = find()
+    for error in errors:
+        _log.warning("%s", error)
+    return {preset.path.stem: preset for preset in found}
+
+
+def named(name: str | os.PathLike[str]) -> Preset:
+    """A preset by name, or by the path of its file: the user's own before bundled ones.
+
+    Raises:
+        ScheduleError: there is none of this name, or the file is refused.
+    """
+    text = os.fspath(name)
+    if text.endswith(".json") or "/" in text or os.sep in text:
+        return Preset(Path(text), read(text))
+    folders = (*own_folders(), bundled_folder())
+    known = {path.stem: path for folder in reversed(folders) for path in sorted(folder.glob("*.json"))}
+    if text not in known:
+        raise ScheduleError(text, "there is no preset of this name", "See `flexsearch presets list`, or give a file")
+    return Preset(known[text], read(known[text]))
+
+
 def for_family(presets: Sequence[Preset], family: str) -> tuple[Preset, ...]:
     """The presets made for a model family, such as `sd15`, in their order."""
     return tuple(preset for preset in presets if preset.schedule.model.family == family)
+
+
+class _Module(ModuleType):
+    """This module, which is called as `flexiffusion.presets()`, too."""
+
+    def __call__(self) -> dict[str, Preset]:
+        return by_name()
+
+
+sys.modules[__name__].__class__ = _Module

@@ -170,7 +170,9 @@ def version_of(schedule: Schedule) -> int:
     plan = schedule.plan
     weights = isinstance(plan, StepsPlan) and plan.weights is not None
     # a flow prediction comes with flow levels
-    return 2 if weights or plan.noise == "flow" or schedule.model.blocks is not None else 1
+    model = schedule.model
+    new = weights or plan.noise == "flow" or model.blocks is not None or model.fingerprint is not None
+    return 2 if new else 1
 
 
 def canonical_actions(actions: Sequence[Action], reached: Reached | None = None) -> tuple[Action, ...]:

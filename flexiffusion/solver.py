@@ -88,6 +88,22 @@ def advanced(state: Tensor, predictions: Sequence[Tensor], ratio: float, weights
     return result
 
 
+def clean(output: Tensor, sample: Tensor, sigma: float, prediction: str) -> Tensor:
+    """The clean sample that a network's output says: D of arXiv 2206.00364, eq. 7 and table 1; v of arXiv 2202.00512.
+
+    `sample` is clean + sigma * noise; of a flow model (1 - sigma) * clean + sigma * noise, and the output is
+    noise - clean (arXiv 2209.03003). Raises ValueError for a prediction type other than epsilon, v_prediction, sample,
+    flow.
+    """
+    if prediction in ("epsilon", "flow"):
+        return sample - sigma * output
+    if prediction == "v_prediction":
+        return sample / (1 + sigma**2) - output * (sigma / math.sqrt(1 + sigma**2))
+    if prediction == "sample":
+        return output
+    raise ValueError(f"unknown prediction type {prediction!r}: epsilon, v_prediction, sample or flow")
+
+
 def planned_weights(levels: Sequence[float], weights: Sequence[Sequence[float] | None]) -> Weights:
     """The rows of a plan's own solver (`Plan.weights`), with DPM-Solver++ 2M's where it has none."""
     usual = dpmpp_2m_weights(levels)

@@ -4,8 +4,8 @@ The rules of single values are the dataclasses' own (`schedule`, `metadata`); th
 has and turns the places of their errors into JSON paths. The JSON Schema in `schedules/schema/` states the same for
 editors; tests/unit/test_schema.py keeps the two together.
 
-Format 2 adds weights of steps, noise levels of flow models and the number of a transformer's blocks; a file that needs
-none of them is still written as format 1.
+Format 2 adds weights of steps, noise levels of flow models, the number of a transformer's blocks and the fingerprint
+of a checkpoint; a file that needs none of them is still written as format 1.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def schedule_from(document: object, place: str = "$") -> Schedule:
         ModelInfo,
         fields["model"],
         ("family", "branches"),
-        ("sha256", "blocks") if new else ("sha256",),
+        ("sha256", "blocks", "fingerprint") if new else ("sha256",),
     )
     fields["sampling"] = _built(
         f"{place}.sampling",

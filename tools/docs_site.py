@@ -13,13 +13,15 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-BESIDE = ["benchmarks/README.md", "schedules/README.md"]
+BESIDE = ["benchmarks/README.md", "schedules/README.md"] + [
+    f"{name}.md" for name in ("CHANGELOG", "CODE_OF_CONDUCT", "CONTRIBUTING", "SECURITY")
+]
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    for name in BESIDE:
-        files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    for beside in BESIDE:
+        files.append(File.generated(config, beside, abs_src_path=str(ROOT / beside)))
     known = {file.src_uri for file in files}
     for page in [file for file in files if file.is_documentation_page()]:
         for target in LINK.findall(page.content_string):

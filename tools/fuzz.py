@@ -27,7 +27,7 @@ WORDS = [
     b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\u0000", b"\\ud800", b"null", b"true", b"NaN", b"1e999", b"-0",
     b"1e-999", b"0.1", b"1000", b"-1", b"99999999999999999999999999999999999999999", b'"extra"', b'"plan"', b'"kind"',
     b'"steps"', b'"segments"', b'"full"', b'"partial"', b'"sigma"', b'"branch"', b'"drop"', b'"levels"', b'"version"',
-    b'"weights"', b'"noise"', b'"flow"', b'"blocks"',
+    b'"weights"', b'"noise"', b'"flow"', b'"blocks"', b'"fingerprint"',
     b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xae", b"\x00",
 ]  # fmt: skip
 

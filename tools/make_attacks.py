@@ -224,6 +224,11 @@ def documents() -> dict[str, str | bytes]:
             changed_base(SEGMENTS, version=2, sampling=FLOW["sampling"]), "plan.noise", "flow"
         ),
         "blocks-zero": changed(FLOW, "model.blocks", 0),
+        "fingerprint-short": changed(FLOW, "model.fingerprint", [0.5] * 15),
+        "fingerprint-text": changed(FLOW, "model.fingerprint", [0.5] * 15 + ["0.5"]),
+        "fingerprint-above-1": changed(FLOW, "model.fingerprint", [0.5] * 3 + [1.5] + [0.5] * 12),
+        "fingerprint-below-minus-1": changed(FLOW, "model.fingerprint", [-1.5] + [0.5] * 15),
+        "format-1-fingerprint": changed(SEGMENTS, "model.fingerprint", [0.5] * 16),
     }
 
 

@@ -6,7 +6,6 @@ import { app } from "../../scripts/app.js";
 
 const HEIGHT = 64;
 const MARGIN = 15;
-const COLORS = { full: "#4c8dff", partial: "#f0a030" };
 const REPORTING = ["FlexiffusionSampler", "FlexiffusionCompare"];
 
 function ink() {
@@ -24,7 +23,7 @@ function words(ctx, text, x, y, width) {
 }
 
 // One bar a step. Kinds differ in height as well as in colour: full is tall, partial half, null a dash.
-function drawStrip(ctx, steps, x, y, width, height) {
+function drawStrip(ctx, { steps, colours }, x, y, width, height) {
   const slot = width / steps.length;
   const bar = Math.max(1, slot * 0.75);
   steps.forEach(([kind], index) => {
@@ -34,7 +33,7 @@ function drawStrip(ctx, steps, x, y, width, height) {
       ctx.fillRect(left, y + height - 1.5, bar, 1.5);
     } else {
       const tall = kind === "full" ? height : height * 0.45;
-      ctx.fillStyle = COLORS[kind];
+      ctx.fillStyle = colours[kind];
       ctx.fillRect(left, y + height - tall, bar, tall);
     }
   });
@@ -60,7 +59,7 @@ function stripWidget() {
       ctx.font = "11px sans-serif";
       ctx.textAlign = "left";
       ctx.textBaseline = "alphabetic";
-      if (this.state.steps?.length) drawStrip(ctx, this.state.steps, x + 8, y + 8, inner - 16, 26);
+      if (this.state.steps?.length) drawStrip(ctx, this.state, x + 8, y + 8, inner - 16, 26);
       ctx.fillStyle = this.state.error ? "#ff6b6b" : ink();
       words(ctx, this.state.words, x + 8, y + HEIGHT - 12, inner - 16);
       ctx.restore();
@@ -83,7 +82,7 @@ async function refresh(node, strip) {
     if (asked !== strip.asked) return; // the user was faster
     strip.state = answer.error
       ? { words: answer.error, error: true }
-      : { steps: answer.steps, words: `${answer.counts}  ·  ${answer.model}` };
+      : { steps: answer.steps, colours: answer.colours, words: `${answer.counts}  ·  ${answer.model}` };
     strip.tooltip = answer.error ?? `${answer.description}\nMade for: ${answer.made_for}`;
   } catch (error) {
     strip.state = { words: String(error), error: true };

@@ -11,6 +11,7 @@ from modules import images, processing, shared
 from .generation import ATTRIBUTE
 
 _PLAIN = f"{ATTRIBUTE}_plain"
+_STOPPED = f"{ATTRIBUTE}_stopped"
 
 
 def make_plain(p: Any, without: list[Any]) -> None:
@@ -26,21 +27,40 @@ def make_plain(p: Any, without: list[Any]) -> None:
     plain.override_settings = dict(p.override_settings)
     plain.comments = {}
     plain.do_not_save_grid = True
+    setattr(p, _STOPPED, False)
+    setattr(plain, _STOPPED, False)
     if shared.state.job_count == -1:
         shared.state.job_count = 2 * p.n_iter
     started = time.perf_counter()
     made = processing.process_images(plain)
-    setattr(p, _PLAIN, (made, time.perf_counter() - started))
+    setattr(p, _PLAIN, (made, time.perf_counter() - started, plain))
     setattr(p, f"{_PLAIN}_started", time.perf_counter())
 
 
+def note_stop(p: Any) -> None:
+    """After every batch: whether the user has stopped it. The host forgets a skip when the next batch begins."""
+    if _stopped_now():
+        setattr(p, _STOPPED, True)
+
+
 def add_plain(p: Any, processed: Any, name: str) -> None:
-    """After the generation: adds one sheet with both and the seconds of each, then the plain pictures."""
+    """After the generation: adds one sheet with both and the seconds of each, then the plain pictures.
+
+    After an interrupt or a skip there is nothing to compare: the plain pictures come, finished or not, and no figures.
+    """
     kept = getattr(p, _PLAIN, None)
     if kept is None:
         return
     delattr(p, _PLAIN)
-    plain, seconds = kept
+    plain, seconds, plain_p = kept
+    if _stopped_now() or getattr(p, _STOPPED, False) or getattr(plain_p, _STOPPED, False):
+        if not processed.images:
+            processed.infotexts.clear()  # the host puts one there that stands for no picture
+        for picture, text in _pictures(plain):
+            processed.images.append(picture)
+            processed.infotexts.append(text)
+        processed.comments += "Flexiffusion: stopped before both pictures were made, so they are not compared\n"
+        return
     own = time.perf_counter() - getattr(p, f"{_PLAIN}_started")
     pairs = list(zip(_pictures(plain), _pictures(processed), strict=False))
     if not pairs:
@@ -61,6 +81,10 @@ def add_plain(p: Any, processed: Any, name: str) -> None:
         processed.images.append(picture)
         processed.infotexts.append(text)
     processed.comments += f"Flexiffusion: {'; '.join(titles)} (whole generation)\n"
+
+
+def _stopped_now() -> bool:
+    return any(getattr(shared.state, flag, False) for flag in ("interrupted", "skipped", "stopping_generation"))
 
 
 def _pictures(processed: Any) -> list[tuple[Any, str]]:

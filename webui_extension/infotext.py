@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .settings import BY_POSITION, SAME, Settings
+from .settings import AUTO, BY_POSITION, SAME, Settings
 
 SCHEDULE, HIRES, MAPPING, COMPARE = "Flexi schedule", "Flexi hires", "Flexi mapping", "Flexi compare"
 RUN, HIRES_RUN = "Flexi run", "Flexi hires run"  # what was really run: written only
+SPEEDUP = "Flexi speed-up"  # of "auto"
+NOTE = "Flexi note"  # why a picture, or a pass of it, was made the plain way: written only
+KEYS = (SCHEDULE, HIRES, MAPPING, COMPARE, SPEEDUP, RUN, HIRES_RUN, NOTE)
 
 
-def written(settings: Settings, schedule: str, hires: str) -> dict[str, Any]:
+def written(settings: Settings, schedule: str, hires: str) -> dict[str, str]:
     """The keys of one generation; only `SCHEDULE` where everything else has its default.
 
     schedule, hires: what brings them back: names, or the text of a schedule file in one line
     """
-    keys: dict[str, Any] = {SCHEDULE: schedule}
+    keys = {SCHEDULE: schedule}
     if hires != SAME:
         keys[HIRES] = hires
     if settings.mapping != BY_POSITION:
         keys[MAPPING] = settings.mapping
     if settings.compare:
-        keys[COMPARE] = True
+        keys[COMPARE] = str(True)
+    if AUTO in (schedule, hires):
+        keys[SPEEDUP] = f"{settings.speedup:g}"
     return keys
 
 
@@ -41,4 +46,13 @@ def read(parameters: Mapping[str, Any], field: str) -> Any:
         return parameters.get(HIRES, SAME)
     if field == "mapping":
         return parameters.get(MAPPING, BY_POSITION)
+    if field == "speedup":
+        return _number(parameters.get(SPEEDUP))
     return parameters.get(COMPARE) == "True"
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None

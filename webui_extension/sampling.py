@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from flexiffusion.attributes import Attributes
 from flexiffusion.errors import FlexiffusionError, ModelMismatch
 from flexiffusion.families import FAMILIES
-from flexiffusion.fit import require_fit, require_noise
+from flexiffusion.fit import distilled, require_fit, require_noise
 from flexiffusion.host import SamplingReport, in_full, nothing_saved, total, why_not_cut
 from flexiffusion.plan import LevelMapping
 from flexiffusion.presets import Preset
@@ -25,7 +26,8 @@ from flexiffusion.run import Report, Run
 from flexiffusion.schedule import FULL, Schedule
 from flexiffusion.solver import own_sampler
 
-from .levels import Levels, levels_of, positions
+from .automatic import Chooser
+from .levels import Levels, Sigmas, levels_of, positions
 from .network import Network
 
 MARK = "flexiffusion"  # the attribute by which the denoiser callback and a second attachment find a sampling
@@ -35,30 +37,39 @@ class Sampling:
     """Lays a schedule over the next call of one sampler object.
 
     Args:
+        schedule: or what chooses it, once it is known what is sampled.
         sampler: the host's, with `func`, `config`, `model_wrap_cfg` and `get_sigmas` or `get_timesteps`.
         network: the network that is loaded right now; asked again at every evaluation, since a refiner may change it.
         presets: what else there is, for the refusal of a schedule that does not fit.
         warn: is told what the user should know, in one sentence.
+        refuse: is told, in one sentence, why the sampler runs the plain way.
         finish: is told what was run, also after an interrupt or an exception; never when the plain way was taken.
+        progress: is told of how many of the host's steps there was nothing to do.
     """
 
     def __init__(
         self,
         sampler: Any,
-        schedule: Schedule,
+        schedule: Schedule | Chooser,
         mapping: LevelMapping,
         network: Callable[[], Network | None],
         presets: tuple[Preset, ...],
         warn: Callable[[str], None],
+        refuse: Callable[[str], None],
         finish: Callable[[SamplingReport], None],
+        progress: Callable[[int], None],
     ) -> None:
         self._sampler = sampler
-        self._schedule = schedule
+        self._chooser = None if isinstance(schedule, Schedule) else schedule
+        if isinstance(schedule, Schedule):
+            self._schedule = schedule
         self._mapping = mapping
         self._find_network = network
         self._presets = presets
         self._warn = warn
+        self._refuse = refuse
         self._finish = finish
+        self._progress = progress
         self._whole: Tensor | None = None
         self._attached = Attributes()
         self._denoiser = Attributes()
@@ -69,6 +80,7 @@ class Sampling:
         self._sigma = math.nan
         self._rows = 1
         self._offset = 0
+        self._asked = 0.0  # when the denoiser was last called
 
     def attach(self) -> None:
         """Takes the place of the sampler's function for its next call. Attaching again replaces, never nests."""
@@ -120,10 +132,12 @@ class Sampling:
         config = self._sampler.config
         try:
             levels = levels_of(config.name, original, kwargs, self._whole, denoiser)
+            if self._chooser is not None:
+                self._choose(self._chooser, levels)
             self._plan, replaced = levels.plan(self._schedule, self._mapping)
             self._require_fit()
         except FlexiffusionError as error:
-            self._warn(str(error))
+            self._refuse(str(error))
             return original(model, x, *args, **kwargs)
         if self._plan.warning:
             self._warn(self._plan.warning)
@@ -144,16 +158,29 @@ class Sampling:
             self._leave_network()
             report = total(self._reports, self._plan.nulls)
             self._finish(SamplingReport(self._schedule.name, report, len(levels.run)))
+        if step is not None:
+            self._progress(len(levels.run) - step.done)
+        self._check_refiner(denoiser, levels)
         if note := nothing_saved(self._schedule.name, report):
             self._warn(note)
         elif not (report.partial or report.null or report.dropped or _is_all_full(self._schedule)):
             self._warn(f"{self._schedule.name}: nothing was saved, over {len(levels.run)} steps all of it is full")
         return result
 
-    def _require_fit(self) -> None:
+    def _choose(self, chooser: Chooser, levels: Levels) -> None:
+        """Takes the schedule for what is run: in img2img for the tail of the list alone, as if that were all of it."""
+        self._schedule = chooser(levels.run, isinstance(levels, Sigmas), self._loaded())
+        self._mapping = "position"
+        levels.whole = levels.run
+
+    def _loaded(self) -> Network:
         network = self._find_network()
         if network is None:
             raise FlexiffusionError("Flexiffusion: no model is loaded; it runs the plain way")
+        return network
+
+    def _require_fit(self) -> None:
+        network = self._loaded()
         require_noise(self._schedule, network.noise, type(network.unet).__name__)
         try:
             require_fit(self._schedule, network.unet, self._presets)
@@ -163,6 +190,8 @@ class Sampling:
             self._plan = in_full(self._plan)
             name = type(network.unet).__name__
             self._warn(f"{self._schedule.name}: {name} is not a network that can be cut, so only null steps act")
+        if few := distilled(network.unet):
+            self._warn(f"{self._schedule.name}: {few}")
         made_for = self._schedule.model.sha256
         if made_for and network.sha256 and made_for != network.sha256:
             self._warn(
@@ -170,10 +199,25 @@ class Sampling:
                 f"({made_for[:10]}, loaded is {network.sha256[:10]}); its quality was not measured there"
             )
 
+    def _check_refiner(self, denoiser: Any, levels: Levels) -> None:
+        """Says so where a refiner was asked for and the steps at which it comes were left out."""
+        p = getattr(denoiser, "p", None)
+        refiner = getattr(p, "refiner_checkpoint_info", None)
+        is_last_pass = getattr(p, "is_hr_pass", False) or not getattr(p, "enable_hr", False)
+        left_out = sum(level < self._plan.levels[-1] for level in levels.run)
+        if p is None or refiner is None or not is_last_pass or not left_out or "Refiner" in p.extra_generation_params:
+            return
+        if self._network is None or self._network.checkpoint != refiner:
+            self._warn(
+                f"{self._schedule.name}: the refiner did not take over, because the last {left_out} of "
+                f"{len(levels.run)} steps are null. Let it come earlier, or use another schedule"
+            )
+
     def _watch(self, denoiser: Any, levels: Levels, step: _Steps | None) -> None:
         original = denoiser.forward
 
         def forward(x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Any:
+            self._asked = time.perf_counter()
             # one value is read from the device for each evaluation, as samplers do themselves
             self._sigma = self._usable(levels.sigma(float(sigma.flatten()[0])))
             self._rows = x.shape[0]
@@ -192,7 +236,7 @@ class Sampling:
 
     def _enter_network(self, network: Network) -> None:
         first = self._network is None
-        self._leave_network()
+        self._leave_network(self._asked)  # what comes between was the loading of the other network
         self._network = network
         plan = self._plan
         if not first:
@@ -213,10 +257,10 @@ class Sampling:
 
         self._unet.put_function(network.unet, "forward", forward)
 
-    def _leave_network(self) -> None:
+    def _leave_network(self, ended: float | None = None) -> None:
         self._unet.undo()
         if self._run is not None:
-            self._run.close()
+            self._run.close(ended)
             self._reports.append(self._run.report)
             self._run = None
 
@@ -267,21 +311,21 @@ class _Steps:
         self._second_order = second_order
         self._evaluated_so = evaluated_so
         self._callback = callback
-        self._done = 0  # steps whose callback was called: between the two evaluations of a second-order step
+        self.done = 0  # steps whose callback was called: between the two evaluations of a second-order step
         self._is_second = False
 
     def set(self) -> None:
         """Before an evaluation."""
         if self._is_second:
-            self._denoiser.step = 2 * self._place(self._done - 1) + 1
+            self._denoiser.step = 2 * self._place(self.done - 1) + 1
         else:
-            self._denoiser.step = self._place(self._done) * (2 if self._second_order else 1)
+            self._denoiser.step = self._place(self.done) * (2 if self._second_order else 1)
         self._is_second = False
 
     def callback(self, state: dict[str, Any]) -> Any:
         """The sampler's callback: a step's first evaluation is done."""
-        place = self._place(self._done)
-        self._done += 1
+        place = self._place(self.done)
+        self.done += 1
         self._is_second = self._second_order and self._evaluated_so
         return self._callback(state | {"i": place}) if self._callback is not None else None
 

@@ -9,8 +9,10 @@ from typing import Any
 from flexiffusion.checks import shown
 from flexiffusion.errors import FlexiffusionError
 from flexiffusion.plan import LevelMapping
+from flexiffusion.rule import FASTEST
 
-SAME, OFF = "same", "off"  # what `hires` can be besides a preset's name
+AUTO = "auto"  # what `schedule` and `hires` can be besides a preset's name: the one that fits `speedup`
+SAME, OFF = "same", "off"  # and `hires`
 BY_POSITION, BY_LEVEL = "by position", "by noise level"
 MAPPINGS: dict[str, LevelMapping] = {BY_POSITION: "position", BY_LEVEL: "level"}
 
@@ -23,13 +25,15 @@ class Settings:
     hires:    the same for the hires pass, or "same", or "off"
     mapping:  "by position" or "by noise level", see `flexiffusion.plan.plan_for`
     compare:  make the plain picture too and show both with seconds
+    speedup:  1 to 4, of "auto" (`flexiffusion.auto`)
     """
 
     enabled: bool = False
-    schedule: str = ""
+    schedule: str = AUTO
     hires: str = SAME
     mapping: str = BY_POSITION
     compare: bool = False
+    speedup: float = 2.0
 
     @property
     def placement(self) -> LevelMapping:
@@ -50,18 +54,36 @@ def settings_of(arguments: Sequence[Any]) -> Settings:
         wanted = type(field.default)
         if value is None:
             continue
+        if wanted is bool:
+            value = _switch(value)
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
         if not isinstance(value, wanted):
             raise FlexiffusionError(
                 f"Flexiffusion argument {i} ({field.name}): {shown(value)} is no {wanted.__name__}. "
                 f"The arguments are {', '.join(ARGUMENTS)}"
             )
-        values[field.name] = value.strip() if isinstance(value, str) else value
-    mapping = values.get("mapping") or BY_POSITION
+        values[field.name] = value
+    mapping = values.get("mapping", "").strip() or BY_POSITION
     values["mapping"] = next((name for name, core in MAPPINGS.items() if mapping.lower() in (name, core)), mapping)
     if values["mapping"] not in MAPPINGS:
         raise FlexiffusionError(
             f"Flexiffusion argument 3 (mapping): {shown(mapping)} is not known. Use one of: {', '.join(MAPPINGS)}"
         )
-    hires = values.get("hires") or SAME
-    values["hires"] = hires.lower() if hires.lower() in (SAME, OFF) else hires
+    speedup = values.get("speedup", 1.0)
+    if not 1 <= speedup <= FASTEST:
+        raise FlexiffusionError(
+            f"Flexiffusion argument 5 (speedup): {shown(speedup)} is outside 1 to {FASTEST:g}. Give 1 to {FASTEST:g}"
+        )
+    hires = values.get("hires", "")
+    word = hires.strip().lower() or SAME
+    values["hires"] = word if word in (SAME, OFF, AUTO) else hires
+    if values.get("schedule", "").strip().lower() == AUTO:
+        values["schedule"] = AUTO
     return Settings(**values)
+
+
+def _switch(value: Any) -> Any:
+    """A yes or no as API clients write it: JSON's true, 1 or "true"; anything else is left for the caller to refuse."""
+    word = value.strip().lower() if isinstance(value, str) else value
+    return {"true": True, "false": False, 1: True, 0: False}.get(word, value) if isinstance(word, (str, int)) else value

@@ -6,6 +6,10 @@ Forge and Forge Neo have, and a partial step lets the network's own loop run, wi
 
 Branch b >= 0 runs blocks 0 to b; what is remembered is the *change* that the others make to what block b returns. At
 b = -1 no block runs and the whole of what the last block returns is remembered: all streams, text and image.
+
+VACE (arXiv 2503.07598) has blocks beside the trunk, each of which reads what the one before it made, and makes a hint
+that the host adds to what one block of the trunk returned. At -1 hints are added to placeholders, so these blocks are
+skipped too, unless there is one for the last block. From 0 on they run.
 """
 
 from __future__ import annotations
@@ -38,6 +42,11 @@ class TransformerLayout(Layout):
     """The blocks of one transformer; `lists` has their number in each list, such as (19, 38) of Flux."""
 
     lists: tuple[int, ...]
+
+    @property
+    def units(self) -> Block:
+        """The trunk's blocks in execution order; -1 may skip others too."""
+        return tuple(block for _, (block,) in self.blocks)
 
     def base(self, branch: int) -> nn.Module | None:
         return self.units[branch] if branch >= 0 else None
@@ -77,7 +86,7 @@ def find(network: nn.Module) -> Layout | None:
     return TransformerLayout(
         kind="transformer",
         blocks=tuple((f"blocks.{i}", (unit,)) for i, unit in enumerate(units)),
-        skipped=tuple(units[branch + 1 :] for branch in range(-1, len(units) - 1)),
+        skipped=((*_needless(network, len(units)), *units), *(units[branch + 1 :] for branch in range(len(units) - 1))),
         lists=tuple(count for count in lists if count),
     )
 
@@ -85,3 +94,16 @@ def find(network: nn.Module) -> Layout | None:
 def _blocks(network: nn.Module, names: tuple[str, ...]) -> Iterator[nn.Module]:
     for name in names:
         yield from getattr(network, name)
+
+
+def _needless(network: nn.Module, count: int) -> Block:
+    """VACE's blocks beside a trunk of so many blocks, where no hint of theirs is added to what the last one returns.
+
+    diffusers lists the blocks that get hints in its configuration, ComfyUI in a mapping.
+    """
+    blocks = getattr(network, "vace_blocks", None)
+    places = getattr(getattr(network, "config", None), "vace_layers", None)
+    places = list(getattr(network, "vace_layers_mapping", ()) if places is None else places)
+    if not isinstance(blocks, nn.ModuleList) or len(blocks) != len(places) or count - 1 in places:
+        return ()
+    return tuple(blocks)

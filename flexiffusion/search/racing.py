@@ -7,8 +7,9 @@ far that costs no more. What is compared are paired distances, whose mean the se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from .candidate import Candidate
 from .method import Evaluated
 from .objective import Objective
 from .paired import Errors, mean_root
+
+T = TypeVar("T")
 
 STAGES = (8, 32, 128)  # images met after each stage
 CLEAR = 3.0  # standard errors by which a candidate must lag to leave: with 8 images, Student's one-sided 1 %
@@ -39,6 +42,22 @@ class Judgement:
 def stages(images: int) -> tuple[int, ...]:
     """How many images a candidate has met after each stage; the last number is `images`."""
     return (*(stage for stage in STAGES if stage < images), images)
+
+
+def least(
+    options: Iterable[T], judge: Callable[[T, Errors | None], Judgement], images: int, objective: Objective
+) -> T | None:
+    """The option of the least error on so many images, the first of equals; None: there are none.
+
+    `judge` is given the best one's errors so far, to race against, where there are any.
+    """
+    best: tuple[T, Judgement] | None = None
+    for option in options:
+        whole = best is not None and objective.races and len(best[1].errors) == images
+        judgement = judge(option, best[1].errors if best is not None and whole else None)
+        if best is None or judgement.error < best[1].error:
+            best = option, judgement
+    return None if best is None else best[0]
 
 
 def race(errors_of: Callable[[int, int], Errors], images: int, rival: Errors | None, objective: Objective) -> Judgement:

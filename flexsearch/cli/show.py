@@ -52,7 +52,7 @@ def show(file: str, png: Path | None) -> None:
 
 def document(file: str, schedule: Schedule) -> dict[str, object]:
     from flexiffusion import codec
-    from flexsearch.report.palette import look
+    from flexiffusion.strip import look
 
     actions = schedule.plan.actions()
     return {
@@ -141,7 +141,7 @@ def _strip(actions: tuple[Action, ...]) -> Iterator[Text]:
     """The plan from the first step (most noise) to the last: letters, below them the branches, then the legend."""
     from rich.text import Text
 
-    from flexsearch.report.palette import legend, look
+    from flexiffusion.strip import legend, look
 
     width = len(str(len(actions)))
     for start in range(0, len(actions), _ROW):

@@ -24,11 +24,12 @@ from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import Judgement, race
 from flexiffusion.search.trajectory import Trajectory, halved, joined
 from flexiffusion.solver import Weights
-from flexsearch.metrics.features import extract
+from flexsearch.metrics.features import Features, features_of
 from flexsearch.metrics.perceptual import load_lpips, lpips_errors
 from flexsearch.metrics.real_fid import RealFid
 from flexsearch.metrics.relative_fid import RelativeFid
-from flexsearch.models.checkpoint import CheckpointDenoiser
+from flexsearch.models.checkpoint import CheckpointDenoiser, stills
+from flexsearch.models.diffusers_caches import Meter
 from flexsearch.models.model import no_room
 from flexsearch.named import callable_of, is_named
 from flexsearch.sampling.references import Reference
@@ -37,26 +38,33 @@ from flexsearch.sampling.solvers import draw, draw_fitted
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A candidate's images, and their errors, computed when asked for."""
+    """A candidate's images, and their errors, computed when asked for. `meter` counted a cache's calls."""
 
     evaluator: LocalEvaluator
     trajectory: Trajectory
     rows: slice  # which of the evaluator's images
     weights: Weights | None = None  # of the solver, where it was not one by name
+    meter: Meter | None = None
 
     @cached_property
     def images(self) -> Tensor:
-        """(n, 3, height, width) float32 in [0, 1]."""
+        """(n, 3, height, width) float32 in [0, 1]; of videos (n, frames, 3, height, width)."""
         return self.evaluator.model.decode(self.trajectory.latents)
 
     @property
     def pictures(self) -> NDArray[np.float32]:
         """The first ten images, (10, height, width, 3) in [0, 1]: a strip of a comparison picture."""
-        return np.asarray(self.images[:10].permute(0, 2, 3, 1).numpy())
+        return np.asarray(stills(self.images[:10]).permute(0, 2, 3, 1).numpy())
 
     @cached_property
     def features(self) -> Tensor:
-        return extract(self.evaluator.features, self.images)
+        evaluator = self.evaluator
+        return features_of(evaluator.features, self.trajectory.latents, self.images, evaluator.batch)
+
+    @property
+    def all_features(self) -> Tensor:
+        """(n, d), of videos each frame's: what a Fréchet distance is of."""
+        return self.features.flatten(0, -2)
 
     def latent_errors(self, reference: ReferenceName) -> Errors:
         """Mean squared latent difference to the reference, per image."""
@@ -77,11 +85,11 @@ class Outcome:
 
     def relative_fid(self) -> float:
         """Relative FID to the teacher."""
-        return self.evaluator.relative_fid(self.features)
+        return self.evaluator.relative_fid(self.all_features)
 
     def real_fid(self) -> float | None:
         """FID to the real pictures; None where there are none."""
-        return None if self.evaluator.real is None else self.evaluator.real(self.features)
+        return None if self.evaluator.real is None else self.evaluator.real(self.all_features)
 
 
 Measure = Callable[[Outcome, ReferenceName], Errors]
@@ -116,7 +124,7 @@ class LocalEvaluator(OneByOne):
         solver: str,
         noise: Tensor,
         references: dict[ReferenceName, Reference],
-        features: nn.Module,
+        features: Features,
         macs: CostTable,
         judged_by: ReferenceName,
         batch: int,
@@ -145,7 +153,7 @@ class LocalEvaluator(OneByOne):
 
     @cached_property
     def relative_fid(self) -> RelativeFid:
-        return RelativeFid(self.references["teacher"].features)
+        return RelativeFid(self.references["teacher"].features.flatten(0, -2))
 
     @cached_property
     def lpips(self) -> nn.Module:

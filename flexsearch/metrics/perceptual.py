@@ -37,7 +37,13 @@ def load_lpips() -> nn.Module:
 
 @torch.inference_mode()
 def lpips_errors(metric: nn.Module, images: Tensor, reference: Tensor) -> Errors:
-    """LPIPS of every pair of images (n, 3, H, W) in [0, 1], squared as the other paired errors are: (n,)."""
+    """LPIPS of every pair of images (n, 3, H, W) in [0, 1], squared as the other paired errors are: (n,).
+
+    Of videos (n, frames, 3, H, W) the mean over the frames.
+    """
+    if images.dim() == 5:
+        errors = lpips_errors(metric, images.flatten(0, 1), reference.flatten(0, 1))
+        return np.asarray(errors.reshape(images.shape[:2]).mean(axis=1))
     device = device_of(metric)
     pairs = zip(images.to(device).split(1), reference.to(device).split(1), strict=True)
     # The metric refuses an image that is not finite: it is infinitely far away.

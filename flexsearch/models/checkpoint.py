@@ -67,9 +67,10 @@ class Checkpoint(ABC):
 
     `latent_shape` is that of one image's sample, as the solver sees it: (C, H, W), or (tokens, channels) of models that
     pack their latents. `image_size` is a picture's width and height in pixels, `multiple` what both must be multiples
-    of. `noise_config` is what determines the noise levels, as the scheduler's configuration has it; `zero_negative`:
-    guidance leads away from text states of zeros, not from those of the empty prompt. `notes` are sentences on what the
-    model says and is not followed, or was taken for granted.
+    of; `frames` how many a video has, None of a model that makes pictures. `noise_config` is what determines the noise
+    levels, as the scheduler's configuration has it; `zero_negative`: guidance leads away from text states of zeros, not
+    from those of the empty prompt. `notes` are sentences on what the model says and is not followed, or was taken for
+    granted.
     """
 
     source: str
@@ -83,6 +84,7 @@ class Checkpoint(ABC):
     dtype: torch.dtype
     image_size: tuple[int, int]
     multiple: int = 1
+    frames: int | None = None
     default_guidance: float = 1.0
     prompts: tuple[str, ...] = field(default=())
     zero_negative: bool = False
@@ -121,11 +123,18 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (n, *latent_shape) -> images (n, 3, height, width), float32 in [0, 1] on the CPU."""
+        """Latents (n, *latent_shape) -> images (n, 3, height, width), float32 in [0, 1] on the CPU.
+
+        Of videos some of their frames: (n, frames, 3, height, width).
+        """
 
     @abstractmethod
     def sized(self, size: tuple[int, int]) -> Checkpoint:
         """The same model for pictures of another (width, height) in pixels. Raises ConfigError for a size it cannot."""
+
+    def framed(self, frames: int) -> Checkpoint:
+        """The same model for videos of so many frames. Raises ConfigError for a number it cannot, or for any."""
+        raise ConfigError("--frames", f"{self.source} makes pictures, not videos", "Leave it out")
 
     @abstractmethod
     def bytes_per_image(self, guidance: float) -> int:
@@ -154,3 +163,8 @@ class Checkpoint(ABC):
             raise ConfigError(
                 "--size", f"{width}x{height} does not fit {self.source}", f"Give multiples of {self.multiple} pixels"
             )
+
+
+def stills(images: Tensor) -> Tensor:
+    """A picture of each image, (n, 3, height, width): of a video its middle frame."""
+    return images[:, images.shape[1] // 2] if images.dim() == 5 else images

@@ -56,7 +56,7 @@ def counted(network: nn.Module, calls: Callable[[], object]) -> CostTable:
         def ends(unit: nn.Module, *_: Any) -> None:
             spent[unit] += counter.get_total_flops()
 
-        units = {*layout.units, *filter(None, map(projection, layout.droppable.values()))}
+        units = {*layout.units, *layout.deep(-1), *filter(None, map(projection, layout.droppable.values()))}
         hooks = [unit.register_forward_pre_hook(begins) for unit in units]
         hooks += [unit.register_forward_hook(ends) for unit in units]
         try:
@@ -119,7 +119,7 @@ def known_or_measured_ms(model: Checkpoint, guidance: float, batch: int, path: P
     """The milliseconds of this model, guidance, batch, size and device that were kept at `path`, else measured and
     kept: a search that goes on must count as it began."""
     determines = {"model": model.sha256, "guidance": guidance, "batch": batch, "size": list(model.image_size),
-                  "dtype": str(model.dtype), "device": device_name(model)}  # fmt: skip
+                  "frames": model.frames, "dtype": str(model.dtype), "device": device_name(model)}  # fmt: skip
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["determines"] == determines:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from flexiffusion.noise import network_scale
 from flexiffusion.search.denoiser import Calls
+from flexiffusion.solver import clean
 from flexsearch.models.checkpoint import CheckpointDenoiser
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class ModelDenoiser(CheckpointDenoiser):
 
     def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
         model, sigma = self.model, self.model.levels.sigma(place)
-        seen = (sample / math.sqrt(1 + sigma**2)).to(model.dtype)
+        seen = (sample / network_scale(sigma, self.levels.kind)).to(model.dtype)
         rows, inputs = model.network_input(seen, self.conditioning.rows(images.start, images.stop), self.guidance)
 
         def forward() -> Tensor:
@@ -37,19 +38,3 @@ class ModelDenoiser(CheckpointDenoiser):
 
         output = forward() if run is None else run(forward, rows, model.chunks(self.guidance))
         return clean(model.guided(output.float(), self.guidance), sample, sigma, model.prediction)
-
-
-def clean(output: Tensor, sample: Tensor, sigma: float, prediction: str) -> Tensor:
-    """The clean sample that a network's output says: D of arXiv 2206.00364, eq. 7 and table 1; v of arXiv 2202.00512.
-
-    `sample` is clean + sigma * noise; of a flow model (1 - sigma) * clean + sigma * noise, and the output is
-    noise - clean (arXiv 2209.03003). Raises ValueError for a prediction type other than epsilon, v_prediction, sample,
-    flow.
-    """
-    if prediction in ("epsilon", "flow"):
-        return sample - sigma * output
-    if prediction == "v_prediction":
-        return sample / (1 + sigma**2) - output * (sigma / math.sqrt(1 + sigma**2))
-    if prediction == "sample":
-        return output
-    raise ValueError(f"unknown prediction type {prediction!r}: epsilon, v_prediction, sample or flow")

@@ -9,8 +9,10 @@ from typing import Any
 
 # Methods of distillation, as people write them into the names of files: anywhere in a name, or as a word of its own
 # (`hyperrealism` is a style, `lcm` three letters).
-ANYWHERE = ("turbo", "lightning")
-WORDS = ("hyper", "hypersd", "hypersdxl", "lcm", "dmd", "dmd2")
+ANYWHERE = ("turbo", "lightning", "schnell", "lightx2v", "causvid")
+WORDS = ("hyper", "hypersd", "hypersdxl", "lcm", "dmd", "dmd2", "sprint", "distilled")
+UNDONE = re.compile(r"(de|un|non|not)[-_ .]?distilled")  # back to many steps
+BASE = "base"  # of FLUX.2 Klein, what is not distilled
 SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 _WORD = re.compile(r"[A-Z]?[a-z]+\d?|[A-Z]+(?![a-z])\d?")
 
@@ -29,6 +31,15 @@ def few_step_notes(names: Iterable[str], scheduler: Mapping[str, Any] | None = N
     return ()
 
 
+def few_step_facts(family: str, network: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, ...]:
+    """One note where a pipeline's own facts say so: the configurations of its network and of itself."""
+    if options.get("is_distilled"):  # FLUX.2 Klein
+        return (_note("its model_index.json says is_distilled"),)
+    if family == "flux" and network.get("guidance_embeds") is False:
+        return (_note("its network is told no guidance scale, as FLUX.1 schnell's and unlike FLUX.1 dev's"),)
+    return ()
+
+
 def names_of(path: Path) -> tuple[str, ...]:
     """What a file or folder is called; of a snapshot in the Hugging Face cache, what its repository is."""
     path = path.absolute()
@@ -38,8 +49,10 @@ def names_of(path: Path) -> tuple[str, ...]:
 
 
 def _method(name: str) -> str | None:
-    lower = name.lower()
-    words = {word.lower() for word in _WORD.findall(name)}
+    lower = UNDONE.sub("", name.lower())
+    words = {word.lower() for word in _WORD.findall(UNDONE.sub("", name))}
+    if "klein" in words and BASE not in words:
+        return "Klein without base"
     found = [method for method in ANYWHERE if method in lower] + [word for word in WORDS if word in words]
     return found[0] if found else None
 

@@ -46,13 +46,15 @@ def load_model(
     size: tuple[int, int] | None = None,
     prediction: str = "auto",
     compiled: bool = False,
+    frames: int | None = None,
 ) -> Checkpoint:
     """`tiny`, `pixel` or `emoji` (the bundled models), a .safetensors checkpoint, or a diffusers folder.
 
     `device` is any torch device or `auto` (the GPU where there is one); `dtype` is float32, float16, bfloat16 or
     `auto` (see `default_dtype`); `size` is a picture's (width, height) in pixels, None for the model's
-    own; `prediction` is epsilon, v_prediction or `auto`; `compiled` hands the network to torch.compile. Raises
-    ModelError for a model, ConfigError for an argument that cannot be used, with the remedy.
+    own; `prediction` is epsilon, v_prediction or `auto`; `compiled` hands the network to torch.compile; `frames` is the
+    number of a video's frames, None for the model's own. Raises ModelError for a model, ConfigError for an argument
+    that cannot be used, with the remedy.
     """
     where = find_device(device)
     if dtype == "auto":
@@ -72,10 +74,12 @@ def load_model(
 
         dynamo.cache_size_limit = max(dynamo.cache_size_limit, KINDS_OF_STEPS)
         model.network.compile()
+    if frames is not None:
+        model = model.framed(frames)
     if size is not None:
         model = model if model.image_size == size else model.sized(size)
-        if model.bytes_per_image(1.0) > total_memory(where):
-            raise no_room(model)
+    if (size is not None or frames is not None) and model.bytes_per_image(1.0) > total_memory(where):
+        raise no_room(model)
     return model
 
 

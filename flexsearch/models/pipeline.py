@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flexiffusion.noise import NoiseLevels
+from flexiffusion.noise import NoiseLevels, network_scale
 from flexiffusion.search.denoiser import Calls
-from flexsearch.errors import ModelError
+from flexiffusion.solver import clean
+from flexsearch.errors import ConfigError, ModelError
 from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
-from flexsearch.models.denoiser import clean
 from flexsearch.models.folder_config import in_short
 from flexsearch.models.model import PIXELS_AT_ONCE
 from flexsearch.models.pipeline_loop import Asked, Call, NetworkProxy, OpenLoops, PipelineLoop, accepts, last_part
@@ -34,6 +34,9 @@ T = TypeVar("T")
 
 BINNING = "use_resolution_binning"  # by which some pipelines draw in another size than was asked for
 TEXT_TO_PICTURES = "Give a pipeline that makes pictures of a prompt alone, or another --size"
+FRAMES = "num_frames"  # as pipelines that make videos call it
+TEMPORAL = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
+MOST_FRAMES = 8  # of a video that features are computed on, evenly spaced
 LONGEST = "max_sequence_length"  # the tokens that prompts are padded to, where a pipeline asks
 FLOATS_PER_TOKEN = 40  # activations of one token, in units of its width; only a start: too large a batch is halved
 
@@ -74,6 +77,21 @@ class PipelineModel(Checkpoint):
         self.require_multiple(size)
         return measured(replace(self, image_size=size, loops=OpenLoops()))
 
+    def framed(self, frames: int) -> PipelineModel:
+        if self.frames is None:
+            return super().framed(frames)  # type: ignore[return-value]  # refuses
+        together = self.frames_per_latent
+        if (frames - 1) % together:
+            nearest = 1 + round((frames - 1) / together) * together
+            remedy = f"Give one more than a multiple of {together}, such as {nearest}"
+            raise ConfigError("--frames", f"{frames} does not fit {self.source}", remedy)
+        return self if frames == self.frames else measured(replace(self, frames=frames, loops=OpenLoops()))
+
+    @property
+    def frames_per_latent(self) -> int:
+        """Of all but the first frame of a video so many are in one latent."""
+        return next((int(getattr(self.pipe, name)) for name in TEMPORAL if hasattr(self.pipe, name)), 1)
+
     def bytes_per_image(self, guidance: float) -> int:
         width = max(getattr(module, "in_features", 1) for module in self.network.modules())
         tokens = math.prod(self.latent_shape) // min(self.latent_shape[0], self.latent_shape[-1])
@@ -104,6 +122,8 @@ class PipelineModel(Checkpoint):
             given |= {"true_cfg_scale": guidance, "negative_prompt": [""] * len(prompts)}
         else:
             given["true_cfg_scale"] = 1.0
+        if self.frames is not None:
+            given[FRAMES] = self.frames
         if accepts(call, BINNING):
             given[BINNING] = False
         longest = inspect.signature(call).parameters.get(LONGEST)
@@ -131,11 +151,11 @@ class PipelineModel(Checkpoint):
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        at_once = max(1, PIXELS_AT_ONCE // (self.image_size[0] * self.image_size[1]))
+        at_once = max(1, PIXELS_AT_ONCE // (self.image_size[0] * self.image_size[1] * (self.frames or 1)))
         return torch.cat([self._decode(rows) for rows in latents.split(at_once)])
 
     def _decode(self, latents: Tensor) -> Tensor:
-        """The end of the pipeline's own call, whose one step gives these latents; of a video, its middle frame."""
+        """The end of the pipeline's own call, whose one step gives these latents; of a video, `MOST_FRAMES`."""
 
         def finish(dry: nn.Module | None) -> Any:
             arguments = {**self.arguments([""] * len(latents), 1.0), "output_type": "pt", "num_inference_steps": 1}
@@ -143,8 +163,13 @@ class PipelineModel(Checkpoint):
 
         made = torch.as_tensor(first_that_works(finish, self.dry)).float().cpu()
         if made.dim() == 5:  # (n, frames, 3, height, width)
-            made = made[:, made.shape[1] // 2]
+            made = made[:, evenly(made.shape[1], MOST_FRAMES)]
         return made.clamp(0, 1)
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many of `count` indices, the first and the last among them."""
+    return [round(place) for place in np.linspace(0, count - 1, min(count, most))]
 
 
 def counts_from_zero(pipe: Any) -> bool:
@@ -184,13 +209,16 @@ class PipelineDenoiser(CheckpointDenoiser):
     def taken(self, images: Sequence[int]) -> PipelineDenoiser:
         return replace(self, prompts=tuple(self.prompts[i] for i in images))
 
+    def loop(self, images: slice) -> PipelineLoop:
+        """The pipeline's loop for these images: the one that is open, or a new one."""
+        return self.model.loop(self.prompts[images], self.guidance)
+
     def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
         model, sigma = self.model, self.model.levels.sigma(place)
-        loop = model.loop(self.prompts[images], self.guidance)
-        flow = self.levels.kind == "flow"
-        seen = sample if flow else sample / math.sqrt(1 + sigma**2)
-        timestep = sigma * model.noise_config["num_train_timesteps"] if flow else place
-        output = loop.evaluate(seen, timestep, sigma, run)
+        loop = self.loop(images)
+        kind = self.levels.kind
+        timestep = sigma * model.noise_config["num_train_timesteps"] if kind == "flow" else place
+        output = loop.evaluate(sample / network_scale(sigma, kind), timestep, sigma, run)
         return clean(output.float(), sample, sigma, model.prediction)
 
 

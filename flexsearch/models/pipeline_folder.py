@@ -15,11 +15,12 @@ from flexiffusion.fit import family_of
 from flexiffusion.layouts import find_layout
 from flexiffusion.noise import NoiseLevels
 from flexsearch.errors import ModelError
+from flexsearch.models.few_steps import few_step_facts, few_step_notes, names_of
 from flexsearch.models.folder import Loader, weight_files
 from flexsearch.models.folder_config import in_short, read_noise
 from flexsearch.models.folder_index import INDEX, Index
 from flexsearch.models.identity import sha256_of
-from flexsearch.models.pipeline import PipelineModel, measured
+from flexsearch.models.pipeline import FRAMES, PipelineModel, measured
 from flexsearch.models.prediction import PredictionName, alphas_cumprod, noise_levels
 
 PART = "transformer"
@@ -76,6 +77,7 @@ def load_pipeline(
     pipe.to(device)
     noise, levels = _noise(loader.at("scheduler"), index.parts.get("scheduler"), pipe.scheduler, prediction)
     family = family_of(parts[PART]) or "custom"
+    few = few_step_notes(names_of(folder)) or few_step_facts(family, parts[PART].config, index.options)
     scale = next((int(getattr(pipe, name)) for name in SCALES if hasattr(pipe, name)), 8)
     model = PipelineModel(
         source=str(folder),
@@ -89,8 +91,9 @@ def load_pipeline(
         dtype=dtype,
         image_size=size or _size(pipe, family, scale),
         multiple=2 * scale,
+        frames=_frames(pipe),
         default_guidance=FAMILIES[family].guidance if family in FAMILIES else 1.0,
-        notes=tuple(loader.notes),
+        notes=(*loader.notes, *few),
         pipe=pipe,
         part=PART,
         dry=weightless(parts[PART]),
@@ -137,3 +140,12 @@ def _size(pipe: Any, family: str, scale: int) -> tuple[int, int]:
         return latent * scale, latent * scale
     side = FAMILIES[family].side if family in FAMILIES else int(getattr(pipe, "default_sample_size", 64)) * scale
     return side, side
+
+
+def _frames(pipe: Any) -> int | None:
+    """Frames of a video where nothing is asked: what the pipeline or the network says; None: it makes pictures."""
+    call = inspect.signature(type(pipe).__call__).parameters
+    if FRAMES not in call:
+        return None
+    usual = call[FRAMES].default
+    return usual if isinstance(usual, int) else getattr(pipe, PART).config.get("sample_frames")

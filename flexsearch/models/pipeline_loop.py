@@ -14,7 +14,7 @@ import queue
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flexiffusion.conditioning import batch_of
 from flexiffusion.search.denoiser import Calls
 
 PROMPTS = 128  # that one pipeline's open calls hold text states of: megabytes each, where encoders are large
@@ -254,16 +255,6 @@ def moved(value: Any, device: str | torch.device) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(moved(item, device) for item in value)
     return value
-
-
-def batch_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    """The sample that a network is called with, by its rows: its first tensor, or list of one tensor a row."""
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor) and value.dim() > 1:
-            return value
-        if isinstance(value, list) and value and isinstance(value[0], Tensor):
-            return value[0].expand(len(value), *value[0].shape)
-    raise TypeError("the network was called without a sample")
 
 
 def accepts(function: Callable[..., Any], name: str) -> bool:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from flexiffusion import codec
 from flexiffusion.schedule import Action, Schedule
 from flexiffusion.search.paired import DIVERGED
+from flexiffusion.strip import legend, look, sign
 from flexiffusion.summary import counts_text
 from flexiffusion.whole_file import whole_file
 from flexsearch.report import palette
@@ -148,16 +149,16 @@ def strip(path: Path, actions: Sequence[Action], *, title: str = "", carried: st
     axes = figure.add_subplot()
     for index, action in enumerate(actions):
         row, column = divmod(index, _STRIP_ROW)
-        look = palette.look(action)
-        axes.add_patch(Rectangle((column + 0.05, row + 0.12), 0.9, 0.76, facecolor=look.colour))
-        axes.text(column + 0.5, row + 0.51, palette.sign(action), ha="center", va="center", fontsize=8, color=look.ink)
+        drawn = look(action)
+        axes.add_patch(Rectangle((column + 0.05, row + 0.12), 0.9, 0.76, facecolor=drawn.colour))
+        axes.text(column + 0.5, row + 0.51, sign(action), ha="center", va="center", fontsize=8, color=drawn.ink)
     for row in range(rows):
         axes.text(-0.3, row + 0.51, str(row * _STRIP_ROW + 1), ha="right", va="center", fontsize=8, color="#555555")
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, 0)
     axes.set_aspect(1.35, anchor="W")
     axes.set_axis_off()
-    entries = palette.legend(tuple(actions))
+    entries = legend(actions)
     handles = [Rectangle((0, 0), 1, 1, facecolor=entry.colour) for entry in entries]
     words = [entry.words for entry in entries]
     figure.legend(handles, words, loc="outside lower left", ncols=3, frameon=False, fontsize=8)

@@ -16,9 +16,10 @@ from flexiffusion.cost import CostTable
 from flexiffusion.errors import ScheduleError
 from flexiffusion.schedule import Schedule
 from flexiffusion.search.objective import Objective, paired_reference
+from flexiffusion.strip import Look, legend, look, sign
 from flexiffusion.summary import step_text
 from flexsearch.errors import RunFolderError
-from flexsearch.report import palette, pictures, plot
+from flexsearch.report import pictures, plot
 from flexsearch.report.public_settings import public_settings
 from flexsearch.report.rows import KIND_WORDS, Comparison, Row, comparisons, groups, rivals_met, rows_from
 from flexsearch.report.table import ERROR_TITLES, NOTE, error_text, multiply_adds, searched_words
@@ -52,13 +53,13 @@ class Found:
         """Of every step: colour, ink, sign, words."""
         steps = []
         for number, action in enumerate(self.schedule.plan.actions(), 1):
-            look = palette.look(action)
-            steps.append((look.colour, look.ink, palette.sign(action), f"step {number}: {step_text(action)}"))
+            drawn = look(action)
+            steps.append((drawn.colour, drawn.ink, sign(action), f"step {number}: {step_text(action)}"))
         return steps
 
     @property
-    def legend(self) -> tuple[palette.Look, ...]:
-        return palette.legend(self.schedule.plan.actions())
+    def legend(self) -> tuple[Look, ...]:
+        return legend(self.schedule.plan.actions())
 
     @property
     def webui_sampler(self) -> str:

@@ -63,6 +63,8 @@ _SIGNS: dict[RowKind, str] = {
     "deepcache": "M0-7 7 5.5H-7Z",
     "spectrum": "M0 7-7-5.5H7Z",
     "easycache": "M-2-6.5H2V-2H6.5V2H2V6.5H-2V2H-6.5V-2H-2Z",
+    "taylorseer": "M-7 0 5.5-7V7Z",
+    "first_block_cache": "M7 0-5.5-7V7Z",
 }
 
 

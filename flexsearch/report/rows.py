@@ -24,6 +24,8 @@ RowKind = Literal[
     "deepcache",
     "spectrum",
     "easycache",
+    "taylorseer",
+    "first_block_cache",
 ]
 Verdict = Literal["better", "no clear difference", "worse", "too few images"]
 
@@ -44,6 +46,8 @@ KIND_WORDS: dict[RowKind, str] = {
     "deepcache": "DeepCache uniform",
     "spectrum": "Spectrum",
     "easycache": "EasyCache at fixed steps",
+    "taylorseer": "TaylorSeer of diffusers",
+    "first_block_cache": "First-Block-Cache of diffusers",
 }
 RIVALS: tuple[RowKind, ...] = KINDS[2:]
 

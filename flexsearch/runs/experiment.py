@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from torch import nn
-
 from flexiffusion.cost import CostTable
 from flexiffusion.noise import spaced_places
 from flexiffusion.search import macro_steps
@@ -24,7 +22,9 @@ from flexsearch.choices import FITTED
 from flexsearch.devices import automatic_batch
 from flexsearch.errors import ConfigError
 from flexsearch.evaluators.local import LocalEvaluator
-from flexsearch.metrics.features import load_features
+from flexsearch.metrics.features import AUTO, CLASSIFIED, Features, load_features
+from flexsearch.metrics.own_features import NAME as OWN
+from flexsearch.metrics.own_features import OwnFeatures
 from flexsearch.metrics.real_fid import RealFid, real_statistics
 from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
 from flexsearch.models.costs import count_macs, count_units, known_or_measured_ms
@@ -52,8 +52,9 @@ class Experiment:
     def model(self) -> Checkpoint:
         settings = self.settings
         return load_model(
-            settings.model, settings.device, settings.dtype, settings.size, settings.prediction, settings.compiled
-        )
+            settings.model, settings.device, settings.dtype, settings.size, settings.prediction, settings.compiled,
+            settings.frames,
+        )  # fmt: skip
 
     @cached_property
     def batch(self) -> int:
@@ -68,7 +69,8 @@ class Experiment:
     def described(self) -> str:
         """The model in one line: what was loaded, what was recognised, how it will run. Then a line for each note."""
         width, height = self.model.image_size
-        line = f"{self.model.described()}, {width}x{height}, batch {self.batch}"
+        frames = "" if self.model.frames is None else f", {self.model.frames} frames"
+        line = f"{self.model.described()}, {width}x{height}{frames}, batch {self.batch}"
         return "\n".join([line, *self.model.note_lines(), *self._prompt_notes()])
 
     def _prompt_notes(self) -> list[str]:
@@ -83,8 +85,19 @@ class Experiment:
         ] * bool(cut)
 
     @cached_property
-    def features(self) -> nn.Module:
-        return load_features(self.settings.features).to(self.model.device)
+    def features(self) -> Features:
+        if self.features_name == OWN:
+            return OwnFeatures(self.model)
+        return load_features(self.features_name).to(self.model.device)
+
+    @property
+    def features_name(self) -> str:
+        """What the features are, as files write it: the bundled classifier of what the bundled models draw, else the
+        checkpoint's own."""
+        asked = self.settings.features
+        if asked != AUTO:
+            return asked
+        return "bundled" if self.model.family in CLASSIFIED else OWN
 
     @cached_property
     def sampling(self) -> SamplerSettings:
@@ -196,6 +209,10 @@ class Experiment:
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
         return self._evaluator(images, self._references(images, needed))
 
+    def evaluator_without_references(self, images: ImageSet) -> LocalEvaluator:
+        """What samples candidates on other images; nothing is known there to compare them with."""
+        return self._evaluator(images, {})
+
     @property
     def _ways(self) -> dict[ReferenceName, tuple[SamplerSettings, Sequence[int]]]:
         """Of the teacher; of the converged solution, by DPM-Solver++ 2M at the same guidance."""
@@ -208,7 +225,7 @@ class Experiment:
         self, images: ImageSet, needed: Collection[ReferenceName], followed: int = 0
     ) -> dict[ReferenceName, Reference]:
         """Those that are needed; that which candidates are judged by with the way of the `followed` first images."""
-        features = (self.settings.features, self.features)
+        features = (self.features_name, self.features)
         return {
             name: reference(
                 self.model,
@@ -257,7 +274,11 @@ class Experiment:
         settings = self.settings
         if settings.real is None:
             return None
-        named = (settings.features, self.features)
+        if isinstance(self.features, OwnFeatures):
+            place = f"--features {self.settings.features}"
+            problem = "a checkpoint's own features are of its latents, and real pictures have none"
+            raise ConfigError(place, problem, "Choose inception:FILE, or package.module:Class")
+        named = (self.features_name, self.features)
         return RealFid(real_statistics(Path(settings.real), named, self.model.image_size, self.folder))
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flexiffusion import __version__
+from flexiffusion.fingerprint import fingerprint_of
 from flexiffusion.schedule import (
     Cost,
     Metric,
@@ -50,10 +51,13 @@ def to_schedule(
             metrics.append(Metric("latent_mse", error.mean, n, None, f"{against}, same noise, held out", interval))
     relative = outcome.relative_fid()
     if math.isfinite(relative):
-        metrics.append(Metric("relative_fid", relative, n, settings.features, "teacher, same noise, held out"))
+        pictures = len(outcome.all_features)
+        metrics.append(
+            Metric("relative_fid", relative, pictures, experiment.features_name, "teacher, same noise, held out")
+        )
     fid = outcome.real_fid()
     if fid is not None and math.isfinite(fid):
-        metrics.append(Metric("fid", fid, n, settings.features, "real pictures"))
+        metrics.append(Metric("fid", fid, len(outcome.all_features), experiment.features_name, "real pictures"))
     return schedule_file(
         experiment,
         schedule_name(experiment, entry),
@@ -88,7 +92,7 @@ def schedule_file(
     return Schedule(
         name=name,
         description=description,
-        model=ModelInfo(model.family, model.branches, model.sha256, model.blocks),
+        model=ModelInfo(model.family, model.branches, model.sha256, model.blocks, fingerprint_of(model.network)),
         sampling=Sampling(
             sampler=short(settings.usual_solver if settings.fits else settings.chosen_solver),
             scheduler=settings.spacing,
@@ -105,4 +109,5 @@ def schedule_file(
             speedup_macs=settings.steps / candidate.cost(experiment.macs),
         ),
         provenance=Provenance("searched", f"flexsearch {__version__}", settings.seed, evaluations),
+        extra={} if model.frames is None else {"frames": model.frames},
     )

@@ -5,19 +5,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from flexiffusion.schedule import Action, NoiseKind, SegmentsPlan, StepsPlan
 from flexiffusion.search import refining
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
-from flexiffusion.search.paired import estimate
-from flexiffusion.search.racing import Judgement
+from flexiffusion.search.paired import Errors, estimate
+from flexiffusion.search.racing import Judgement, least
 from flexiffusion.search.seeds import Seed, SeedKind, near
 from flexiffusion.solver import Weights
 from flexsearch.choices import FITTED
 from flexsearch.evaluators.local import SHOWN, LocalEvaluator, Outcome
+from flexsearch.models.diffusers_caches import DiffusersCache, Meter
 from flexsearch.report.rows import Row, RowKind
+from flexsearch.runs.cache_rivals import cache_rivals, caching
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.progress import Progress
 
@@ -25,7 +28,8 @@ UNSTEADY = 1.25  # median turn / fastest: a machine with nothing else to do stay
 
 OnStep = Callable[[str], None]
 
-Seconds = Mapping[tuple[Action, ...], Sequence[float]]  # per image, of each turn, by what a schedule's steps do
+Steps = tuple[tuple[Action, ...], DiffusersCache | None]  # what a schedule's steps do, and what leaves out more of them
+Seconds = Mapping[Steps, Sequence[float]]  # per image, of each turn
 
 TIMING = "timing"  # the stage's label
 TIMED_IMAGES = 4  # the same in every command, so that their speed-ups can be compared
@@ -37,7 +41,7 @@ REFINED: tuple[RowKind, ...] = ("found", "placed_fitted")  # rows whose fitted s
 
 EVALUATIONS_EACH = 80  # of a search for one more schedule that is refined: so it takes a fixed part of the time
 
-Key = tuple[str, str | Weights]  # of a candidate, and what it is sampled with
+Key = tuple[str, str | Weights, DiffusersCache | None]  # of a candidate, and what it is sampled with
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,17 @@ class Entry:
     candidate: Candidate
     solver: str | Weights
     file_plan: SegmentsPlan | StepsPlan | None = None  # of found schedules, for their files
+    cache: DiffusersCache | None = None  # of diffusers, on the network for the time of it
 
     @property
     def key(self) -> Key:
         """Two entries with the same key run the same."""
-        return self.candidate.key, self.solver
+        return self.candidate.key, self.solver, self.cache
+
+    @property
+    def steps(self) -> Steps:
+        """Two entries with the same steps take the same time."""
+        return self.candidate.actions, self.cache
 
 
 def teacher(experiment: Experiment) -> Entry:
@@ -179,23 +189,22 @@ class Known:
     def best(self, seeds: Sequence[Seed], solver: str) -> Seed:
         """The one of the least error under a solver. What is not known is evaluated now, racing against the best."""
         evaluator, settings = self._experiment.search_evaluator, self._experiment.settings
-        best: tuple[Seed, Judgement] | None = None
-        for seed in seeds:
+        other = None if solver == settings.chosen_solver else solver
+
+        def judged(seed: Seed, rival: Errors | None) -> Judgement:
             key = (seed.candidate.key, solver)
             if key not in self._found:
-                whole = best is not None and settings.objective.races and len(best[1].errors) == evaluator.count
-                rival = best[1].errors if best is not None and whole else None
-                other = None if solver == settings.chosen_solver else solver
                 self._found[key] = evaluator.judge(seed.candidate, settings.objective, rival, other)
-            if best is None or self._found[key].error < best[1].error:
-                best = seed, self._found[key]
+            return self._found[key]
+
+        best = least(seeds, judged, evaluator.count, settings.objective)
         assert best is not None
-        return best[0]
+        return best
 
 
 def rivals(experiment: Experiment, speedup: float, target: float, known: Known) -> list[Entry]:
     """The best hand-made schedule of each kind that costs about `target` full steps, by its error on the search images:
-    with the user's own solver, and fewer plain steps with others too."""
+    with the user's own solver, and fewer plain steps with others too; and diffusers' own caches."""
     settings = experiment.settings
     chosen: list[Entry] = []
     seeds = experiment.seeds_at([target])
@@ -207,6 +216,10 @@ def rivals(experiment: Experiment, speedup: float, target: float, known: Known) 
             rival = known.best(able, solver)
             run = solver_of(experiment, rival.candidate) if solver == FITTED else solver
             chosen.append(Entry(kind, speedup, rival.name, rival.candidate, run))
+    steps, usual = plain(experiment.teacher), settings.usual_solver
+    chosen += [
+        Entry(cache.kind, speedup, cache.label, steps, usual, cache=cache) for cache in cache_rivals(experiment, target)
+    ]
     return chosen
 
 
@@ -231,12 +244,39 @@ def described(candidate: Candidate) -> str:
     return f"{words}, {candidate.dropped} units dropped" if candidate.dropped else words
 
 
+@dataclass(frozen=True)
+class Work:
+    """What was run of a entry, for an image: steps in full, others, multiply-adds, and these in full steps."""
+
+    full: int
+    partial: int
+    macs: float
+    cost: float
+
+
+def evaluate(evaluator: LocalEvaluator, entry: Entry) -> Outcome:
+    """A entry sampled on the evaluator's images."""
+    if entry.cache is None:
+        return evaluator.evaluate(entry.candidate, solver=entry.solver)
+    meter = Meter()
+    with caching(evaluator, entry.cache, meter) as other:
+        return replace(other.evaluate(entry.candidate, solver=entry.solver), meter=meter)
+
+
+def work_of(evaluator: LocalEvaluator, entry: Entry, outcome: Outcome) -> Work:
+    """What was run: planned work is known, that of diffusers' caches was counted."""
+    actions, table, meter = entry.candidate.actions, evaluator.macs, outcome.meter
+    full = sum(action.kind == "full" for action in actions) if meter is None else round(meter.full * len(actions))
+    macs = table.total(actions) if meter is None else meter.macs(len(outcome.trajectory.latents))
+    return Work(full, len(actions) - full, macs, macs / table.full)
+
+
 def measure(evaluator: LocalEvaluator, entries: Sequence[Entry], on_step: OnStep) -> list[tuple[Entry, Outcome]]:
     """Every entry sampled on the evaluator's images; schedules that run the same are sampled once."""
     outcomes: dict[Key, Outcome] = {}
     for entry in entries:
         if entry.key not in outcomes:
-            outcomes[entry.key] = evaluator.evaluate(entry.candidate, solver=entry.solver)
+            outcomes[entry.key] = evaluate(evaluator, entry)
         on_step(entry.label)
     return [(entry, outcomes[entry.key]) for entry in entries]
 
@@ -248,17 +288,18 @@ def timed(evaluator: LocalEvaluator, measured: Sequence[tuple[Entry, Outcome]], 
     Every turn times every candidate once, so that a machine that slows down slows all of them. Everything has run
     before, on the images that quality was measured on: nothing is warmed up or compiled here.
     """
-    entries = {entry.candidate.actions: entry for entry, _ in measured}
+    entries = {entry.steps: entry for entry, _ in measured}
     slowest = max(outcome.trajectory.seconds / len(outcome.trajectory.latents) for _, outcome in measured)
     images = TIMED_IMAGES if slowest < SLOW_SECONDS else 1
-    taken: dict[tuple[Action, ...], list[float]] = {actions: [] for actions in entries}
+    taken: dict[Steps, list[float]] = {steps: [] for steps in entries}
     began = time.perf_counter()
     for turn in range(MOST_TURNS):
         if turn >= FEWEST_TURNS and time.perf_counter() - began > TIMING_SECONDS:
             break
         on_step(f"turn {turn + 1}")
-        for actions, entry in entries.items():
-            taken[actions].append(evaluator.seconds(entry.candidate, images, entry.solver))
+        for steps, entry in entries.items():
+            with nullcontext(evaluator) if entry.cache is None else caching(evaluator, entry.cache) as timed_evaluator:
+                taken[steps].append(timed_evaluator.seconds(entry.candidate, images, entry.solver))
     return taken
 
 
@@ -288,30 +329,26 @@ def rows(
     full_length = next(entry for entry, _ in measured if entry.kind == "teacher")
     made = []
     for entry, outcome in measured:
-        full = sum(action.kind == "full" for action in entry.candidate.actions)
-        cost = entry.candidate.cost(evaluator.macs)
+        work = work_of(evaluator, entry, outcome)
         errors = {f"{error}/{against}": outcome.paired_errors(error, against) for error, against in SHOWN}
         made.append(
             Row(
                 label=entry.label,
                 kind=entry.kind,
                 speedup_asked=entry.speedup,
-                full=full,
-                partial=len(entry.candidate.actions) - full,
-                cost_full_steps=cost,
-                macs=evaluator.macs.total(entry.candidate.actions),
-                speedup_macs=full_length.candidate.cost(evaluator.macs) / cost,
-                seconds_per_image=statistics.median(seconds[entry.candidate.actions]),
+                full=work.full,
+                partial=work.partial,
+                cost_full_steps=work.cost,
+                macs=work.macs,
+                speedup_macs=full_length.candidate.cost(evaluator.macs) / work.cost,
+                seconds_per_image=statistics.median(seconds[entry.steps]),
                 speedup_measured=statistics.median(
-                    teacher / own
-                    for teacher, own in zip(
-                        seconds[full_length.candidate.actions], seconds[entry.candidate.actions], strict=True
-                    )
+                    teacher / own for teacher, own in zip(seconds[full_length.steps], seconds[entry.steps], strict=True)
                 ),
                 errors={key: estimate(values) for key, values in errors.items()},
                 image_errors={key: tuple(values.tolist()) for key, values in errors.items()},
                 relative_fid=outcome.relative_fid(),
-                relative_fid_n=len(outcome.features),
+                relative_fid_n=len(outcome.all_features),
                 real_fid=outcome.real_fid(),
                 schedule_file=files.get(entry.key) if entry.kind == "found" else None,
             )

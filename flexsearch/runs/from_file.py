@@ -87,7 +87,7 @@ def with_fitted_rivals(settings: Settings, schedules: Iterable[Schedule]) -> Set
 
 
 def settings_of(schedule: Schedule, base: Settings) -> Settings:
-    """`base` with the sampler, steps, spacing, guidance and size that the file was made with, where it says so.
+    """`base` with the sampler, steps, spacing, guidance, size and frames that the file was made with, where it says so.
 
     Raises ConfigError for a sampler that this tool has not.
     """
@@ -106,5 +106,22 @@ def settings_of(schedule: Schedule, base: Settings) -> Settings:
             "spacing": sampling.scheduler if sampling.scheduler in SPACINGS else base.spacing,
             "guidance": base.guidance if base.guidance is not None else sampling.cfg,
             "size": base.size or sampling.size,
+            "frames": base.frames or _frames(schedule),
         }
     )
+
+
+def shared_settings(schedules: Sequence[tuple[str, Schedule]], base: Settings) -> Settings:
+    """The settings that all files share. Raises ConfigError when they were made for different samplings."""
+    wanted = [settings_of(schedule, base) for _, schedule in schedules]
+    first = schedules[0][0]
+    for (file, _), settings in zip(schedules, wanted, strict=True):
+        if settings != wanted[0]:
+            raise ConfigError(file, f"it was made for another sampling than {first}", "Compare files of one teacher")
+    return with_fitted_rivals(wanted[0], [schedule for _, schedule in schedules])
+
+
+def _frames(schedule: Schedule) -> int | None:
+    """Of the videos that a file was made for, as `export` writes it."""
+    frames = schedule.extra.get("frames")
+    return frames if isinstance(frames, int) and frames > 0 else None

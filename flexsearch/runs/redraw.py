@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from flexiffusion.schedule import Schedule
+from flexsearch.models.checkpoint import stills
 from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.from_file import entry_of
@@ -33,5 +34,5 @@ def pictures(experiment: Experiment, schedules: Mapping[str, Schedule], teacher:
         candidate = entry.candidate
         with torch.inference_mode():
             made = draw(denoiser, entry.solver, noise, candidate.places, candidate.actions, batch=experiment.batch)
-        drawn[name] = np.asarray(model.decode(made.latents).permute(0, 2, 3, 1).numpy())
+        drawn[name] = np.asarray(stills(model.decode(made.latents)).permute(0, 2, 3, 1).numpy())
     return drawn

@@ -31,7 +31,7 @@ USUAL_SOLVER = "dpmpp_2m"
 
 @dataclass(frozen=True)
 class Settings:
-    """See `flexsearch run --help` for each. `guidance`, `size` and `batch` None: as the model or the device has it;
+    """See `flexsearch run --help` for each. `guidance`, `size`, `frames`, `batch` None: as model or device have it;
     `error` and `solver` None: as the method has it; `teacher_solver` None: as `solver`, where that is not fitted;
     `profile`: another device's cost table in milliseconds, as JSON has it;
     `timesteps` None: as many as the asked cost pays for; `reference`: or a path to real pictures; `workers` None: one
@@ -60,10 +60,11 @@ class Settings:
     racing: bool = True
     memory: int = 1024
     plain_only: bool = False
-    features: str = "bundled"
+    features: str = "auto"
     prompts: tuple[str, ...] = ()
     held_out_prompts: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
+    frames: int | None = None
     prediction: str = "auto"
     device: str = "auto"
     dtype: str = "auto"
@@ -107,6 +108,7 @@ class Settings:
             raise ConfigError("--profile", "milliseconds are not what is counted", "Give --cost latency with it")
         bounds = (("--steps", self.steps, 5, 1000), ("--images", self.images, 2, 100_000),
                   ("--held-out", self.held_out, 2, 100_000), ("--batch", self.batch, 1, 100_000),
+                  ("--frames", self.frames, 1, 10_000),
                   ("--evaluations", self.evaluations, 1, 1_000_000), ("--seed", self.seed, 0, 2**31 - 1),
                   ("--memory", self.memory, 0, 2**31 - 1), ("--timesteps", self.timesteps, 2, 1000),
                   ("--workers", self.workers, 1, 10_000))  # fmt: skip

@@ -45,6 +45,7 @@ def known_or_measured(
         "kinds": [asdict(kind) for kind in macro_steps.MACRO_STEPS],
         "reach": macro_steps.REACH,
         "version": 4,
+        **({} if model.frames is None else {"frames": model.frames}),
     }
     key = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / f"tables-{key}.safetensors"

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flexiffusion import codec, presets
-from flexiffusion.errors import ScheduleError
-from flexiffusion.presets import Preset
 from flexiffusion.schedule import Schedule
 from flexiffusion.whole_file import whole_file
 from flexsearch.errors import ConfigError
@@ -139,16 +137,6 @@ class OwnPresets:
                 yield
         except (OSError, Timeout) as error:
             raise ConfigError(str(self.folder), f"it cannot be written ({error})", "Check its permissions") from error
-
-
-def find(name: str) -> Preset:
-    """A preset by name, or by the path of its file: your own before bundled ones. Raises ScheduleError."""
-    if name.endswith(".json") or "/" in name or os.sep in name:
-        return Preset(Path(name), codec.read(name))
-    known = {path.stem: path for folder in reversed(_folders()) for path in sorted(folder.glob("*.json"))}
-    if name not in known:
-        raise ScheduleError(name, "there is no preset of this name", "See `flexsearch presets list`, or give a file")
-    return Preset(known[name], codec.read(known[name]))
 
 
 def names() -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flexiffusion import codec
+from flexiffusion.presets import named
 from flexiffusion.schedule import Metric, Schedule
 from flexiffusion.summary import sampling_text
 from flexsearch.errors import ConfigError
@@ -67,7 +68,7 @@ def _schedules(sources: Sequence[str], runs: Sequence[Path]) -> list[Schedule]:
                 raise ConfigError(source, "the run has found no schedule", "Share another")
             found += [codec.read(file) for file in files]
         else:
-            found.append(own_presets.find(source).schedule)
+            found.append(named(source).schedule)
     return found
 
 

@@ -136,6 +136,11 @@ EXPECTED = {
     "flow-sigma-above-1": ("$.plan.steps[0].sigma", "14.6 is no noise level of a flow model", "at most 1"),
     "flow-level-above-1": ("$.levels[0]", "14.6 is no noise level of a flow model", "at most 1"),
     "blocks-zero": ("$.model.blocks", "0 is outside", "from 1 to 1000"),
+    "fingerprint-short": ("$.model.fingerprint", "15 entries", "Give 16"),
+    "fingerprint-text": ("$.model.fingerprint[15]", "'0.5' is not a number", "Write a number"),
+    "fingerprint-above-1": ("$.model.fingerprint[3]", "1.5 is more than 1", "Export"),
+    "fingerprint-below-minus-1": ("$.model.fingerprint[0]", "-1.5 is less than -1", "at least -1"),
+    "format-1-fingerprint": ("$.model", "'fingerprint' is not known", "family, branches, sha256"),
 }
 
 

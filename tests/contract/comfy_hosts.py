@@ -7,12 +7,14 @@ options are copied on their way while objects in them are not.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import sys
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +98,10 @@ class Host(ABC):
         """A fresh MODEL on the one network."""
 
     @abstractmethod
+    def split(self) -> tuple[Any, nn.Module]:
+        """A MODEL whose two conditionings run side by side, the second on a copy of the network; and that copy."""
+
+    @abstractmethod
     def unet(self) -> nn.Module: ...
 
     def sample(
@@ -167,6 +173,9 @@ class BaseModel(nn.Module):
             sigma_max=torch.tensor(HIGHEST), percent_to_sigma=lambda percent: HIGHEST * (0.03 / HIGHEST) ** percent
         )
 
+    def process_latent_out(self, samples: Tensor) -> Tensor:
+        return samples
+
     def apply_model(self, x: Tensor, sigma: Tensor, context: Tensor, control: Any, options: dict[str, Any]) -> Tensor:
         return Executor(self._apply_model, self, all_of(options, "apply_model"))(
             x, sigma, None, context, control, options
@@ -193,9 +202,11 @@ class Patcher:
         self.model = model
         self.model_options: dict[str, Any] = {"transformer_options": {}}
         self.wrappers: dict[str, dict[str, list[Any]]] = {}
+        self.second: BaseModel | None = None  # a copy for the second device
 
     def clone(self) -> Patcher:
         clone = Patcher(self.model)
+        clone.second = self.second
         clone.model_options, clone.wrappers = copied(self.model_options), copied(self.wrappers)
         return clone
 
@@ -241,14 +252,22 @@ class Guider:
         todo = [(side, *cond) for side, conds in enumerate(sides) for cond in conds][::-1]  # popped from the end
         batches = [todo] if self._joint(float(sigma[0])) else [[one] for one in todo]
         sums = [torch.zeros_like(x) for _ in sides]
-        for batch in batches:
+        models = [self.model_patcher.model] * len(batches)
+        if self.model_patcher.second is not None:
+            batches, models = [[one] for one in todo], [self.model_patcher.model, self.model_patcher.second]
+
+        @torch.no_grad()
+        def call(batch: Sequence[Any], model: BaseModel) -> Sequence[Tensor]:
             own = copied(options["transformer_options"])
             own |= {"cond_or_uncond": [one[0] for one in batch], "uuids": [one[1] for one in batch], "sigmas": sigma}
             context = torch.cat([one[2].repeat(x.shape[0], 1, 1) for one in batch])
             rows = torch.cat([x] * len(batch))
-            model = self.model_patcher.model
-            result = model.apply_model(rows, torch.cat([sigma] * len(batch)), context, None, own).chunk(len(batch))
-            for one, part_of in zip(batch, result, strict=True):
+            return model.apply_model(rows, torch.cat([sigma] * len(batch)), context, None, own).chunk(len(batch))
+
+        with ThreadPoolExecutor(1 if self.model_patcher.second is None else 2) as pool:
+            results = [pool.submit(call, *work) for work in zip(batches, models, strict=True)]
+        for batch, result in zip(batches, results, strict=True):
+            for one, part_of in zip(batch, result.result(), strict=True):
                 sums[one[0]] += part_of / len(sides[one[0]])
         return sums[0] if len(sums) == 1 else sums[1] + (sums[0] - sums[1]) * self.cfg
 
@@ -269,6 +288,16 @@ def sample_heun(model: Any, x: Tensor, sigmas: Tensor) -> Tensor:
     return x
 
 
+def sample_churned(model: Any, x: Tensor, sigmas: Tensor) -> Tensor:
+    """Euler's with s_churn 1: noise is added before every step, so that each is evaluated above its level."""
+    gamma = 1 / (len(sigmas) - 1)
+    for sigma, following in itertools.pairwise(sigmas):
+        higher = sigma * (1 + gamma)
+        x = x + torch.randn(x.shape, generator=torch.Generator().manual_seed(1)) * (higher**2 - sigma**2) ** 0.5
+        x = x + (x - model(x, higher)) / higher * (following - higher)
+    return x
+
+
 class StandIn(Host):
     """A tiny ldm U-Net in the stand-in."""
 
@@ -280,6 +309,11 @@ class StandIn(Host):
     def model(self) -> Any:
         return Patcher(self._model)
 
+    def split(self) -> tuple[Any, nn.Module]:
+        patcher = Patcher(self._model)
+        patcher.second = copy.deepcopy(self._model)
+        return patcher, patcher.second.diffusion_model
+
     def unet(self) -> nn.Module:
         return self._model.diffusion_model
 
@@ -287,7 +321,7 @@ class StandIn(Host):
         self, model: Any, sampler: str, noise: Tensor, latent: Tensor, sigmas: Tensor,
         conds: tuple[Sequence[Tensor], Sequence[Tensor]], cfg: float, joint: Callable[[float], bool],
     ) -> Tensor:  # fmt: skip
-        function = {"euler": sample_euler, "heun": sample_heun}[sampler]
+        function = {"euler": sample_euler, "heun": sample_heun, "churned": sample_churned}[sampler]
         guider = Guider(model, conds, cfg, joint)
         return guider.sample(noise, latent, SimpleNamespace(sampler_function=function), sigmas)
 
@@ -337,6 +371,21 @@ class ComfyUI(Host):
     def model(self) -> Any:
         return self._patcher.clone()
 
+    def split(self) -> tuple[Any, nn.Module]:
+        import comfy.model_management
+        import comfy.multigpu
+
+        cpu, second = torch.device("cpu"), torch.device("cpu", 0)  # two names of one device
+        made = ComfyUI()._patcher  # with the same weights
+        model = self._patcher.clone()
+        model.cached_patcher_init = (lambda: made, ())
+        devices = comfy.model_management.get_all_torch_devices
+        comfy.model_management.get_all_torch_devices = lambda *args, **kwargs: [cpu, second]
+        try:
+            return comfy.multigpu.create_multigpu_deepclones(model, 2), made.model.diffusion_model
+        finally:
+            comfy.model_management.get_all_torch_devices = devices
+
     def unet(self) -> nn.Module:
         return self._model.diffusion_model
 
@@ -361,8 +410,16 @@ class ComfyUI(Host):
 
         watched.add_wrapper_with_key("predict_noise", "test", remember)
         free = comfy.model_management.get_free_memory
-        comfy.model_management.get_free_memory = lambda *args, **kwargs: 1e12 if joint(at[0]) else 0
-        function = comfy.samplers.sampler_object(sampler)
+
+        def free_memory(device: Any = None, torch_free_too: bool = False) -> Any:
+            size = 1e12 if joint(at[0]) else 0
+            return (size, size) if torch_free_too else size
+
+        comfy.model_management.get_free_memory = free_memory
+        churned = sampler == "churned"
+        function = (
+            comfy.samplers.ksampler("euler", {"s_churn": 1.0}) if churned else comfy.samplers.sampler_object(sampler)
+        )
         try:
             return guider.sample(noise, latent, function, sigmas, disable_pbar=True, seed=0)
         finally:

@@ -181,11 +181,11 @@ ENTRIES: dict[str, Entry] = {
         wan_config(), lambda n, k: video(n) | time(n, value=500) | text(n, k), (6,)
     ),
     "WanVACETransformer3DModel": Entry(
-        wan_config(vace_layers=[0, 2, 5], vace_in_channels=6),
+        wan_config(vace_layers=[0, 2, 5], vace_in_channels=6),  # a hint for the last block: see test_vace
         lambda n, k: video(n) | time(n, value=500) | text(n, k)
         | {"control_hidden_states": drawn(n, 6, 3, SIDE, SIDE)},
         (6,),
-        note="VACE blocks always run",
+        note="VACE blocks run from branch 0 on",
     ),
     "HunyuanVideoTransformer3DModel": Entry(
         hunyuan_config(num_single_layers=4, pooled_projection_dim=6),

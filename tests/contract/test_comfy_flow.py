@@ -179,7 +179,7 @@ class TestOthers:
         model.model_options["torch_compile_kwargs"] = {"backend": "inductor", "mode": "default", "options": None}
         assert sampled(model, schedule())[1].report.partial == 4
 
-    def test_calls_of_a_copy_run_in_full_and_are_counted(self, model: Patcher) -> None:
+    def test_calls_of_a_copy_follow_the_schedule_and_are_counted(self, model: Patcher) -> None:
         """MultiGPU CFG Split calls deep copies of the model, from threads of their own."""
         other = copy.deepcopy(model.model)
 
@@ -195,9 +195,21 @@ class TestOthers:
         alone, _ = sampled(model, schedule())
         result, outcome = sampled(model, schedule(), wrap=elsewhere)
         assert torch.equal(result, alone)
-        assert [block.ran for block in other.diffusion_model.blocks] == [8] * BLOCKS
+        assert [block.ran for block in other.diffusion_model.blocks] == [4] * BLOCKS
+        assert (outcome.report.full, outcome.report.partial, outcome.report.misses) == (8, 8, 0)
+
+    def test_calls_of_a_copy_that_cannot_be_cut_run_in_full_and_are_counted(self, model: Patcher) -> None:
+        other = copy.deepcopy(model.model)
+        other.diffusion_model = nn.Sequential(other.diffusion_model)  # a network without lists of blocks
+        other.diffusion_model.forward = other.diffusion_model[0].forward
+
+        def elsewhere(applied: Patcher) -> None:
+            def predict(executor: Any, x: Tensor, sigma: Tensor, options: dict[str, Any], seed: int) -> Tensor:
+                inner = options["transformer_options"]
+                other.apply_model(x, sigma, conditionings()[0], None, inner | {"cond_or_uncond": [0], "uuids": [7]})
+                return executor(x, sigma, options, seed)
+
+            applied.add_wrapper_with_key("predict_noise", "test", predict)
+
+        _, outcome = sampled(model, schedule(), wrap=elsewhere)
         assert (outcome.report.full, outcome.report.partial, outcome.report.misses) == (4 + 8, 4, 4)
-        assert (
-            outcome.notes[-1]
-            == "8 network calls went to a copy of the model (on a second device?) and ran in full there"
-        )

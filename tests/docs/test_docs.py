@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import re
@@ -126,6 +127,18 @@ def test_json(block: Block) -> None:
 def test_python(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     exec(compile(block.text, block.page, "exec"), {"__name__": "documentation"})
+
+
+@pytest.mark.parametrize("name", sorted({block.page for block in of_kind("pycon")}))
+def test_a_page_s_python_session(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page are one session; what they print is what the page says."""
+    monkeypatch.chdir(ROOT)
+    text = "".join(block.text for block in blocks(name) if block.kind == "pycon")
+    session = doctest.DocTestParser().get_doctest(text, {}, name, name, 0)
+    told: list[str] = []
+    flags = doctest.NORMALIZE_WHITESPACE
+    failed, tried = doctest.DocTestRunner(optionflags=flags, verbose=False).run(session, out=told.append)
+    assert tried and not failed, "".join(told)
 
 
 def test_the_engineers_tutorial_from_its_first_to_its_last_command(

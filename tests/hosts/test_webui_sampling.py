@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -75,15 +76,16 @@ class TestSamplers:
     @pytest.mark.parametrize("func", LISTS, ids=lambda func: func.__name__)
     def test_own_levels_replace_the_list_below_its_start(self, host: WebUI, func: Any) -> None:
         _, sampler = host.run(TURNS, func, steps=10)
-        own = [step.sigma for step in TURNS.plan.steps[1:]]
+        # lists in timesteps begin nearer to the second step than to the first, and take its place
+        own = [step.sigma for step in TURNS.plan.steps[2 if sampler.timesteps else 1 :]]
         # timesteps are whole numbers: up to half a step beside the level that was asked for
         asked = sorted(set(sampler.model_wrap_cfg.asked), reverse=True)
         for level in own:
             assert min(abs(level - found) / level for found in asked) < (0.08 if sampler.timesteps else 1e-6)
         report = host.outcomes[0].report
         if func in (stand_in.euler, stand_in.ddim):
-            assert len(asked) == 7
-            assert (report.full, report.partial, report.null) == (4, 3, 3 if func is stand_in.euler else 2)
+            assert len(asked) == 1 + len(own)
+            assert (report.full, report.partial, report.null) == (4, len(own) - 3, 3)
 
     def test_a_sampler_that_only_counts_its_timesteps_keeps_its_own_levels(self, host: WebUI) -> None:
         plain, before = host.run(None, stand_in.unipc, steps=10)
@@ -99,7 +101,12 @@ class TestSamplers:
 
     @pytest.mark.parametrize(
         "func, schedule",
-        [(stand_in.dpm_fast, MIXED), (stand_in.restart_sampler, MIXED), (stand_in.unipc, TURNS)],
+        [
+            (stand_in.dpm_fast, MIXED),
+            (stand_in.restart_sampler, MIXED),
+            (stand_in.sample_ode_bosh3, MIXED),
+            (stand_in.unipc, TURNS),
+        ],
         ids=lambda value: getattr(value, "__name__", getattr(value, "name", "")),
     )
     def test_others_run_the_plain_way_and_say_so(self, host: WebUI, func: Any, schedule: Any) -> None:
@@ -423,6 +430,38 @@ class TestRefiner:
         host.run(segments("FPPPPP FPPP"), steps=10)
         assert host.outcomes[0].counts == "full 3, partial 7, null 0, misses 1"
 
+    def test_loading_the_refiner_is_not_sampling_time(self, host: WebUI) -> None:
+        evaluations = []
+
+        def switch(denoiser: Any) -> None:
+            evaluations.append(1)
+            if len(evaluations) == 5:
+                time.sleep(3)
+                host.sd_model.sd_checkpoint_info = "refiner"
+
+        host.before_evaluation = switch
+        host.run(segments("FPPPPP FPPP"), steps=10)
+        assert host.outcomes[0].report.seconds < 3
+
+    @pytest.mark.parametrize("pattern, missed", [("FPP FPP FPNN", True), ("FPP FPP FPNP", False)])
+    def test_a_refiner_that_never_comes_is_said(self, host: WebUI, pattern: str, missed: bool) -> None:
+        """The host switches at the first step past 0.85 of them; the last one that runs is the 8th of 10."""
+        sampler = SamplerObject(host, stand_in.euler)
+        p = SimpleNamespace(steps=10, refiner_checkpoint_info="refiner", extra_generation_params={})
+        sampler.model_wrap_cfg.p = p
+
+        def switch(denoiser: Any) -> None:
+            if denoiser.step / 10 >= 0.85:
+                host.sd_model.sd_checkpoint_info = "refiner"
+                p.extra_generation_params["Refiner"] = "refiner"
+
+        host.before_evaluation = switch
+        host.attach(sampler, segments(pattern))
+        sampler.sample(p, host.noise())
+        said = [warning for warning in host.warnings if "the refiner did not take over" in warning]
+        assert len(said) == missed
+        assert not missed or "the last 2 of 10 steps are null" in said[0]
+
     def test_a_network_that_does_not_fit_runs_in_full(self, host: WebUI) -> None:
         other = small_network(levels=1)
         evaluations = []
@@ -477,7 +516,8 @@ class TestStarts:
         start = sampler.model_wrap_cfg.asked[0]
         _, sampler = host.run(TURNS, steps=20, denoise=0.4)
         assert sampler.model_wrap_cfg.asked[0] == start
-        assert sampler.model_wrap_cfg.asked[1:] == pytest.approx([0.7, 0.3, 0.1], rel=1e-6)
+        # it begins near 0.7 and takes its place
+        assert sampler.model_wrap_cfg.asked[1:] == pytest.approx([0.3, 0.1], rel=1e-6)
 
     def test_img2img_of_a_sampler_with_its_own_levels(self, host: WebUI) -> None:
         host.run(segments("FPPPP FPPPP FPPPP FPPPP"), stand_in.unipc, steps=20, denoise=0.6)
@@ -519,7 +559,7 @@ class TestWords:
         from flexiffusion.schedule import Action, Schedule, Step, StepsPlan
 
         plan = StepsPlan((Step(9.0, Action("full")), Step(5.0, Action("partial", 1, drop=("middle_block.9",)))))
-        schedule = Schedule("drops", ModelInfo("sd15", BRANCHES), Sampling(None, None, 10, None, None, None), plan)
+        schedule = Schedule("drops", ModelInfo("tiny", BRANCHES), Sampling(None, None, 10, None, None, None), plan)
         plain, _ = host.run(None, steps=10)
         assert torch.equal(plain, host.run(schedule, steps=10)[0])
         assert "dropped unit middle_block.9" in host.warnings[0]
@@ -532,7 +572,7 @@ class TestWords:
         name = "middle_block.1"
         rows = [(14.0, ()), (9.0, (name,)), (5.0, ()), (2.0, (name,)), (0.5, ())]
         plan = StepsPlan(tuple(Step(level, Action("full", drop=drop)) for level, drop in rows))
-        schedule = Schedule("drops", ModelInfo("sd15", BRANCHES), Sampling(None, None, 10, None, None, None), plan)
+        schedule = Schedule("drops", ModelInfo("tiny", BRANCHES), Sampling(None, None, 10, None, None, None), plan)
         unit = find_layout(host.unet).droppable[name]
         ran: list[int] = []
         inner = next(m for m in unit.modules() if not list(m.children()))
@@ -548,9 +588,9 @@ class TestWords:
 
     def test_another_checkpoint_is_said(self) -> None:
         host = WebUI(sha256="b" * 64)
-        host.run(segments("FP FP FP FP FP", model=ModelInfo("sd15", BRANCHES, "a" * 64)), steps=10)
+        host.run(segments("FP FP FP FP FP", model=ModelInfo("tiny", BRANCHES, "a" * 64)), steps=10)
         assert "aaaaaaaaaa" in host.warnings[0] and "bbbbbbbbbb" in host.warnings[0]
-        host.run(segments("FP FP FP FP FP", model=ModelInfo("sd15", BRANCHES, "b" * 64)), steps=10)
+        host.run(segments("FP FP FP FP FP", model=ModelInfo("tiny", BRANCHES, "b" * 64)), steps=10)
         assert len(host.warnings) == 1
 
     def test_the_line_tells_what_was_run(self, host: WebUI) -> None:
@@ -570,7 +610,7 @@ class TestWords:
             del host.unet.forward
         assert host.outcomes[0].counts == "full 10, partial 0, null 0, misses 5"
         assert any("not one step could run in part" in warning for warning in host.warnings)
-        assert "never called" in caplog.text
+        assert "did not run" in caplog.text
 
     def test_a_schedule_that_has_shrunk_to_full_steps_is_a_warning(self, host: WebUI) -> None:
         host.run(segments("FP " * 9 + "FN"), steps=10)

@@ -6,6 +6,7 @@ Beside the classes in webui_stand_in.py; the real ones run in test_webui_host.py
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ class Component:
     def click(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> None:
         self.events.append(("click", fn, inputs, outputs))
 
+    def release(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> None:
+        self.events.append(("release", fn, inputs, outputs))
+
     def change(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> None:
         self.events.append(("change", fn, inputs, outputs))
 
@@ -51,6 +55,9 @@ class Script:
     args_from = 1
     infotext_fields: Any = None
     paste_field_names: Any = None
+
+    def process_before_every_sampling(self, p: Any, *arguments: Any, **kwargs: Any) -> None:
+        pass
 
     def elem_id(self, name: str) -> str:
         return f"script_{'img2img' if self.is_img2img else 'txt2img'}_flexiffusion_{name}"
@@ -84,6 +91,7 @@ class Processing:
 class Processed:
     def __init__(self, p: Processing, images: list[Any], infotexts: list[str]) -> None:
         self.images, self.infotexts, self.index_of_first_image = images, infotexts, 0
+        self.info = json.dumps(p.extra_generation_params)  # as the hosts' `js()`, which takes nothing but JSON's types
         self.comments = "".join(f"{comment}\n" for comment in p.comments)
 
 
@@ -94,11 +102,14 @@ class HostModules:
         self.webui = webui
         webui.begin_evaluation = self._before_evaluation
         self.latents: list[Any] = []
+        self.bar: list[int] = []
         self.denoiser_callbacks: list[Any] = []
         self.before_ui: list[Any] = []
+        self.after_component: list[Any] = []
+        self.checkpoints: dict[str, Any] = {}
         self.script: Any = None
         Component.made = []
-        gradio = {name: Component for name in ("Dropdown", "Checkbox", "Button", "HTML", "Row")}
+        gradio = {name: Component for name in ("Dropdown", "Checkbox", "Button", "HTML", "Row", "Slider", "Accordion")}
         self.xyz = SimpleNamespace(AxisOption=AxisOption, axis_options=[AxisOption("Nothing", str, None)])
         self.modules: dict[str, Any] = {
             "gradio": gradio | {"update": lambda **changes: changes},
@@ -113,9 +124,18 @@ class HostModules:
             "modules.script_callbacks": {
                 "on_before_ui": self.before_ui.append,
                 "on_cfg_denoiser": self.denoiser_callbacks.append,
+                "on_after_component": self.after_component.append,
             },
-            "modules.shared": {"sd_model": webui.sd_model, "state": SimpleNamespace(job_count=-1)},
-            "modules.sd_models": {"model_data": SimpleNamespace(sd_model=webui.sd_model)},
+            "modules.shared": {
+                "sd_model": webui.sd_model,
+                "opts": SimpleNamespace(sd_model_checkpoint=None),
+                "total_tqdm": SimpleNamespace(update=lambda: self.bar.append(1)),
+                "state": SimpleNamespace(job_count=-1, interrupted=False, skipped=False),
+            },
+            "modules.sd_models": {
+                "model_data": SimpleNamespace(sd_model=webui.sd_model),
+                "get_closet_checkpoint_match": self.checkpoints.get,
+            },
             "modules.paths": {"models_path": str(models)},
             "modules.ui_components": {"InputAccordion": Component, "ToolButton": Component},
             "modules.processing": {
@@ -142,8 +162,12 @@ class HostModules:
         script.before_process(p, *arguments)
         script.process(p, *arguments)
         images, infotexts = [], []
+        state = self.modules["modules.shared"]["state"]
         for _ in range(p.n_iter):
             latent = None
+            state.skipped = False
+            if state.interrupted:
+                break
             for hires in (False, True) if p.enable_hr else (False,):
                 p.is_hr_pass = hires
                 p.sampler = p.make_sampler()
@@ -153,10 +177,11 @@ class HostModules:
                 latent = p.sampler.sample(p, self.webui.noise(seed=p.seed), 0.6 if hires else None)
                 self.latents.append(latent)
             p.is_hr_pass = False
+            script.postprocess_batch(p, *arguments, images=[], batch_number=0)
             level = int(latent.std().clamp(0, 25).item() * 10)
             images.append(Image.new("RGB", (8, 8), (level, level, level)))
             infotexts.append(self._text(p))
-        processed = Processed(p, images, infotexts)
+        processed = Processed(p, images, infotexts or [self._text(p)])
         script.postprocess(p, processed, *arguments)
         return processed
 

@@ -337,7 +337,9 @@ class TestNotes:
         [
             ("DreamShaperXL_Turbo_v2", True), ("realvisxlV40_v40LightningBakedvae", True), ("Hyper-SDXL-8steps", True),
             ("juggernautXL_juggXIRundiffusionHyper", True), ("LCM_Dreamshaper_v7", True), ("sdxl_dmd2_4step", True),
-            ("hyperrealism_v30", False), ("v1-5-pruned-emaonly", False), ("realcmix", False),
+            ("FLUX.1-schnell", True), ("FLUX.2-klein-4B", True), ("Wan2.1-T2V-14B-Lightx2v", True),
+            ("ltxv-2b-0.9.8-distilled", True), ("FLUX.2-klein-base-4B", False), ("flux-dev-de-distilled", False),
+            ("Z-Image", False), ("hyperrealism_v30", False), ("v1-5-pruned-emaonly", False), ("realcmix", False),
         ],
     )  # fmt: skip
     def test_few_steps_by_name(self, name: str, few: bool) -> None:

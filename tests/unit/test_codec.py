@@ -20,6 +20,13 @@ from flexiffusion.schedule import FULL, Action, Schedule, Segment, SegmentsPlan,
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
+FINGERPRINT = Schedule(
+    name="sdxl-searched-here",
+    model=ModelInfo("sdxl", 9, fingerprint=(0.85972114, -1, *(i / 16 for i in range(1, 15)))),
+    sampling=Sampling("dpmpp_2m", "karras", 4, 7.0, (1024, 1024), "epsilon"),
+    plan=SegmentsPlan((Segment(4, 2, -1, "linear"),)),
+    provenance=Provenance("searched", "flexiffusion", 0, 60),
+)
 SEGMENTS = Schedule(
     name="sd15-dpmpp2m-10-2.6x",
     description="Größer, in two lines:\n\tsecond.",
@@ -62,10 +69,11 @@ WEIGHTS = Schedule(
         "flow",
     ),
 )
+ALL = {"segments": SEGMENTS, "steps": STEPS, "weights": WEIGHTS, "fingerprint": FINGERPRINT}
 
 
 class TestCanonical:
-    @pytest.mark.parametrize(("name", "schedule"), [("segments", SEGMENTS), ("steps", STEPS), ("weights", WEIGHTS)])
+    @pytest.mark.parametrize(("name", "schedule"), ALL.items())
     def test_the_bytes_never_change(self, name: str, schedule: Schedule) -> None:
         """Files are hashed and compared by their users: a change here needs a new format version."""
         frozen = (GOLDEN / f"{name}.json").read_bytes()
@@ -73,7 +81,7 @@ class TestCanonical:
         assert loads(frozen) == schedule
 
     def test_any_spelling_of_the_same_document_gives_the_same_bytes(self) -> None:
-        for schedule in (SEGMENTS, STEPS, WEIGHTS):
+        for schedule in ALL.values():
             document = json.loads(dumps(schedule))
             shuffled = {key: document[key] for key in reversed(document)}
             for spelled in (json.dumps(shuffled), json.dumps(document, indent=7, ensure_ascii=False) + "\r\n"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from torch import nn
 
 from flexiffusion.errors import ModelMismatch
 from flexiffusion.families import FAMILIES, Family
-from flexiffusion.fit import family_of, require_fit, require_noise
+from flexiffusion.fit import distilled, family_of, require_fit, require_noise
 from flexiffusion.metadata import ModelInfo, Sampling
+from flexsearch.models.few_steps import few_step_facts
 
 TRANSFORMERS = [family for family in FAMILIES.values() if family.lists]
 
@@ -72,3 +74,33 @@ def test_levels_of_another_kind_are_refused() -> None:
         require_noise(for_flux(), "vp", "a Flux")
     with pytest.raises(ModelMismatch, match=r"made for sigmas of a diffusion model, .* noise levels of a flow model"):
         require_noise(schedule(segments("FPFPFP")), "flow", "an SDXL with flow matching")
+
+
+class TestDistilled:
+    """What tells schnell from dev, as hosts keep it."""
+
+    @pytest.mark.parametrize(("place", "name"), [("config", "guidance_embeds"), ("params", "guidance_embed")])
+    @pytest.mark.parametrize(("told", "few"), [(False, True), (True, False)])
+    def test_a_flux_that_is_told_no_guidance(self, place: str, name: str, told: bool, few: bool) -> None:
+        network = trunk(FAMILIES["flux"])
+        setattr(network, place, SimpleNamespace(**{name: told}))
+        sentence = distilled(network)
+        assert (sentence is not None) == few and (sentence is None or "FLUX.1 schnell" in sentence)
+
+    def test_as_forge_keeps_it(self) -> None:
+        network = trunk(FAMILIES["flux"])
+        network.guidance_embed = False  # type: ignore[assignment]
+        assert distilled(network) is not None
+
+    def test_others_say_nothing(self) -> None:
+        assert distilled(trunk(FAMILIES["flux"])) is None
+        for network in (trunk(FAMILIES["flux2"]), trunk(FAMILIES["flux"], width=1024), nn.Linear(2, 2)):
+            network.params = SimpleNamespace(guidance_embed=False)  # type: ignore[assignment]
+            assert distilled(network) is None
+
+    def test_a_pipelines_own_facts(self) -> None:
+        for facts in (("flux", {"guidance_embeds": False}, {}), ("flux2-klein-4b", {}, {"is_distilled": True})):
+            (note,) = few_step_facts(*facts)
+            assert "nothing is to be gained" in note
+        for facts in (("flux", {"guidance_embeds": True}, {}), ("custom", {"guidance_embeds": False}, {})):
+            assert few_step_facts(*facts) == ()

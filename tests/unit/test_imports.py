@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-MODULES = ("errors", "checks", "metadata", "steps", "schedule", "validation", "codec", "presets", "plan", "cost")
+MODULES = (
+    "errors", "checks", "metadata", "steps", "schedule", "strip", "validation", "codec", "presets", "plan", "cost",
+)  # fmt: skip
 
 
 def python(code: str, **variables: str) -> str:

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from flexiffusion.schedule import FULL, NULL, Action
+from flexiffusion.strip import BLUE, ORANGE, legend
 from flexsearch.report import figures
 from flexsearch.report.figures import FrontPoint, front, samples, strip
-from flexsearch.report.palette import BLUE, GREY, KIND_LOOKS, ORANGE, legend
+from flexsearch.report.palette import GREY, KIND_LOOKS
 
 
 def count_colour(path: Path, colour: str) -> int:

@@ -137,6 +137,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
             branches,
             draw(st.none() | st.text("0123456789abcdef", min_size=64, max_size=64)),
             draw(st.none() | st.integers(1, 1000)),
+            draw(st.none() | st.tuples(*[st.floats(-1, 1)] * 16)),
         ),
         sampling=Sampling(
             draw(st.none() | texts),
@@ -203,7 +204,9 @@ STRANGE: list[Any] = [
 ]  # fmt: skip
 
 
-ADDED = ["branch", "predictor", "drop", "levels", "layout", "steps", "note", "weights", "noise", "blocks"]
+ADDED = [
+    "branch", "predictor", "drop", "levels", "layout", "steps", "note", "weights", "noise", "blocks", "fingerprint",
+]  # fmt: skip
 
 
 @st.composite

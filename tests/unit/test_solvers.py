@@ -11,8 +11,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 
 from flexiffusion.noise import NoiseLevels, initial_scale, spaced_places
-from flexiffusion.solver import Multistep, adams_bashforth, dpmpp_2m_weights, dpmpp_3m_weights
-from flexsearch.models.denoiser import clean
+from flexiffusion.solver import Multistep, adams_bashforth, clean, dpmpp_2m_weights, dpmpp_3m_weights
 from flexsearch.sampling.solvers import SOLVERS, solver_maker
 
 CONFIG = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
