@@ -2,7 +2,7 @@
 
 The reference is diffusers' U-Net with the core's Run in a loop of Euler steps that is written out here. Each host that
 COMFYUI_PATH, WEBUI_PATH or FORGE_PATH names is asked for the same through its HTTP API and compared with it, and so is
-`flexiffusion.apply` on diffusers' own pipeline. ComfyUI is started with COMFYUI_PYTHON, or the Python of the tests.
+`flexiffusion.apply` on diffusers' own pipeline. ComfyUI is started with COMFYUI_PYTHON, or else the tests' own Python.
 """
 
 from __future__ import annotations
