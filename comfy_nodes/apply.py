@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..flexiffusion.auto import Setting
 from ..flexiffusion.errors import ModelMismatch
 from ..flexiffusion.fit import distilled, misfit, require_fit, require_noise
 from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, side_by_side, why_not_cut
@@ -29,9 +30,10 @@ from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for
 from ..flexiffusion.presets import Preset
 from ..flexiffusion.run import Report, Run
 from ..flexiffusion.schedule import FULL, Schedule, SegmentsPlan, StepsPlan
-from . import caches
+from . import caches, conditionings
+from .auto import Auto
 from .network import noise_of, picture_size, prediction_of, uncompiled, why_not_partial
-from .samplers import count_note, name_of, with_own_solver
+from .samplers import count_note, evaluations_note, name_of, why_aside, with_own_solver
 
 KEY = "flexiffusion"
 OUTER_SAMPLE, PREDICT_NOISE, APPLY_MODEL = "outer_sample", "predict_noise", "apply_model"  # WrappersMP of the host
@@ -41,21 +43,21 @@ _log = logging.getLogger("flexiffusion")
 
 def apply(
     model: Any,
-    schedule: Schedule | None,
+    schedule: Schedule | Auto | None,
     mapping: LevelMapping = "position",
     presets: Iterable[Preset] = (),
     listener: Callable[[SamplingReport], None] | None = None,
 ) -> Any:
     """A clone of the host's MODEL on which every sampling follows the schedule; one that was applied before gives way.
 
-    schedule: None: every step in full, for the counts and seconds only
+    schedule: None: every step in full, for the counts and seconds only; an `Auto` is chosen at the start of each
     presets:  what a refusal may offer instead; read only then
     listener: told the report of every sampling that comes to an end
 
     Raises:
         ModelMismatch: the schedule was not made for this network, or for noise levels of another kind.
     """
-    if schedule is not None:
+    if isinstance(schedule, Schedule):
         network = uncompiled(model.get_model_object("diffusion_model"))
         require_noise(schedule, noise_of(model.get_model_object("model_sampling")), type(network).__name__)
         if why_not_cut(network) is None:
@@ -72,7 +74,7 @@ def apply(
     return clone
 
 
-def report_text(schedule: Schedule, reports: Sequence[SamplingReport]) -> str:
+def report_text(schedule: Schedule | Auto, reports: Sequence[SamplingReport]) -> str:
     """What a node hands out: a line for every sampling, then what the user should know."""
     lines = [report.line for report in reports] or [f"{schedule.name}: nothing was sampled"]
     return "\n".join([*lines, *dict.fromkeys(note for report in reports for note in report.notes)])
@@ -149,7 +151,7 @@ class _Applied:
     """A schedule with where its reports go. Lives as long as the MODEL does, so it has no state of a run."""
 
     def __init__(
-        self, schedule: Schedule | None, mapping: LevelMapping, listener: Callable[[SamplingReport], None] | None
+        self, schedule: Schedule | Auto | None, mapping: LevelMapping, listener: Callable[[SamplingReport], None] | None
     ) -> None:
         self._schedule = schedule
         self._mapping = mapping
@@ -161,13 +163,18 @@ class _Applied:
         guider = executor.class_obj
         # as Python numbers, now: uni_pc writes into the tensor
         given = [float(sigma) for sigma in sigmas]
-        wanted, plan, notes = self._decide(guider, noise, sampler, given)
+        schedule, said = self._chosen(guider, noise, sampler, given[:-1])
+        wanted, plan, notes = self._decide(schedule, guider, noise, sampler, given)
         for note in notes:
             _log.warning("%s", note)
+        if said:
+            _log.info("%s", said)
+            notes = [said, *notes]
         if wanted != given:
             sigmas = torch.tensor(wanted, dtype=sigmas.dtype, device=sigmas.device)
-        if plan.weights is not None and self._schedule is not None:
-            sampler = with_own_solver(sampler, plan, self._schedule.name)
+        chosen = None if plan.weights is not None or schedule is None else sampler
+        if plan.weights is not None and schedule is not None:
+            sampler = with_own_solver(sampler, plan, schedule.name)
         options = guider.model_options.setdefault("transformer_options", {})
         sampling = options[KEY] = _Sampling(plan, noise_of(_model_sampling(guider)))
         try:
@@ -179,11 +186,13 @@ class _Applied:
             options.pop(KEY, None)
             report = sampling.close()
             if report is not None:
-                name = None if self._schedule is None else self._schedule.name
-                after = nothing_saved(name or "", report)
-                if after:
-                    _log.warning("%s", after)
-                    notes.append(after)
+                name = None if schedule is None else schedule.name
+                after = [nothing_saved(name or "", report)]
+                if chosen is not None:
+                    after.append(evaluations_note(chosen, report.evaluations, report.levels))
+                for note in filter(None, after):
+                    _log.warning("%s", note)
+                    notes.append(note)
                 self._tell(SamplingReport(name, report, len(given) - 1, tuple(notes)))
 
     def _tell(self, report: SamplingReport) -> None:
@@ -191,11 +200,30 @@ class _Applied:
         if self._listener is not None:
             self._listener(report)
 
+    def _chosen(
+        self, guider: Any, noise: Tensor, sampler: Any, levels: list[float]
+    ) -> tuple[Schedule | None, str | None]:
+        """The schedule of this sampling, and where one was chosen which and why."""
+        if not isinstance(self._schedule, Auto):
+            return self._schedule, None
+        network, model, levels_of = _network(guider), guider.model_patcher.model, _model_sampling(guider)
+        setting = Setting(
+            levels,
+            noise_of(levels_of),
+            name_of(sampler),
+            getattr(guider, "cfg", None),
+            picture_size(model, noise),
+            prediction_of(model, levels_of),
+        )
+        cut = why_not_partial(network, guider.model_options) is None
+        chosen = self._schedule.chosen(network, setting, cut)
+        return chosen.schedule, chosen.said
+
     def _decide(
-        self, guider: Any, noise: Tensor, sampler: Any, given: list[float]
+        self, schedule: Schedule | None, guider: Any, noise: Tensor, sampler: Any, given: list[float]
     ) -> tuple[list[float], Plan, list[str]]:
         """The list to sample, its plan, and what to tell the user before."""
-        schedule, levels = self._schedule, given[:-1]
+        levels = given[:-1]
         everything = full_plan(levels)
         if schedule is None:
             return given, everything, []
@@ -204,6 +232,9 @@ class _Applied:
         levels_of = _model_sampling(guider)
         # again: other nodes may have changed it after Apply
         require_noise(schedule, noise_of(levels_of), type(network).__name__)
+        aside = why_aside(sampler)
+        if aside is not None and not (isinstance(schedule.plan, StepsPlan) and schedule.plan.weights):
+            return given, everything, [f"{schedule.name}: {aside}; every step runs in full"]
         whole = why_not_partial(network, guider.model_options)
         if whole and isinstance(schedule.plan, StepsPlan):
             return (
@@ -226,7 +257,7 @@ class _Applied:
         if plan.weights is not None:
             own, sampler = f"{schedule.name} brings its own solver: sampler {name_of(sampler)} is not used", None
             notes.append(own)
-        notes += _notes(as_given, guider, noise, sampler, levels if self._mapping == "position" else None)
+        notes += _notes(as_given, plan, guider, noise, sampler, levels if self._mapping == "position" else None)
         fulls = sum(action == FULL for action in plan.actions)
         if fulls >= len(levels):
             notes.append(
@@ -237,7 +268,9 @@ class _Applied:
         return wanted, plan, notes
 
 
-def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels: Sequence[float] | None) -> list[str]:
+def _notes(
+    schedule: Schedule, plan: Plan, guider: Any, noise: Tensor, sampler: Any, levels: Sequence[float] | None
+) -> list[str]:
     """What the user should know before sampling.
 
     sampler: None: the schedule brings its own solver
@@ -258,7 +291,8 @@ def _notes(schedule: Schedule, guider: Any, noise: Tensor, sampler: Any, levels:
     )
     counts = None if sampler is None else count_note(sampler)
     few = distilled(_network(guider))
-    return [note for note in (differs, few, checkpoint, counts, caches.note(guider.model_options)) if note]
+    prompts = conditionings.note(getattr(guider, "conds", {}), plan, _model_sampling(guider))
+    return [note for note in (differs, few, checkpoint, counts, prompts, caches.note(guider.model_options)) if note]
 
 
 def _network(guider: Any) -> Any:
@@ -286,10 +320,10 @@ def _apply_model(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     run = None if sampling is None else sampling.run_of(uncompiled(executor.class_obj.diffusion_model))
     if run is None:
         return executor(x, *args, **kwargs)
-    return run(lambda: executor(x, *args, **kwargs), x, _chunks(options))
+    return run(lambda: executor(x, *args, **kwargs), x, chunks_of(options))
 
 
-def _chunks(options: dict[str, Any]) -> tuple[Hashable, ...]:
+def chunks_of(options: dict[str, Any]) -> tuple[Hashable, ...]:
     """Conditioning identity of each equal slice of the batch, in the batch's order."""
     sides, identities = options.get("cond_or_uncond"), options.get("uuids")
     if not sides or not identities or len(sides) != len(identities):

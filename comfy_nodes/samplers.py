@@ -19,8 +19,16 @@ _ONE_EACH = {
     "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde", "sa_solver",
     "unipc", "unipc_bh2",
 }  # fmt: skip
-# These take the first and the last level and the length only, and choose their own between.
-_OWN_LEVELS = {"dpm_fast", "dpm_adaptive"}
+# Two or three evaluations a step.
+_SEVERAL_EACH = {
+    "heun", "heunpp2", "exp_heun_2_x0", "exp_heun_2_x0_sde", "dpm_2", "dpm_2_ancestral", "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_RF", "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu", "sa_solver_pece", "seeds_2",
+    "seeds_3",
+}  # fmt: skip
+# This one takes the first and the last level and the length only, and chooses its own between.
+_OWN_LEVELS = {"dpm_fast"}
+# This one also chooses how many, by comparing what network calls return.
+_ADAPTIVE = {"dpm_adaptive"}
 
 _NAMES = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}
 
@@ -31,20 +39,41 @@ def name_of(sampler: Any) -> str | None:
     return _NAMES.get(name, name) if name else None
 
 
-def count_note(sampler: Any) -> str | None:
-    """A sentence where the number of executed calls cannot be read off the schedule; None where it can."""
+def why_aside(sampler: Any) -> str | None:
+    """Why no schedule can be laid over this sampler's steps, as the middle of a sentence; None: one can.
+
+    A schedule must never cost more than the sampler alone. One that measures its own error would take the difference
+    between a full and a partial call for an error of its own, and run more steps.
+    """
     name = _function(sampler)
-    if name in _ONE_EACH:
-        return None
+    return f"sampler {name} sets its own steps by comparing network calls" if name in _ADAPTIVE else None
+
+
+def count_note(sampler: Any) -> str | None:
+    """A sentence where the number of executed calls cannot be read off the schedule; None where it can, or where the
+    sampler is not known: then `evaluations_note` counts."""
+    name = _function(sampler)
     if name in _OWN_LEVELS:
         return (
             f"sampler {name} chooses noise levels of its own between the first and the last: a step does what the "
-            "schedule says for its level, and there may be more or fewer of each kind than planned"
+            "schedule says for its level"
         )
+    if name in _SEVERAL_EACH:
+        return (
+            f"sampler {name} evaluates the network more than once a step: every evaluation does what the schedule says "
+            "for its noise level"
+        )
+    return None
+
+
+def evaluations_note(sampler: Any, evaluations: int, levels: int) -> str | None:
+    """The same after sampling, of a sampler that is not known."""
+    name = _function(sampler)
+    if name in _ONE_EACH | _SEVERAL_EACH | _OWN_LEVELS or evaluations == levels:
+        return None
     return (
-        f"sampler {name_of(sampler) or type(sampler).__name__} evaluates the network more than once a step, or is not "
-        "known: every evaluation does what the schedule says for its noise level, so there are more of each kind than "
-        "planned"
+        f"sampler {name_of(sampler) or type(sampler).__name__} evaluated the network {evaluations} times over {levels} "
+        "noise levels: every evaluation did what the schedule says for its level"
     )
 
 

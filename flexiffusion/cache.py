@@ -14,11 +14,12 @@ from .dropping import Left
 from .feature import Feature
 from .outputs import Shapes
 
-Key = tuple[Hashable, int]
-"""A conditioning chunk: its identity, and its occurrence among the chunks of the same identity in one evaluation."""
-
 Signature = tuple[int, torch.Size, torch.dtype, torch.device]
 """What a chunk's features fit to: rows, size of a row, dtype and device of the network's input."""
+
+Key = tuple[Hashable, Signature, int]
+"""A conditioning chunk: its identity, what its features fit to, and its occurrence among the chunks of the same two in
+one evaluation. Some samplers call the network at a second size within a step (SMEA Dy): each size has its own."""
 
 
 class Finite:
@@ -68,7 +69,6 @@ class Entry:
 class Chunk:
     """Features of one conditioning chunk: for each branch at most one of each full step, oldest first."""
 
-    signature: Signature
     shapes: Shapes
     histories: dict[int, list[Entry]] = field(default_factory=dict)
 

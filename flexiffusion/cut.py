@@ -37,11 +37,13 @@ class Capture:
         slices: for each asked branch the feature as equal slices of the batch, clones.
         shapes: what every unit returned that the lowest asked branch skips.
         problem: why a feature is missing, if one is.
+        called: whether any unit that was watched was called at all: hosts have other nodes that leave out whole calls.
     """
 
     slices: dict[int, tuple[Feature, ...]] = field(default_factory=dict)
     shapes: Shapes = field(default_factory=Shapes)
     problem: str | None = None
+    called: bool = False
 
     @property
     def features(self) -> dict[int, Feature]:
@@ -103,7 +105,7 @@ class capturing:
             return
         missing = self._branches - capture.slices.keys()
         if missing and capture.problem is None:
-            capture.problem = f"the unit that delivers branch {min(missing)} was never called"
+            capture.problem = "the part of the network that partial steps pass by did not run (something replaces it?)"
 
     def _watch(
         self, unit: nn.Module, original: Callable[..., Any], branches: list[int], is_base: bool
@@ -111,6 +113,7 @@ class capturing:
         shapes = self.capture.shapes
 
         def forward(*args: Any, **kwargs: Any) -> Any:
+            self.capture.called = True
             # sizes are read before the call: blocks write into their arguments
             shapes.inputs[unit] = input_sizes(args, kwargs)
             if shapes.order is None and len(self._previous) == 2:
@@ -160,6 +163,35 @@ class capturing:
             capture.problem = f"a feature whose {error}"
 
 
+class noticing:
+    """Context of one call that is to run as it is: `with noticing(layout) as noticed: unet(...)`, then `noticed.called`
+    says whether the network ran at all."""
+
+    __slots__ = ("_layout", "_patch", "called")
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._patch = Attributes(this_thread())
+        self.called = False
+
+    def __enter__(self) -> noticing:
+        unit = self._layout.units[0]
+        self._patch.put_function(unit, "forward", self._watch(unit.forward))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._patch.undo()
+
+    def _watch(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            self.called = True
+            return original(*args, **kwargs)
+
+        return forward
+
+
 class skipping:
     """Context of one partial call: `with skipping(layout, 1, feature, capture.shapes): unet(...)`.
 
@@ -170,7 +202,8 @@ class skipping:
 
     Where the call turns out to be of another size than the remembered one (a longer prompt), or left out the block that
     the feature is added to, all units run as they are and `problem` says so; where the last unit was never called,
-    `delivered` is False and what the network returned is worthless.
+    `delivered` is False and what the network returned is worthless, unless the host left the whole call out: then no
+    unit was `called`.
 
     Args:
         layout: of the network that is called.
@@ -193,6 +226,7 @@ class skipping:
         "_layout",
         "_patch",
         "_shapes",
+        "called",
         "delivered",
         "problem",
     )
@@ -207,6 +241,7 @@ class skipping:
         self._base: list[Tensor] | None = None  # clones of what the branch's base returned
         self._below: list[Tensor] | None = None  # the same, as the streams of the feature
         self._checked = False
+        self.called = False
         self.delivered = False
         self.problem: str | None = None
 
@@ -248,6 +283,7 @@ class skipping:
         self, unit: nn.Module, original: Callable[..., Any], function: Callable[[], Any]
     ) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
+            self.called = True
             # asked once, before anything is skipped: from here on the call is partial, or it is full
             if not self._checked:
                 self._checked = True
@@ -280,6 +316,7 @@ class skipping:
 
     def _remember(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
+            self.called = True
             output = original(*args, **kwargs)
             self._base = [tensor.clone() for tensor in tensors(output)]
             return output

@@ -37,9 +37,22 @@ def family_of(network: nn.Module) -> str | None:
     if isinstance(layout, TransformerLayout):
         has = {name for name in markers() if getattr(network, name, None) is not None}
         return recognised(_width(layout), layout.branches, layout.lists, has)
-    keys = [module for name, module in network.named_modules() if name.endswith("attn2.to_k")]
-    widths = {int(getattr(key, "in_features", 0)) for key in keys}
-    return recognised(widths.pop(), layout.branches) if len(widths) == 1 else None
+    widths = _text_widths(network)
+    return recognised(widths[0], layout.branches) if len(widths) == 1 else None
+
+
+def _text_widths(network: nn.Module) -> list[int]:
+    """Channels of the text embeddings that a U-Net's cross-attentions read; 0 for one that does not tell."""
+    keys = (module for name, module in network.named_modules() if name.endswith("attn2.to_k"))
+    return sorted({int(getattr(key, "in_features", 0)) for key in keys})
+
+
+def _described(network: nn.Module, layout: Layout) -> str:
+    """What tells a network of an unknown family from those that are known."""
+    if isinstance(layout, TransformerLayout):
+        return f"{layout.branches + 1} blocks of width {_width(layout)}"
+    widths = " and ".join(str(width) for width in _text_widths(network))
+    return f"{layout.branches} branches and " + (f"text of width {widths}" if widths else "no text")
 
 
 def _width(layout: Layout) -> int:
@@ -106,11 +119,12 @@ def require_fit(schedule: Schedule, network: nn.Module, presets: Iterable[Preset
     layout = find_layout(network)
     family, branches = family_of(network), layout.branches
     made_for = schedule.model
-    if family is None and isinstance(layout, TransformerLayout) and made_for.family in FAMILIES:
-        # many transformers have as many blocks as another family's: only those whose width fits too are told apart
+    if family is None and made_for.family in FAMILIES and branches == made_for.branches:
+        # many networks have as many blocks as another family's (the refiner of SDXL as many as SD1.5): unknown is
+        # not the same
         raise ModelMismatch(
             f"schedule {schedule.name}: made for {made_for.family}, but the model is a {type(network).__name__} of an "
-            f"unknown family with {branches + 1} blocks of width {_width(layout)}. Use a schedule made for this model"
+            f"unknown family with {_described(network, layout)}. Use a schedule made for this model"
         )
     if branches != made_for.branches or (family is not None and family != made_for.family):
         found = f"{family or 'an unknown one'} with {branches} branches"
@@ -138,12 +152,16 @@ def misfit(
 ) -> str | None:
     """One sentence on how these settings differ from those that the schedule was made with; None: they do not.
 
-    Whatever the schedule leaves open, or the host cannot tell (None), is not compared.
+    Whatever the schedule leaves open, or the host cannot tell (None), is not compared; nor are guidance, size and
+    noise levels where nothing was measured at them: a hand-made rule is no better at those that it was written for.
 
     size:   width and height of the picture in pixels
     levels: the host's own noise levels, falling, without the final 0
     """
     made, plan = schedule.sampling, schedule.plan
+    measured = schedule.provenance.kind == "searched" or bool(schedule.metrics)
+    if not measured:
+        cfg = size = levels = None
     here: list[str] = []
     if sampler and made.sampler and _solver(sampler) != _solver(made.sampler):
         here.append(f"sampler {sampler}")
@@ -160,7 +178,8 @@ def misfit(
     if not here:
         return None
     differs = ", ".join(here)
-    return f"{schedule.name} was made for {made_for(schedule)}; here: {differs}. Its quality was not measured there"
+    unmeasured = ". Its quality was not measured there" if measured else ""
+    return f"{schedule.name} was made for {made_for(schedule)}; here: {differs}{unmeasured}"
 
 
 def made_for(schedule: Schedule) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from .errors import ModelMismatch
+from .fingerprint import fingerprint_of, is_same_checkpoint
 from .layouts import find_layout
 from .plan import FEWEST_STEPS, Plan
 from .run import Report
@@ -31,10 +32,10 @@ class SamplingReport:
 
     @property
     def counts(self) -> str:
-        """Without seconds: "full 12, partial 8, null 10, misses 0", and "dropped units 40" where there are any."""
+        """Without seconds: "full 12, partial 8, null 10, misses 0", and `Report.rest` where there is any."""
         report = self.report
-        dropped = f", dropped units {report.dropped}" if report.dropped else ""
-        return f"full {report.full}, partial {report.partial}, null {report.null}, misses {report.misses}{dropped}"
+        counts = f"full {report.full}, partial {report.partial}, null {report.null}, misses {report.misses}"
+        return f"{counts}, {report.rest}".removesuffix(", ")
 
     @property
     def line(self) -> str:
@@ -69,8 +70,16 @@ def in_full(plan: Plan) -> Plan:
     return replace(plan, actions=(FULL,) * len(plan.actions))
 
 
-def checkpoint_note(schedule: Schedule) -> str | None:
-    """A sentence for hosts that do not tell a checkpoint's hash, on a schedule that was searched on a certain one."""
+def checkpoint_note(schedule: Schedule, network: nn.Module) -> str | None:
+    """A sentence on a schedule that was searched on a certain checkpoint, unless this network is seen to be that one.
+
+    For hosts that do not tell a checkpoint's hash.
+    """
+    known = schedule.model.fingerprint
+    if known is not None and (own := fingerprint_of(network)) is not None:
+        if is_same_checkpoint(network, known, own):
+            return None
+        return f"{schedule.name} was searched on another checkpoint than this; its quality was not measured here"
     if not schedule.model.sha256:
         return None
     return (
@@ -112,6 +121,7 @@ def side_by_side(reports: Sequence[Report], full: int = 0, misses: int = 0) -> R
         misses=sum(report.misses for report in reports) + misses,
         cache_bytes=sum(report.cache_bytes for report in reports),
         dropped=sum(report.dropped for report in reports),
+        skipped=sum(report.skipped for report in reports),
     )
 
 
@@ -132,4 +142,5 @@ def total(reports: Sequence[Report], nulls: int) -> Report:
         levels=max((report.levels for report in reports), default=0),
         full_seconds=max(full_seconds, default=None),
         dropped=sum(report.dropped for report in reports),
+        skipped=sum(report.skipped for report in reports),
     )

@@ -212,10 +212,10 @@ def plan_for(
         segments = schedule.plan
         if segments.total_steps != len(levels):
             laid = "repeated" if _uniform(segments) else "stretched"
-            warning = (
-                f"{schedule.name} was made for {segments.total_steps} steps and is {laid} over {len(levels)};"
-                " its quality was not measured there"
-            )
+            measured = schedule.provenance.kind == "searched" or schedule.metrics
+            if measured or not _uniform(segments):  # an interval that nobody measured is meant for any number of steps
+                warning = f"{schedule.name} was made for {segments.total_steps} steps and is {laid} over {len(levels)}"
+                warning += "; its quality was not measured there" if measured else ""
             segments = stretched(segments, len(levels))
         actions = list(segments.actions())
     return _with_nulls_out(run, actions[start:], warning)

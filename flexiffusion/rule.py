@@ -1,12 +1,16 @@
 """The schedule for "twice as fast" where no search was made: a pure function of the host's list and the speed-up.
 
-All levels of the list stay, so that the user's sampler and spacing do. The first and the last run in full, and so many
+The user's sampler and spacing stay. All levels of the list stay too; the first and the last run in full, and so many
 others that T / speed-up do altogether, as evenly as whole numbers allow, the shorter gaps first. Between two of them
-only the output head runs (branch -1), on the feature that is predicted linearly from the last two full steps. It was
-chosen among some twenty rules by `benchmarks/rules.py`: benchmarks/README.md has the table, with the models, solvers,
-guidance scales and lengths that it holds for.
+only the output head runs (branch -1), on the feature that is predicted linearly from the last two full steps.
 
-A network that cannot be cut has the levels between taken out of the list instead (null steps).
+Guided flow models are the exception: near the picture, under strong guidance, their features jump, and a line through
+two of them leads astray. They get fewer full steps, T / speed-up of them, even on the list from its first level to its
+last.
+
+Both were chosen among more than twenty rules by `benchmarks/rules.py`: benchmarks/README.md has the table, with the
+models, solvers, guidance scales and lengths that it holds for. A network that cannot be cut has the levels between
+full steps taken out (null steps).
 """
 
 from __future__ import annotations
@@ -16,20 +20,26 @@ from collections.abc import Sequence
 
 from .errors import ScheduleError
 from .metadata import HAND_MADE, ModelInfo, Sampling
-from .schedule import NoiseKind, Schedule, Segment, SegmentsPlan
+from .schedule import FULL, NoiseKind, Schedule, Segment, SegmentsPlan, Step, StepsPlan
+from .thinning import thinned
 
 FASTEST = 4.0
 FEWEST_FULL = 3  # the first, the last, and one between: below, nothing is left of the teacher's way
-MEASURED_WITH = ("euler", "dpmpp_2m", "uni_pc")  # solvers; and DPM-Solver++ 3M on a flow model
 
 
 def rule(
-    levels: Sequence[float], speedup: float, model: ModelInfo, noise: NoiseKind = "vp", cut: bool = True
+    levels: Sequence[float],
+    speedup: float,
+    model: ModelInfo,
+    noise: NoiseKind = "vp",
+    guided: bool = True,
+    cut: bool = True,
 ) -> Schedule:
     """The schedule over the host's own list that is about `speedup` times faster.
 
     levels: noise levels that are evaluated, falling, without the final 0
     model:  the network that it is for, as the file will say
+    guided: sampled with classifier-free guidance, of a scale above 1
     cut:    the network can run in part; else levels are taken out
 
     Raises:
@@ -41,16 +51,28 @@ def rule(
     if total < FEWEST_FULL:
         raise ScheduleError("levels", f"there are {total}", f"Give at least {FEWEST_FULL}")
     count = full_steps(total, speedup)
-    segments = tuple(Segment(gap, gap if cut else 1, -1, "linear") for gap in (*gaps(total - 1, count - 1), 1))
-    between = "only the output head runs" if cut else "levels are left out"
+    plan: SegmentsPlan | StepsPlan
+    if noise == "flow" and guided and cut:
+        spaced, _ = thinned(levels, (FULL,) * total, count)
+        plan = StepsPlan(tuple(Step(level, FULL) for level in spaced), noise)
+        how = "even on the list; no others are run"
+    else:
+        between = (*gaps(total - 1, count - 1), 1)
+        plan = SegmentsPlan(tuple(Segment(gap, gap if cut else 1, -1, "linear") for gap in between), noise=noise)
+        how = "between two of them only the output head runs" if cut else "the levels between are left out"
     return Schedule(
         name=f"rule-{speedup:g}x",
-        description=f"{count} of {total} steps in full, the first and the last among them; between two {between}.",
+        description=f"{count} full steps in the place of {total}, the first and the last among them; {how}.",
         model=model,
         sampling=Sampling(None, None, total, None, None, "flow" if noise == "flow" else None),
-        plan=SegmentsPlan(segments, noise=noise),
+        plan=plan,
         provenance=HAND_MADE,
     )
+
+
+def places(total: int, speedup: float) -> tuple[int, ...]:
+    """Places on a list of `total` levels that run in full, from 0, where the others run in part."""
+    return (0, *itertools.accumulate(gaps(total - 1, full_steps(total, speedup) - 1)))
 
 
 def full_steps(total: int, speedup: float) -> int:
@@ -62,8 +84,3 @@ def gaps(whole: int, count: int) -> tuple[int, ...]:
     """`count` whole numbers, as equal as can be, that add up to `whole`; the smaller ones first."""
     each, rest = divmod(whole, count)
     return (each,) * (count - rest) + (each + 1,) * rest
-
-
-def places(total: int, speedup: float) -> tuple[int, ...]:
-    """Places on the list that run in full, from 0."""
-    return (0, *itertools.accumulate(gaps(total - 1, full_steps(total, speedup) - 1)))

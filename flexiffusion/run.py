@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from .cache import Chunk, Entry, Features, Finite, Key, Signature
-from .cut import capturing, skipping
+from .cut import capturing, noticing, skipping
 from .dropping import dropping, learning
 from .errors import FlexiffusionError, ModelMismatch
 from .feature import Feature, joined
@@ -52,6 +52,7 @@ class Report:
         full_seconds: median wall time of an evaluation that ran in full only; the first one, which warms up, does not
             count where there are more; nor do those that dropped units. None: there was none.
         dropped: units that calls left out because the plan drops them, summed over the calls.
+        skipped: calls in which the network did not run, because another node of the host left them out (EasyCache).
     """
 
     full: int
@@ -64,6 +65,7 @@ class Report:
     levels: int = 0
     full_seconds: float | None = None
     dropped: int = 0
+    skipped: int = 0
 
     def speedup(self, steps: int) -> float | None:
         """How many times as long `steps` levels in full would have taken, by this run's own full evaluations.
@@ -75,10 +77,15 @@ class Report:
             return None
         return steps * self.evaluations / self.levels * self.full_seconds / self.seconds
 
-    def __str__(self) -> str:
+    @property
+    def rest(self) -> str:
+        """What most runs have none of: "dropped units 40, skipped by another node 9, "."""
         dropped = f"dropped units {self.dropped}, " if self.dropped else ""
+        return dropped + (f"skipped by another node {self.skipped}, " if self.skipped else "")
+
+    def __str__(self) -> str:
         return (
-            f"full {self.full}, partial {self.partial}, null {self.null}, misses {self.misses}, {dropped}"
+            f"full {self.full}, partial {self.partial}, null {self.null}, misses {self.misses}, {self.rest}"
             f"{self.seconds:.2f} s, cache {self.cache_bytes / 2**20:.1f} MiB"
         )
 
@@ -124,7 +131,8 @@ class Run:
         self._index = -1
         self._sigma = math.nan
         self._occurrences: Counter[Hashable] = Counter()
-        self._full = self._partial = self._misses = self._peak = self._left_out = 0
+        self._full = self._partial = self._misses = self._peak = self._left_out = self._skipped = 0
+        self._seen = False  # whether the network was seen to run: an engine in its place (TensorRT) never is
         self._evaluations = 0
         self._began = 0.0  # the evaluation in progress
         self._before = (0, 0, 0)  # full and partial calls, and dropped units, before it
@@ -168,12 +176,13 @@ class Run:
             levels=len(self._plan.levels),
             full_seconds=statistics.median(self._full_times[1:] or self._full_times) if self._full_times else None,
             dropped=self._left_out,
+            skipped=self._skipped,
         )
 
     def features(self) -> Features:
         """What is cached now, for a run that begins with the same steps."""
         chunks = {
-            key: Chunk(chunk.signature, chunk.shapes, {branch: list(e) for branch, e in chunk.histories.items()})
+            key: Chunk(chunk.shapes, {branch: list(e) for branch, e in chunk.histories.items()})
             for key, chunk in self._cache.items()
         }
         return Features(self._index, self._sigma, chunks, dict(self._left))
@@ -193,7 +202,7 @@ class Run:
                 ]
                 for branch, entries in chunk.histories.items()
             }
-            self._cache[key] = Chunk(chunk.signature, chunk.shapes, histories)
+            self._cache[key] = Chunk(chunk.shapes, histories)
         self._forget()
 
     def evaluate(self, sigma: float) -> Action:
@@ -252,30 +261,34 @@ class Run:
             return self._called(forward, sample, chunks)
 
     def _called(self, forward: Callable[[], T], sample: Tensor, chunks: Sequence[Hashable]) -> T:
-        keys = self._keys(chunks)
-        rows, left = divmod(sample.shape[0], len(keys)) if keys else (0, 1)
-        signature = (rows, sample.shape[1:], sample.dtype, sample.device)
+        rows, left = divmod(sample.shape[0], len(chunks)) if chunks else (0, 1)
+        keys = self._keys(chunks, (rows, sample.shape[1:], sample.dtype, sample.device))
         action = self._actions[self._index]
         uses = self._uses[self._index]
         if action.branch is not None:
-            context = None if left else self._skipping(keys, signature, action)
+            context = None if left else self._skipping(keys, action)
             if context is not None:
                 with context:
                     result = forward()
                 if context.delivered:
                     self._partial += 1
                     return result
+                if not context.called and self._seen:
+                    self._skipped += 1
+                    return result
                 self._misses += 1
                 self._full += 1
-                problem = context.problem or "the unit that delivers the feature was not called"
+                problem = context.problem or "the part of the network that delivers the feature did not run"
                 self._warn(f"{problem}; the call runs in full")
                 return result if context.problem else forward()
-            self._misses += 1
         if left:
             self._warn(f"batch of {sample.shape[0]} rows does not part into {len(keys)} equal chunks; it runs in full")
             uses = {}
-        self._full += 1
-        return self._capture(forward, keys, signature, uses)
+        result, ran = self._capture(forward, keys, sample.shape[0], uses)
+        self._skipped += not ran
+        self._full += ran
+        self._misses += ran and action.branch is not None
+        return result
 
     def _clock(self, now: float) -> None:
         """Ends the evaluation in progress."""
@@ -287,20 +300,25 @@ class Run:
         if self._ended is not None:
             raise FlexiffusionError("run: closed. Make a new Run for every sampling call")
 
-    def _keys(self, chunks: Sequence[Hashable]) -> list[Key]:
+    def _keys(self, chunks: Sequence[Hashable], signature: Signature) -> list[Key]:
         keys = []
         for identity in chunks:
-            keys.append((identity, self._occurrences[identity]))
-            self._occurrences[identity] += 1
+            keys.append((identity, signature, self._occurrences[identity, signature]))
+            self._occurrences[identity, signature] += 1
         return keys
 
-    def _skipping(self, keys: list[Key], signature: Signature, action: Action) -> skipping | None:
+    def _skipping(self, keys: list[Key], action: Action) -> skipping | None:
         """The context of a partial call; None: a miss."""
         assert self._layout is not None and action.branch is not None
         histories = []
         for key in keys:
             chunk = self._cache.get(key)
-            if chunk is None or chunk.signature != signature:
+            if chunk is None:
+                identity, _, _ = key
+                seen = any(other[0] == identity for other in self._cache)
+                what = "a size (or a dtype)" if seen else "a prompt (conditioning)"
+                if not self._warned:  # else it is known why there is none
+                    self._warn(f"a call with {what} that the last full step did not have runs in full")
                 return None
             history = self._history(chunk, action)
             if history is None:
@@ -332,30 +350,40 @@ class Run:
         used = [entry for entry in used if entry.feature.shapes == used[-1].feature.shapes]
         return used if used and used[-1].index >= self._last_full[self._index] else None
 
-    def _capture(self, forward: Callable[[], T], keys: list[Key], signature: Signature, uses: Mapping[int, int]) -> T:
-        if not uses or self._layout is None:
-            return forward()
-        self._make_room(keys, signature)
-        with capturing(self._layout, uses, len(keys), signature[0] * len(keys)) as capture:
+    def _capture(self, forward: Callable[[], T], keys: list[Key], rows: int, uses: Mapping[int, int]) -> tuple[T, bool]:
+        """What the call returned, and whether the network ran."""
+        if self._layout is None:
+            return forward(), True
+        if not uses:
+            with noticing(self._layout) as noticed:
+                result = forward()
+            return result, self._ran(noticed.called)
+        self._make_room(keys)
+        with capturing(self._layout, uses, len(keys), rows) as capture:
             result = forward()
+        if not self._ran(capture.called):
+            return result, False
         if capture.problem is not None:
             self._warn(f"{capture.problem}; partial steps run in full")
         for branch, slices in capture.slices.items():
             for key, feature in zip(keys, slices, strict=True):
-                chunk = self._cache.setdefault(key, Chunk(signature, capture.shapes))
+                chunk = self._cache.setdefault(key, Chunk(capture.shapes))
                 chunk.shapes = capture.shapes
                 entry = Entry(self._index, uses[branch], self._place, feature, Finite(feature))
                 chunk.histories.setdefault(branch, []).append(entry)
         self._peak = max(self._peak, sum(chunk.bytes for chunk in self._cache.values()))
-        return result
+        return result, True
 
-    def _make_room(self, keys: list[Key], signature: Signature) -> None:
+    def _ran(self, called: bool) -> bool:
+        """Whether the network ran in a call, by whether its units were called. Units that never are say nothing."""
+        self._seen = self._seen or called
+        return called or not self._seen
+
+    def _make_room(self, keys: list[Key]) -> None:
         """Frees what the next capture replaces, before it: two generations would double the memory."""
         for key in keys:
             chunk = self._cache.get(key)
-            if chunk is not None and chunk.signature != signature:
-                del self._cache[key]
-            elif chunk is not None:
+            if chunk is not None:
                 chunk.keep(lambda entry: entry.index != self._index)
 
     def _forget(self) -> None:

@@ -42,5 +42,5 @@ def schedule(
 ) -> Schedule:
     """A schedule for any sampler; where the plan has levels of its own, `teacher` is what it is compared with."""
     total = plan.total_steps if isinstance(plan, SegmentsPlan) else teacher
-    facts = {"model": ModelInfo("sd15", branches), "sampling": Sampling(None, None, total, None, None, None)}
+    facts = {"model": ModelInfo("tiny", branches), "sampling": Sampling(None, None, total, None, None, None)}
     return Schedule(name, plan=plan, **(facts | more))

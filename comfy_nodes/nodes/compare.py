@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui
 from ...flexiffusion.host import SamplingReport
 from .. import folders
 from ..apply import apply, report_text
-from .common import mapping_input, model_input, sampling_inputs, schedule_input, schema
+from .common import mapping_input, model_input, sampling_inputs, schedule_input, schema, steps_of
 
 
 class Compare(io.ComfyNode):
@@ -49,7 +49,7 @@ class Compare(io.ComfyNode):
     def execute(
         cls, model: Any, schedule: Any, mapping: Any, latent_image: Any, vae: Any, steps: int, **settings: Any
     ) -> Any:
-        steps = steps or schedule.sampling.steps
+        steps = steps_of(schedule, steps)
         pictures, runs = [], []
         for used in (None, schedule):
             reports: list[SamplingReport] = []

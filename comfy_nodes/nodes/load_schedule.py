@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ...flexiffusion.errors import ScheduleError
 from .. import folders
-from ..inline import chosen
-from .common import SCHEDULE, schema
+from ..inline import AUTO, chosen
+from .common import SCHEDULE, schema, speedup_input
 
 
 class LoadSchedule(io.ComfyNode):
@@ -28,9 +28,9 @@ class LoadSchedule(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "preset",
-                    options=folders.names(),
-                    tooltip="A bundled schedule, or a file of yours from models/flexiffusion (press R after adding "
-                    "one).",
+                    options=[AUTO, *folders.names()],
+                    tooltip="auto: chosen when sampling starts, by the speed-up below. Or a bundled schedule, or a "
+                    "file of yours from models/flexiffusion (press R after adding one).",
                 ),
                 io.String.Input(
                     "json",
@@ -40,6 +40,7 @@ class LoadSchedule(io.ComfyNode):
                     tooltip="The text of a schedule file. When it is filled in it is used instead of the preset, "
                     "so that the workflow carries its schedule along.",
                 ),
+                speedup_input(optional=True),
             ],
             outputs=[
                 SCHEDULE.Output(
@@ -49,14 +50,11 @@ class LoadSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str | None = None, json: str | None = "") -> bool | str:
-        if preset is None or json is None:
-            return True  # it comes from another node: `execute` will see
-        # taking `preset` here turns the host's own check off, which refuses a missing file although the text is there
-        try:
-            chosen(preset, json)
-        except ScheduleError as error:
-            return str(error)
+    def validate_inputs(cls, preset: str | None = None) -> bool:
+        """Turns the host's own check of `preset` off, which refuses a missing file although the text is there.
+
+        What is wrong with either is said by `execute`, once: an answer from here is repeated for every input.
+        """
         return True
 
     @classmethod
@@ -64,8 +62,13 @@ class LoadSchedule(io.ComfyNode):
         """The file may change behind its name. (None: from another node, whose own change is what counts.)"""
         if json and json.strip():
             return hashlib.sha256(json.encode()).hexdigest()
-        return hashlib.sha256(folders.path_of(preset).read_bytes()).hexdigest() if preset else ""
+        if not preset or preset == AUTO:
+            return ""
+        try:
+            return hashlib.sha256(folders.path_of(preset).read_bytes()).hexdigest()
+        except (ScheduleError, OSError):
+            return ""  # `execute` says what is wrong
 
     @classmethod
-    def execute(cls, preset: str, json: str = "") -> Any:
-        return io.NodeOutput(chosen(preset, json))
+    def execute(cls, preset: str, json: str = "", speedup: float = 2.0) -> Any:
+        return io.NodeOutput(chosen(preset, json, speedup))

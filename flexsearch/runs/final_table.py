@@ -32,12 +32,14 @@ Steps = tuple[tuple[Action, ...], DiffusersCache | None]  # what a schedule's st
 Seconds = Mapping[Steps, Sequence[float]]  # per image, of each turn
 
 TIMING = "timing"  # the stage's label
-TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be compared
+TIMED_IMAGES = 4  # the same in every command, so that their speed-ups can be compared
 SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: as slow devices are used
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
 
 
 REFINED: tuple[RowKind, ...] = ("found", "placed_fitted")  # rows whose fitted solvers are refined
+
+EVALUATIONS_EACH = 80  # of a search for one more schedule that is refined: so it takes a fixed part of the time
 
 Key = tuple[str, str | Weights, DiffusersCache | None]  # of a candidate, and what it is sampled with
 
@@ -93,32 +95,81 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated], on_step: OnSt
                 kind, speedup, described(best.candidate), best.candidate, solver_of(experiment, best.candidate)
             )
             # a hand-made schedule keeps its fit where this one's is refined
-            alike = [other for other in chosen if other.kind in REFINED or not _refines(experiment, entry)]
+            alike = [other for other in chosen if not settings.fits]
             same = next((other for other in alike if other.speedup == speedup and other.key == entry.key), None)
             chosen.append(entry if same is None else replace(entry, label=f"the same as {same.label}"))
         on_step(f"{speedup:g}x")
     return chosen
 
 
-def with_refined(experiment: Experiment, entries: Sequence[Entry], on_step: OnStep) -> list[Entry]:
-    """The same entries, the fitted solvers of what the search found and placed refined on its images, of schedules with
-    few full steps; see `flexiffusion.search.refining`. Hand-made schedules keep the fit alone. `on_step` is told of
-    each that could have been refined."""
-    known: dict[Key, Weights] = {}
-    made = []
+def with_refined(
+    experiment: Experiment, entries: Sequence[Entry], evaluated: Sequence[Evaluated], on_step: OnStep
+) -> list[Entry]:
+    """The same entries, the solvers of what the search found and placed at their best: see `LocalEvaluator.refine`.
+
+    Refining changes who is best. So of an asked speed-up at which it is few full steps that are found, the best few
+    schedules of the search are refined, the best placed steps among them, and the one that is then nearest on the
+    search images is found. Hand-made schedules keep the fit that the search judged them by. `on_step` is told of each
+    schedule that is refined.
+    """
+    known: dict[str, Weights] = {}
+
+    def refined(candidate: Candidate) -> Weights:
+        if candidate.key not in known:
+            known[candidate.key] = experiment.search_evaluator.refine(candidate)
+            on_step(described(candidate))
+        return known[candidate.key]
+
+    made: list[Entry] = []
     for entry in entries:
         if entry.kind in REFINED and not isinstance(entry.solver, str):
-            if _refines(experiment, entry) and entry.key not in known:
-                known[entry.key] = experiment.search_evaluator.refine(entry.candidate, entry.solver)
-            on_step(entry.label)
-            entry = replace(entry, solver=known.get(entry.key, entry.solver))
+            if entry.kind == "found":
+                able = contenders(experiment, entry, evaluated)
+                best = min(able, key=lambda item: _error(experiment, item.candidate, refined(item.candidate)))
+                plan = experiment.method.file_plan(best.genes)
+                entry = replace(entry, label=described(best.candidate), candidate=best.candidate, file_plan=plan)
+            entry = replace(entry, solver=refined(entry.candidate))
+            same = [
+                one for one in made if one.kind == "found" and one.speedup == entry.speedup and one.key == entry.key
+            ]
+            if same:
+                entry = replace(entry, label=f"the same as {same[0].label}")
         made.append(entry)
     return made
 
 
-def _refines(experiment: Experiment, entry: Entry) -> bool:
-    """Whether a solver of the search's own has so few full steps that it is refined."""
-    return experiment.settings.fits and sum(action.kind == "full" for action in entry.candidate.actions) <= refining.FEW
+def refinements(experiment: Experiment, entries: Sequence[Entry], evaluated: Sequence[Evaluated]) -> int:
+    """How many schedules `with_refined` refines."""
+    keys = {entry.candidate.key for entry in entries if entry.kind in REFINED}
+    for entry in entries:
+        if entry.kind == "found":
+            keys |= {item.candidate.key for item in contenders(experiment, entry, evaluated)}
+    return len(keys)
+
+
+def contenders(experiment: Experiment, found: Entry, evaluated: Sequence[Evaluated]) -> list[Evaluated]:
+    """The evaluated schedules that may be the best of their speed-up once refined, the best before that first: one, and
+    where few full steps are refined one more for each `EVALUATIONS_EACH`, of other steps each, and the best placed."""
+    settings = experiment.settings
+    target = next(t for s, t in zip(settings.speedups, settings.targets, strict=True) if s == found.speedup)
+    able = sorted((item for item in evaluated if item.cost <= target + 1e-9), key=lambda item: item.error)
+    first = next(item for item in able if item.candidate.key == found.candidate.key)
+    if not settings.objective.paired or not refining.few(found.candidate.actions):
+        return [first]
+    kinds = {item.candidate.actions: item for item in reversed(able) if refining.few(item.candidate.actions)}
+    others = sorted(kinds.values(), key=lambda item: item.error)
+    most = max(1, settings.evaluations // EVALUATIONS_EACH)
+    placed = [item for item in others if item.candidate.plain]
+    return list({item.candidate.key: item for item in [first, *others[:most], *placed[:1]]}.values())
+
+
+def _error(experiment: Experiment, candidate: Candidate, weights: Weights) -> float:
+    """What the search minimises, on all of its images."""
+    objective, evaluator = experiment.settings.objective, experiment.search_evaluator
+    if not objective.paired:
+        return 0.0  # one contender
+    errors = evaluator.evaluate(candidate, solver=weights).paired_errors(objective.error, evaluator.judged_by)
+    return objective.of(errors)
 
 
 def solver_of(experiment: Experiment, candidate: Candidate) -> str | Weights:
@@ -159,6 +210,8 @@ def rivals(experiment: Experiment, speedup: float, target: float, known: Known) 
     seeds = experiment.seeds_at([target])
     for kind, of, solver in _rival_kinds(settings.usual_solver, experiment.model.levels.kind, settings.fits):
         able = [seed for seed in seeds if seed.kind == of and near(seed.candidate.cost(experiment.costs), [target])]
+        # the costliest is mostly the best: with it as their rival the others leave early
+        able.sort(key=lambda seed: -seed.candidate.cost(experiment.costs))
         if able:
             rival = known.best(able, solver)
             run = solver_of(experiment, rival.candidate) if solver == FITTED else solver

@@ -173,6 +173,9 @@ class BaseModel(nn.Module):
             sigma_max=torch.tensor(HIGHEST), percent_to_sigma=lambda percent: HIGHEST * (0.03 / HIGHEST) ** percent
         )
 
+    def process_latent_out(self, samples: Tensor) -> Tensor:
+        return samples
+
     def apply_model(self, x: Tensor, sigma: Tensor, context: Tensor, control: Any, options: dict[str, Any]) -> Tensor:
         return Executor(self._apply_model, self, all_of(options, "apply_model"))(
             x, sigma, None, context, control, options
@@ -370,11 +373,10 @@ class ComfyUI(Host):
 
     def split(self) -> tuple[Any, nn.Module]:
         import comfy.model_management
-        import comfy.model_patcher
         import comfy.multigpu
 
         cpu, second = torch.device("cpu"), torch.device("cpu", 0)  # two names of one device
-        made = comfy.model_patcher.ModelPatcher(copy.deepcopy(self._model), load_device=cpu, offload_device=cpu)
+        made = ComfyUI()._patcher  # with the same weights
         model = self._patcher.clone()
         model.cached_patcher_init = (lambda: made, ())
         devices = comfy.model_management.get_all_torch_devices
@@ -408,7 +410,12 @@ class ComfyUI(Host):
 
         watched.add_wrapper_with_key("predict_noise", "test", remember)
         free = comfy.model_management.get_free_memory
-        comfy.model_management.get_free_memory = lambda *args, **kwargs: 1e12 if joint(at[0]) else 0
+
+        def free_memory(device: Any = None, torch_free_too: bool = False) -> Any:
+            size = 1e12 if joint(at[0]) else 0
+            return (size, size) if torch_free_too else size
+
+        comfy.model_management.get_free_memory = free_memory
         churned = sampler == "churned"
         function = (
             comfy.samplers.ksampler("euler", {"s_churn": 1.0}) if churned else comfy.samplers.sampler_object(sampler)

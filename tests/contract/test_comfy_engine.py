@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,7 +54,7 @@ def schedule(plan: Any, **more: Any) -> Any:
     total = plan.total_steps if isinstance(plan, S.SegmentsPlan) else T
     facts = {
         "name": "made",
-        "model": S.ModelInfo("sd15", 12),
+        "model": S.ModelInfo("tiny", 12),
         "sampling": S.Sampling(None, None, total, None, None, None),
         "plan": plan,
     }
@@ -134,6 +136,67 @@ class TestOwnSolver:
         _, plan = engine.thin(EULER, [*OWN_LEVELS, 0.0])
         with pytest.raises(errors.ScheduleError, match="its own solver, but the sampler, a object, has no place"):
             part("comfy_nodes.samplers").with_own_solver(object(), plan, "made")
+
+
+class TestAuto:
+    """One speed-up; the schedule is chosen at the start of every sampling."""
+
+    SIGMAS = karras(20)
+
+    def auto(self, speedup: float = 2.0, *found: Any) -> Any:
+        return part("comfy_nodes.auto").Auto(speedup, lambda: [presets.Preset(Path(), one) for one in found])
+
+    def searched(self, host: Any, fingerprint: Any = None, **more: Any) -> Any:
+        """Every second level of the host's list in full, with Euler's weights; 2x."""
+        facts = part("flexiffusion.metadata")
+        own = solved(*((level, "F", (1.0,)) for level in self.SIGMAS[:-1:2]))
+        info = replace(part("comfy_nodes.auto").model_info(host.unet()), fingerprint=fingerprint)
+        sampling = S.Sampling("euler", None, 20, 4.0, None, None)
+        return replace(
+            own, name="found", model=info, sampling=sampling, provenance=facts.Provenance("searched"), **more
+        )
+
+    def test_without_a_searched_schedule_the_rule_runs(self, host: Any, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "flexiffusion")
+        result, calls, outcome = run(host, self.auto(), sigmas=self.SIGMAS)
+        assert (calls.full, calls.partial) == (10, 10) and calls.deep[0] and calls.deep[-1]
+        assert outcome.schedule == "rule-2x" and outcome.report.misses == 0
+        assert outcome.notes[0].startswith("Auto: the rule for 2x") and outcome.notes[0] in caplog.text
+        assert result.isfinite().all()
+
+    def test_a_schedule_of_this_checkpoint_is_found_by_its_fingerprint(self, host: Any) -> None:
+        own = part("flexiffusion.fingerprint").fingerprint_of(host.unet())
+        _, calls, outcome = run(host, self.auto(2.0, self.searched(host, own)), sigmas=self.SIGMAS)
+        assert (outcome.schedule, calls.full, calls.partial) == ("found", 10, 0)
+        assert outcome.notes[0] == "Auto: found, searched for this checkpoint, 2.00x"
+        other = tuple(number / 2 for number in own)
+        assert run(host, self.auto(2.0, self.searched(host, other)), sigmas=self.SIGMAS)[2].schedule == "rule-2x"
+
+    def test_speed_up_one_and_few_steps_are_bitwise_the_host_alone(self, host: Any) -> None:
+        for speedup, sigmas in ((1.0, self.SIGMAS), (2.0, karras(8))):
+            result, calls, outcome = run(host, self.auto(speedup), sigmas=sigmas)
+            assert torch.equal(result, host.sample(host.model(), sigmas))
+            assert calls.partial == 0 and outcome.schedule is None
+        assert "nothing to gain here: 8 steps" in outcome.notes[0]
+
+    def test_a_list_without_guidance_and_with_few_steps_looks_distilled(self, host: Any) -> None:
+        _, calls, outcome = run(host, self.auto(), sigmas=karras(12), cfg=1.0)
+        assert calls.partial == 0 and "distilled" in outcome.notes[0]
+
+    def test_one_model_serves_lists_of_all_lengths(self, host: Any) -> None:
+        outcomes: list[Any] = []
+        applied = engine.apply(host.model(), self.auto(3.0), listener=outcomes.append)
+        for count in (20, 30, 12):
+            host.sample(applied, karras(count))
+        assert [(one.report.full, one.report.partial) for one in outcomes] == [(6, 14), (10, 20), (4, 8)]
+
+    def test_img2img_lays_the_rule_over_what_is_left(self, host: Any) -> None:
+        _, calls, outcome = run(host, self.auto(), sigmas=karras(30)[12:])
+        assert (calls.full, calls.partial, outcome.report.misses) == (9, 9, 0) and calls.deep[0]
+
+    def test_a_speed_up_out_of_range_is_refused_before_sampling(self, host: Any) -> None:
+        with pytest.raises(errors.ScheduleError, match="1 to 4"):
+            run(host, self.auto(5.0), sigmas=self.SIGMAS)
 
 
 class TestCounts:
@@ -358,7 +421,7 @@ class TestTwoDevices:
             if calls == 4:
                 raise RuntimeError("a device was lost")
 
-        hook = second.middle_block.register_forward_pre_hook(fails)
+        hook = second.middle_block[0].register_forward_pre_hook(fails)  # type: ignore[index, union-attr]
         with pytest.raises(RuntimeError, match="a device was lost"):
             run(host, HALF, model=model)
         hook.remove()
@@ -509,6 +572,24 @@ class TestWhatIsSaid:
         assert (report.full + report.partial, report.misses) == (2 * T - 1, 0) == (len(calls.deep), 0)
         assert (report.full, report.partial) == (calls.full, calls.partial) == (7, 8)
 
+    def test_a_sampler_that_is_not_known_is_counted_afterwards(self, host: Any, monkeypatch: Any) -> None:
+        """Notes told of samplers that were not known what did not happen."""
+        samplers = part("comfy_nodes.samplers")
+        monkeypatch.setattr(samplers, "_ONE_EACH", set())
+        monkeypatch.setattr(samplers, "_SEVERAL_EACH", set())
+        assert run(host, HALF)[2].notes == ()
+        (note,) = run(host, HALF, sampler="heun")[2].notes
+        assert note.startswith("sampler heun evaluated the network 15 times over 8 noise levels")
+
+    def test_a_sampler_that_measures_its_own_error_runs_without_the_schedule(
+        self, host: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """dpm_adaptive may run more steps with partial calls than alone; a schedule never costs more."""
+        monkeypatch.setattr(part("comfy_nodes.samplers"), "_ADAPTIVE", {"euler"})
+        result, calls, outcome = run(host, WITH_NULLS)
+        assert torch.equal(result, host.sample(host.model(), LEVELS)) and calls.partial == 0
+        assert outcome.notes[0].startswith("made: sampler euler sets its own steps")
+
     def test_use_outside_of_what_it_was_made_for(self, host: Any) -> None:
         """Row 14."""
         made = S.Sampling("dpmpp_2m", "karras", T, 7.0, (512, 512), "v_prediction")
@@ -537,7 +618,7 @@ class TestWhatIsSaid:
             engine.apply(host.model(), segments((10, 2), model=S.ModelInfo("sdxl", 9)))
 
     def test_a_checkpoint_that_cannot_be_told(self, host: Any) -> None:
-        outcome = run(host, segments(*[(2, 2)] * 4, model=S.ModelInfo("sd15", 12, "ab" * 32)))[2]
+        outcome = run(host, segments(*[(2, 2)] * 4, model=S.ModelInfo("tiny", 12, "ab" * 32)))[2]
         assert any("abababababab" in note for note in outcome.notes)
 
     def test_dropped_layers_that_are_not_there_are_refused_before_sampling(self, host: Any) -> None:
@@ -565,6 +646,47 @@ class TestWhatIsSaid:
         noise = noise_for()
         guider.sample(noise, torch.zeros_like(noise), sampler_object("euler"), torch.tensor(LEVELS), disable_pbar=True)
         assert outcomes[0].report.misses == 1
+        assert not any("the prompt changes" in note for note in outcomes[0].notes), "one step of six is no matter"
+
+    def test_alternating_conditioning_is_said_before(self, host: Any) -> None:
+        """Prompts such as [cat|dog] change at every step: nothing was ever saved, and nobody said so before."""
+        if host.name != "comfyui":
+            pytest.skip("the host's own time ranges")
+        import node_helpers
+        from comfy.samplers import CFGGuider, sampler_object
+
+        sampling = host.model().get_model_object("model_sampling")
+        percents = [min(range(1001), key=lambda p: abs(float(sampling.percent_to_sigma(p / 1000)) - level)) / 1000
+                    for level in LEVELS[:-1]]  # fmt: skip
+        edges = [0.0, *((a + b) / 2 for a, b in itertools.pairwise(percents)), 1.0]
+        sides = [conditionings(seed)[0] for seed in (3, 8)]
+        positive = [
+            entry
+            for i, (start, end) in enumerate(itertools.pairwise(edges))
+            for entry in node_helpers.conditioning_set_values(
+                [[sides[i % 2], {}]], {"start_percent": start, "end_percent": end}
+            )
+        ]
+        outcomes: list[Any] = []
+        guider = CFGGuider(engine.apply(host.model(), HALF, "position", (), outcomes.append))
+        guider.set_conds(positive, [[conditionings()[1], {}]])
+        guider.set_cfg(4.0)
+        noise = noise_for()
+        guider.sample(noise, torch.zeros_like(noise), sampler_object("euler"), torch.tensor(LEVELS), disable_pbar=True)
+        assert (outcomes[0].report.partial, outcomes[0].report.misses) == (0, 4)
+        assert outcomes[0].notes[0].startswith("the prompt changes during the run: 4 of 4 partial steps")
+
+    def test_calls_that_easycache_leaves_out_are_not_counted(self, host: Any) -> None:
+        """The report said 16 calls where the network ran 7."""
+        if host.name != "comfyui":
+            pytest.skip("the host's own EasyCache")
+        from comfy_extras.nodes_easycache import EasyCacheNode
+
+        model = EasyCacheNode.execute(host.model(), 5.0, 0.0, 1.0, False).args[0]
+        _, calls, outcome = run(host, HALF, model=model)
+        report = outcome.report
+        # for the hooks that count, a call that is left out is one in which the middle block does not run
+        assert report.skipped == 6 and (report.full, report.partial + report.skipped) == (calls.full, calls.partial)
 
 
 class TestParts:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy_api_standin
+import comfy_hosts
 import pytest
 import torch
 from pack import ROOT, load_pack, part
@@ -25,7 +26,7 @@ LANGUAGES = ("en", "zh", "ja")
 
 @pytest.fixture
 def pack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """The pack on the stand-in, and the five node classes."""
+    """The pack on the stand-in, and the node classes."""
     monkeypatch.setenv("FLEXIFFUSION_PRESETS", str(tmp_path / "none"))
     host = comfy_api_standin.install(monkeypatch, tmp_path / "models")
     name = load_pack().__name__
@@ -34,9 +35,8 @@ def pack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     host.models = tmp_path / "models"
     yield host
     # modules that imported the stand-in must not be met again by another test
-    for module in [
-        m for m in sys.modules if m.startswith(f"{name}.comfy_nodes") and not m.endswith(("apply", "samplers"))
-    ]:
+    kept = (".comfy_nodes.apply", ".comfy_nodes.auto", ".comfy_nodes.samplers", ".comfy_nodes.search")
+    for module in [m for m in sys.modules if m.startswith(f"{name}.comfy_nodes") and not m.endswith(kept)]:
         del sys.modules[module]
 
 
@@ -141,10 +141,13 @@ class TestLoad:
         assert from_file.name == "sd15-turns-6"
         text = (ROOT / "schedules" / "sdxl-turns-6.json").read_text()
         assert load.execute("not there.json", text).args[0].name == "sdxl-turns-6"
-        assert load.validate_inputs("not there.json", text) is True
-        assert "there is no such schedule in" in load.validate_inputs("not there.json")
-        assert load.validate_inputs(None, "") is load.validate_inputs("sd15-turns-6.json", None) is True, "from a link"
-        assert "json: line 1 column 1" in load.validate_inputs("sd15-turns-6.json", "no json")
+        # the host repeats an answer of `validate_inputs` for every input: a refusal comes once, from `execute`
+        assert load.validate_inputs("not there.json") is True
+        errors = part("flexiffusion.errors")
+        for preset, pasted, said in (("not there", "", "there is no such schedule in"), ("a", "x", "json: line 1")):
+            with pytest.raises(errors.ScheduleError, match=said):
+                load.execute(preset, pasted)
+        assert load.fingerprint_inputs("not there.json") == ""
 
     def test_fingerprints_follow_the_contents(self, pack: Any) -> None:
         load, mine = self.node(pack), pack.models / "flexiffusion" / "mine.json"
@@ -158,7 +161,7 @@ class TestLoad:
 
     def test_the_dropdown(self, pack: Any) -> None:
         options = pack.schemas[2].inputs[0].facts["options"]
-        assert options == sorted(path.name for path in (ROOT / "schedules").glob("*.json"))
+        assert options == ["auto", *sorted(path.name for path in (ROOT / "schedules").glob("*.json"))]
 
     def test_what_is_added_while_the_host_runs_is_there(
         self, pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -170,7 +173,7 @@ class TestLoad:
         bytes_of = (ROOT / "schedules" / "sd15-turns-6.json").read_bytes()
         (tmp_path / "later" / "theirs.json").write_bytes(bytes_of)
         assert "theirs.json" in part("comfy_nodes.folders").names()
-        assert self.node(pack).validate_inputs("theirs.json") is True
+        assert self.node(pack).execute("theirs.json")
 
     def test_a_folder_of_extra_model_paths_stays(self, pack: Any, tmp_path: Path) -> None:
         import folder_paths
@@ -184,6 +187,35 @@ class TestLoad:
         assert folder_paths.get_folder_paths("flexiffusion")[0] == str(pack.models / "flexiffusion")
 
 
+class TestAuto:
+    def test_load_hands_out_what_is_chosen_later(self, pack: Any) -> None:
+        load = pack.nodes[2]
+        (auto,) = load.execute("auto", "", 3.0).args
+        assert auto.name == "auto 3x" and any(preset.schedule.name == "sd15-turns-6" for preset in auto.presets())
+        assert load.execute("auto").args[0].speedup == 2.0, "a workflow without the slider"
+        assert load.validate_inputs("auto") is True and load.fingerprint_inputs("auto") == ""
+        assert part("comfy_nodes.nodes.common").steps_of(auto, 0) == 30
+        text = (ROOT / "schedules" / "sdxl-turns-6.json").read_text()
+        assert load.execute("auto", text).args[0].name == "sdxl-turns-6", "text wins"
+
+    def test_the_strip_shows_the_rule(self, pack: Any) -> None:
+        shown = part("comfy_nodes.inline").strip(part("comfy_nodes.inline").chosen("auto", "", 2.0))
+        assert shown["counts"] == "15 full, 15 partial" and shown["name"] == "auto 2x"
+        assert shown["model"] == "chosen when sampling starts"
+        json.dumps(shown)
+
+    def test_schedule_sigmas_cannot_know(self, pack: Any) -> None:
+        (auto,) = pack.nodes[2].execute("auto").args
+        with pytest.raises(part("flexiffusion.errors").ScheduleError, match="chosen when sampling starts"):
+            pack.nodes[3].execute(torch.tensor([14.0, 9.0, 5.0, 0.0]), auto)
+
+    def test_the_node_clones_the_model(self, pack: Any) -> None:
+        node = next(node for node in pack.nodes if node.__name__ == "AutoSchedule")
+        model = comfy_hosts.StandIn().model()
+        (made,) = node.execute(model, 2.0).args
+        assert made is not model and "outer_sample" in made.wrappers and not model.wrappers
+
+
 def test_schedule_sigmas(pack: Any, caplog: pytest.LogCaptureFixture) -> None:
     (schedule,) = pack.nodes[2].execute("sd15-turns-6.json").args
     sigmas = torch.tensor([14.0, 9.0, 5.0, 3.0, 1.0, 0.5, 0.0])
@@ -191,7 +223,7 @@ def test_schedule_sigmas(pack: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert thinned[0] == 14.0 and thinned[-1] == 0.0 and len(thinned) == 7 and thinned.dtype == sigmas.dtype
     assert "has 12 steps here and 6 were asked for: it is thinned to 6" in caplog.text
     enough = torch.tensor([15.0 * 0.7**i for i in range(20)] + [0.0])
-    assert len(pack.nodes[3].execute(enough, schedule).args[0]) == 14  # the list begins above the schedule's own levels
+    assert len(pack.nodes[3].execute(enough, schedule).args[0]) == 13
     empty = torch.tensor([])
     assert pack.nodes[3].execute(empty, schedule).args[0] is empty
     assert sampler == "euler"  # the stand-in's: a name where the host makes an object of it
@@ -225,7 +257,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
 
 def test_the_pack_imports_the_core_the_host_torch_and_nothing_else() -> None:
     """host packages -> core only, by relative imports: the folder may have any name (docs/design.md)."""
-    host = {"comfy", "comfy_api", "folder_paths", "nodes", "server", "aiohttp"}
+    host = {"comfy", "comfy_api", "folder_paths", "latent_preview", "nodes", "server", "aiohttp"}
     for path in sorted((ROOT / "comfy_nodes").rglob("*.py")):
         for module, level in imports(path):
             first = module.split(".")[0]

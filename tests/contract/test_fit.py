@@ -41,7 +41,7 @@ class TestNetwork:
         assert family_of(unet) == "sd15"
 
     def test_what_fits_is_accepted(self, sd1: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-        require_fit(MADE, sd1.unet)  # a text width that is not known: the branches decide
+        require_fit(replace(MADE, model=ModelInfo("mine", 12)), sd1.unet)  # a family of one's own: branches decide
         monkeypatch.setitem(FAMILIES, "sd15", replace(FAMILIES["sd15"], width=8))
         require_fit(MADE, sd1.unet)
 
@@ -56,6 +56,24 @@ class TestNetwork:
         with pytest.raises(ModelMismatch, match="Use a schedule made for this model"):
             require_fit(MADE, sd1.unet)
 
+    @pytest.mark.parametrize(("name", "described"), [("compvis-ldm4", "text of width 8"), ("ddpm-cifar10", "no text")])
+    def test_an_unknown_network_is_not_of_a_known_family(self, name: str, described: str) -> None:
+        """The refiner of SDXL, and any U-Net of 12 branches, took schedules for SD1.5 without a word."""
+        with pytest.raises(ModelMismatch, match=f"unknown family with 12 branches and {described}"):
+            require_fit(MADE, build(name).unet)
+
+    def test_the_refiner_of_sdxl_is_not_sd15(self) -> None:
+        import diffusers
+
+        with torch.device("meta"):
+            blocks = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
+            refiner = diffusers.UNet2DConditionModel(
+                cross_attention_dim=1280, block_out_channels=(384, 768, 1536, 1536), down_block_types=blocks,
+                up_block_types=tuple(b.replace("Down", "Up") for b in reversed(blocks)), attention_head_dim=64,
+            )  # fmt: skip
+        with pytest.raises(ModelMismatch, match="12 branches and text of width 1280"):
+            require_fit(MADE, refiner)
+
     def test_other_branches_are_refused(self) -> None:
         with pytest.raises(ModelMismatch, match="an unknown one with 9 branches"):
             require_fit(MADE, build("sdxl").unet)
@@ -63,7 +81,7 @@ class TestNetwork:
     def test_dropped_layers_must_be_there(self, sd1: Network) -> None:
         def made(name: str) -> Schedule:
             steps = StepsPlan((Step(3.0, FULL), Step(1.0, Action("full", drop=(name,)))))
-            return replace(MADE, plan=steps, levels=None)
+            return replace(MADE, model=ModelInfo("mine", 12), plan=steps, levels=None)
 
         require_fit(made("middle_block.1"), sd1.unet)
         with pytest.raises(ModelMismatch, match=r"schedule made: dropped unit middle_block\.3"):
@@ -95,6 +113,14 @@ class TestSettings:
         text = misfit(MADE, **setting)  # type: ignore[arg-type]
         assert text is not None and f"here: {said}" in text
         assert "dpmpp_2m, karras, 6 steps, cfg 7, 512 x 512 pixels, epsilon, relative_fid 3.14 over 256 images" in text
+
+    @pytest.mark.parametrize("setting", [{"size": (512, 640)}, {"cfg": 3.0}, {"levels": (9.0, 4.0)}])
+    def test_a_rule_that_nobody_measured_is_no_better_at_its_own_settings(self, setting: dict[str, object]) -> None:
+        """Every size but 512 x 512 had "its quality was not measured there", of rules that were measured nowhere."""
+        rule = replace(MADE, metrics=())
+        assert misfit(rule, **setting) is None  # type: ignore[arg-type]
+        said = misfit(rule, sampler="euler")
+        assert said is not None and "here: sampler euler" in said and "measured" not in said
 
     def test_what_is_open_is_not_compared(self) -> None:
         made = replace(MADE, sampling=Sampling(None, None, 6, None, None, None), levels=None, metrics=())

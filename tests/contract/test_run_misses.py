@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable
@@ -46,9 +47,29 @@ class TestMisses:
         # one miss: the call that ran in full instead serves the later steps
         assert (run.report.full, run.report.partial, run.report.misses) == (2, 3, 1)
 
-    def test_input_that_changes_every_time(self, sd1: Network) -> None:
+    def test_sizes_in_turn_keep_their_features(self, sd1: Network) -> None:
         run = self.changed(sd1, lambda i: sd1.sample(rows=1 + i % 2))
-        assert (run.report.full, run.report.partial, run.report.misses) == (5, 0, 4)
+        assert (run.report.full, run.report.partial, run.report.misses) == (2, 3, 1)
+
+    def test_a_second_size_within_a_step(self, sd1: Network, caplog: pytest.LogCaptureFixture) -> None:
+        """Euler SMEA Dy evaluates each level at the picture's size and at another one: nothing was ever saved."""
+        conditioning, made = sd1.conditioning(2), plan(F, P(0), F, P(0))
+        with Run(sd1.unet, made) as run:
+            for sigma in made.levels:
+                for size in sd1.sizes[:2]:
+                    run.evaluate(sigma)
+                    sample = sd1.sample(size=size)
+                    call = functools.partial(sd1, sample, conditioning)
+                    torch.testing.assert_close(run(call, sample), call())
+        assert (run.report.full, run.report.partial, run.report.misses) == (4, 4, 0)
+        assert not run._cache and not caplog.records
+
+    def test_input_that_is_never_the_same(self, sd1: Network, caplog: pytest.LogCaptureFixture) -> None:
+        run = self.changed(sd1, lambda i: sd1.sample(rows=(1, 2, 3, 4, 3)[i]))
+        assert (run.report.full, run.report.partial, run.report.misses) == (4, 1, 3)
+        assert [r.getMessage().partition(": ")[2] for r in caplog.records] == [
+            "a call with a size (or a dtype) that the last full step did not have runs in full"
+        ]
 
     def test_batch_that_does_not_part(self, sd1: Network, caplog: pytest.LogCaptureFixture) -> None:
         run = self.changed(sd1, lambda i: sd1.sample(rows=3), ("cond", "uncond"))
@@ -129,8 +150,33 @@ class TestMisses:
                 assert run(lambda: "result", sd1.sample()) == "result"
         assert (run.report.full, run.report.misses) == (3, 2)
         assert [r.message.split(": ")[1] for r in caplog.records] == [
-            "the unit that delivers branch 0 was never called; partial steps run in full"
+            "the part of the network that partial steps pass by did not run (something replaces it?)"
+            "; partial steps run in full"
         ]
+
+    def test_calls_that_another_node_leaves_out(self, sd1: Network, caplog: pytest.LogCaptureFixture) -> None:
+        """EasyCache hands out what it remembers: 16 calls were reported where the network ran 7."""
+        sample, conditioning = sd1.sample(), sd1.conditioning(2)
+        made = plan(F, P(0), F, P(0), P(0), F)
+        left_out, ran = {2, 4, 5}, 0
+
+        def call(i: int) -> Tensor:
+            nonlocal ran
+            if i in left_out:
+                return sample
+            ran += 1
+            return sd1(sample, conditioning)
+
+        with Run(sd1.unet, made) as run:
+            for i, sigma in enumerate(made.levels):
+                run.evaluate(sigma)
+                result = run(functools.partial(call, i), sample)
+                assert (result is sample) == (i in left_out)
+        report = run.report
+        assert (report.full, report.partial, report.misses, report.skipped) == (2, 1, 1, 3)
+        assert ran == report.full + report.partial, "the network runs as often as is said"
+        assert "skipped by another node 3" in str(report)
+        assert "did not run" not in caplog.text
 
 
 class TestNotFinite:

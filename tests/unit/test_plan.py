@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flexiffusion.errors import ScheduleError
+from flexiffusion.metadata import Metric
 from flexiffusion.plan import Plan, index_at, plan_for, stretched
 from flexiffusion.schedule import FULL, NULL, Action, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 from flexiffusion.thinning import thinned
@@ -72,7 +73,10 @@ class TestByPosition:
         """Stretched over eight steps, ten segments of three would be eight full steps."""
         plan = plan_for(drawn("FPP " * 10), tuple(float(total - i) for i in range(total)))
         assert pattern(plan) == expected
-        assert plan.warning is not None and f"repeated over {total}" in plan.warning
+        assert plan.warning is None, "the interval is the rule, and nobody measured it anywhere"
+        measured = replace(drawn("FPP " * 10), metrics=(Metric("relative_fid", 3.0, 256),))
+        said = plan_for(measured, plan.levels).warning
+        assert said is not None and f"repeated over {total}; its quality was not measured there" in said
 
     def test_one_segment_is_stretched(self) -> None:
         assert stretched(SegmentsPlan((Segment(5, 2),)), 10) == SegmentsPlan((Segment(10, 4),))

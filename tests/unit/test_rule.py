@@ -1,4 +1,4 @@
-"""The rule: all of the host's levels stay, so many in full as the speed-up leaves, the first and the last too."""
+"""The rule: steps at the host's own levels, so many in full as the speed-up leaves, the first and the last too."""
 
 from __future__ import annotations
 
@@ -48,6 +48,16 @@ def test_without_a_cut_the_levels_between_are_taken_out() -> None:
     plan = plan_for(rule(given, 2, MODEL, cut=False), given)
     assert [given.index(level) for level in plan.levels] == list(places(20, 2))
     assert {action.kind for action in plan.actions} == {"full"} and plan.nulls == 10
+
+
+def test_guided_flow_models_get_fewer_full_steps_from_the_first_level_to_the_last() -> None:
+    given = [1 - i / 20 for i in range(20)]
+    made = rule(given, 2.5, ModelInfo("flux", 56, blocks=57), "flow")
+    plan = plan_for(made, given)
+    assert len(plan.levels) == 8 and {action.kind for action in plan.actions} == {"full"}
+    assert (plan.levels[0], plan.levels[-1]) == (given[0], pytest.approx(given[-1]))
+    unguided = rule(given, 2.5, ModelInfo("flux", 56, blocks=57), "flow", guided=False)
+    assert plan_for(unguided, given).levels == tuple(given)
 
 
 def test_a_flow_models_schedule_says_so() -> None:
