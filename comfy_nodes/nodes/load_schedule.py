@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from json import loads
 from typing import Any
 
 from comfy_api.latest import io
 
+from ...flexiffusion.codec import dumps
 from ...flexiffusion.errors import ScheduleError
 from .. import folders
 from ..inline import chosen
 from .common import SCHEDULE, schema
+
+EMBEDDED = "flexiffusion"  # the entry of a picture's metadata that holds a schedule
 
 
 class LoadSchedule(io.ComfyNode):
@@ -40,7 +45,15 @@ class LoadSchedule(io.ComfyNode):
                     tooltip="The text of a schedule file. When it is filled in it is used instead of the preset, "
                     "so that the workflow carries its schedule along.",
                 ),
+                io.Boolean.Input(
+                    "embed",
+                    default=False,
+                    optional=True,
+                    tooltip="Write the schedule's text into saved pictures, so that whoever has a picture has its "
+                    "schedule (flexsearch presets add PICTURE.png).",
+                ),
             ],
+            hidden=[io.Hidden.extra_pnginfo],
             outputs=[
                 SCHEDULE.Output(
                     "schedule", display_name="schedule", tooltip="The schedule, for the other Flexiffusion nodes."
@@ -57,8 +70,13 @@ class LoadSchedule(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, preset: str | None = None, json: str | None = "") -> str:
-        """The file may change behind its name. (None: from another node, whose own change is what counts.)"""
+    def fingerprint_inputs(cls, preset: str | None = None, json: str | None = "", embed: bool = False) -> str | float:
+        """The file may change behind its name. (None: from another node, whose own change is what counts.)
+
+        What is embedded is embedded by every run's own `execute`: then no two runs are the same.
+        """
+        if embed:
+            return math.nan
         if json and json.strip():
             return hashlib.sha256(json.encode()).hexdigest()
         try:
@@ -67,5 +85,10 @@ class LoadSchedule(io.ComfyNode):
             return ""  # `execute` says what is wrong
 
     @classmethod
-    def execute(cls, preset: str, json: str = "") -> Any:
-        return io.NodeOutput(chosen(preset, json))
+    def execute(cls, preset: str, json: str = "", embed: bool = False) -> Any:
+        schedule = chosen(preset, json)
+        saved = getattr(getattr(cls, "hidden", None), "extra_pnginfo", None)
+        if embed and isinstance(saved, dict):
+            # the host writes every entry as JSON into the pictures of this run, under the entry's name
+            saved[EMBEDDED] = loads(dumps(schedule))
+        return io.NodeOutput(schedule)

@@ -33,7 +33,7 @@ def start(places: dict[str, Place], preset: str) -> tuple[Graph, Any, Any, Any, 
         return node
 
     loaded = put((0, 0, 320, 100), "CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
-    schedule = put((0, 170, 320, 280), "FlexiffusionLoadSchedule", preset=f"{preset}.json", json="")
+    schedule = put((0, 170, 320, 280), "FlexiffusionLoadSchedule", preset=preset, json="", embed=False)
     positive = put((370, 0, 320, 130), "CLIPTextEncode", clip=loaded[1], text="a red fox in the snow, morning light")
     negative = put((370, 190, 320, 130), "CLIPTextEncode", clip=loaded[1], text="blurry, text, watermark")
     latent = put((370, 380, 320, 110), "EmptyLatentImage", width=512, height=512, batch_size=1)
@@ -53,6 +53,8 @@ def settings(conditioning: Any, latent: Any) -> dict[str, Any]:
         "latent_image": latent,
         "denoise": 1.0,
         "mapping": "position",
+        "start_percent": 0.0,
+        "end_percent": 1.0,
     }
 
 
@@ -74,12 +76,16 @@ def compare(places: dict[str, Place]) -> Graph:
         **settings(conditioning, latent),
     )  # fmt: skip
     put((1210, 0, 320, 200), "PreviewAny", source=compared[1])
+    put((1210, 260, 320, 360), "ImageCompare", image_a=compared[2], image_b=compared[3])
     return graph
 
 
 def any_sampler(places: dict[str, Place]) -> Graph:
     graph, put, loaded, schedule, conditioning, latent = start(places, "sd15-alternate-linear")
-    model = put((0, 510, 320, 100), "FlexiffusionApplySchedule", model=loaded[0], schedule=schedule, mapping="position")
+    model = put(
+        (0, 510, 320, 150), "FlexiffusionApplySchedule", model=loaded[0], schedule=schedule, mapping="position",
+        start_percent=0.0, end_percent=1.0,
+    )  # fmt: skip
     sigmas = put((740, 0, 300, 110), "BasicScheduler", model=model, scheduler="karras", steps=30, denoise=1.0)
     thinned = put((740, 170, 300, 60), "FlexiffusionScheduleSigmas", sigmas=sigmas, schedule=schedule)
     chosen = put((740, 290, 300, 60), "KSamplerSelect", sampler_name="dpmpp_2m")
@@ -151,6 +157,9 @@ def main() -> None:
             page.evaluate(LAY_OUT, [graph.prompt, places])
             page.wait_for_timeout(1500)
             saved = page.evaluate(SAVED)
+            for node in saved["nodes"]:
+                if node["type"] == "FlexiffusionCompare":
+                    node["widgets_values"][1] = "fixed"  # loading a prompt sets what becomes of a seed to "randomize"
             text = json.dumps(saved, indent=1, ensure_ascii=False)
             (examples / f"{make.__name__}.json").write_text(text + "\n", encoding="utf-8")
             photograph(page, examples / f"{make.__name__}.jpg")
@@ -164,8 +173,9 @@ def schedules(page: Page, images: Path) -> None:
     nulls = nulls.replace('"steps": 3, "active": 3', '"steps": 3, "active": 2').replace(
         '"layout": "front"', '"layout": "even"'
     )
-    for theme in ("dark", "light"):
+    for theme, vue in ((theme, vue) for vue in (False, True) for theme in ("dark", "light")):
         page.evaluate("(theme) => window.app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+        page.evaluate("(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
         graph, places = Graph(), {}
         for row, (preset, text) in enumerate(
             (
@@ -175,12 +185,13 @@ def schedules(page: Page, images: Path) -> None:
                 ("sd15-turns-10", '{"format": 1}'),
             )
         ):
-            node = graph("FlexiffusionLoadSchedule", preset=f"{preset}.json", json=text)
+            node = graph("FlexiffusionLoadSchedule", preset=preset, json=text, embed=False)
             places[node.name] = (row % 2 * 380, row // 2 * 290, 350, 230)
         page.evaluate(LAY_OUT, [graph.prompt, places])
         page.wait_for_timeout(1500)
-        photograph(page, images / f"comfyui-strip-{theme}.png")
+        photograph(page, images / f"comfyui-strip-{theme}{'-nodes2' if vue else ''}.png")
     page.evaluate("() => window.app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
 
 
 if __name__ == "__main__":
