@@ -47,7 +47,7 @@ def mapping_input() -> Any:
 
 
 def range_inputs() -> list[Any]:
-    """Start and end of the acceleration, as other nodes of the host have theirs. Last in every node: they came later."""
+    """Start and end of the acceleration, as other nodes of the host have theirs. Last everywhere: they came later."""
     return [
         io.Float.Input(
             "start_percent",
