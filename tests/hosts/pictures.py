@@ -69,18 +69,18 @@ def faster_text_to_image(places: dict[str, Place]) -> Graph:
     return graph
 
 
-def compare(places: dict[str, Place]) -> Graph:
+def compare_with_and_without(places: dict[str, Place]) -> Graph:
     graph, put, loaded, schedule, conditioning, latent = start(places, "sd15-turns-12")
     compared = put(
         (740, 0, 420, 720), "FlexiffusionCompare", model=loaded[0], schedule=schedule, vae=loaded[2],
         **settings(conditioning, latent),
     )  # fmt: skip
     put((1210, 0, 320, 200), "PreviewAny", source=compared[1])
-    put((1210, 260, 320, 360), "ImageCompare", image_a=compared[2], image_b=compared[3])
+    put((1210, 260, 320, 360), "PreviewImage", images=compared[4])
     return graph
 
 
-def any_sampler(places: dict[str, Place]) -> Graph:
+def faster_with_any_sampler(places: dict[str, Place]) -> Graph:
     graph, put, loaded, schedule, conditioning, latent = start(places, "sd15-alternate-linear")
     model = put(
         (0, 510, 320, 150), "FlexiffusionApplySchedule", model=loaded[0], schedule=schedule, mapping="position",
@@ -98,8 +98,9 @@ def any_sampler(places: dict[str, Place]) -> Graph:
     return graph
 
 
-LAY_OUT = """([prompt, places]) => {
-  window.app.loadApiJson(prompt, "example");
+LAY_OUT = """async ([prompt, places]) => {
+  await window.app.loadApiJson(prompt, "example");
+  await new Promise((resolve) => setTimeout(resolve, 1500));  // the front end arranges the nodes by itself
   for (const node of window.app.graph._nodes) {
     const [x, y, width, height] = places[String(node.id)];
     node.pos = [x, y];
@@ -151,7 +152,9 @@ def main() -> None:
         page.wait_for_function(loaded, timeout=120_000)
         page.wait_for_timeout(4000)
         page.keyboard.press("Escape")
-        for make in () if "--images" in sys.argv else (faster_text_to_image, compare, any_sampler):
+        for make in (
+            () if "--images" in sys.argv else (faster_text_to_image, compare_with_and_without, faster_with_any_sampler)
+        ):
             places: dict[str, Place] = {}
             graph = make(places)
             page.evaluate(LAY_OUT, [graph.prompt, places])
