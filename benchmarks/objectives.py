@@ -1,12 +1,12 @@
 """What a planner and a search should minimise, for images that neither has seen.
 
-    python -m benchmarks.objectives RUN
+    python -m benchmarks.objectives RUN [--held-out 32]
 
 RUN is a finished run with fitted solvers. First its planner: the sum of the steps' errors, each times its growth to the
 end, against the largest of them (as LeMiCa, arXiv 2511.00090, plans). Then its trials: the schedule that is chosen for
 each asked speed-up by the mean distance over the search images (what `flexsearch run` takes), by the arithmetic mean,
 by the worst image, by the worst tenth, and by the mean distance and a tenth of the worst image's together. Every
-schedule has its solver fitted on the search images and is measured on the run's held-out ones. Printed, as Markdown:
+schedule has its solver fitted on the search images and is measured on held-out ones. Printed, as Markdown:
 latent error to the teacher, its mean and the worst image's, and the ratio to the first row with 95 % paired-bootstrap
 intervals.
 """
@@ -70,7 +70,9 @@ def chosen(experiment: Experiment, evaluated: list[Evaluated], target: float) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    experiment, evaluated = finished(parser.parse_args().run)
+    parser.add_argument("--held-out", type=int, default=32)
+    options = parser.parse_args()
+    experiment, evaluated = finished(options.run, held_out=options.held_out)
     known: dict[str, Errors] = {}
 
     def errors_of(candidate: Candidate) -> Errors:

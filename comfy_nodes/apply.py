@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..flexiffusion.auto import Setting
 from ..flexiffusion.errors import ModelMismatch
 from ..flexiffusion.fit import distilled, misfit, require_fit, require_noise
 from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, side_by_side, why_not_cut
@@ -30,6 +31,7 @@ from ..flexiffusion.presets import Preset
 from ..flexiffusion.run import Report, Run
 from ..flexiffusion.schedule import FULL, Schedule, SegmentsPlan, StepsPlan
 from . import caches, conditionings
+from .auto import Auto
 from .network import noise_of, picture_size, prediction_of, uncompiled, why_not_partial
 from .samplers import count_note, evaluations_note, name_of, why_aside, with_own_solver
 
@@ -41,7 +43,7 @@ _log = logging.getLogger("flexiffusion")
 
 def apply(
     model: Any,
-    schedule: Schedule | None,
+    schedule: Schedule | Auto | None,
     mapping: LevelMapping = "position",
     presets: Iterable[Preset] = (),
     listener: Callable[[SamplingReport], None] | None = None,
@@ -49,7 +51,7 @@ def apply(
 ) -> Any:
     """A clone of the host's MODEL on which every sampling follows the schedule; one that was applied before gives way.
 
-    schedule: None: every step in full, for the counts and seconds only
+    schedule: None: every step in full, for the counts and seconds only; an `Auto` is chosen at the start of each
     presets:  what a refusal may offer instead; read only then
     listener: told the report of every sampling that comes to an end
     part:     where in the run the schedule acts, from 0 (the noise) to 1 (the picture), as the host counts percents
@@ -57,7 +59,7 @@ def apply(
     Raises:
         ModelMismatch: the schedule was not made for this network, or for noise levels of another kind.
     """
-    if schedule is not None:
+    if isinstance(schedule, Schedule):
         network = uncompiled(model.get_model_object("diffusion_model"))
         require_noise(schedule, noise_of(model.get_model_object("model_sampling")), type(network).__name__)
         if why_not_cut(network) is None:
@@ -74,7 +76,7 @@ def apply(
     return clone
 
 
-def report_text(schedule: Schedule, reports: Sequence[SamplingReport]) -> str:
+def report_text(schedule: Schedule | Auto, reports: Sequence[SamplingReport]) -> str:
     """What a node hands out: a line for every sampling, then what the user should know."""
     lines = [report.line for report in reports] or [f"{schedule.name}: nothing was sampled"]
     return "\n".join([*lines, *dict.fromkeys(note for report in reports for note in report.notes)])
@@ -159,7 +161,7 @@ class _Applied:
 
     def __init__(
         self,
-        schedule: Schedule | None,
+        schedule: Schedule | Auto | None,
         mapping: LevelMapping,
         listener: Callable[[SamplingReport], None] | None,
         part: tuple[float, float] = (0.0, 1.0),
@@ -175,14 +177,18 @@ class _Applied:
         guider = executor.class_obj
         # as Python numbers, now: uni_pc writes into the tensor
         given = [float(sigma) for sigma in sigmas]
-        wanted, plan, notes = self._decide(guider, noise, sampler, given)
+        schedule, said = self._chosen(guider, noise, sampler, given[:-1])
+        wanted, plan, notes = self._decide(schedule, guider, noise, sampler, given)
         for note in notes:
             _log.warning("%s", note)
+        if said:
+            _log.info("%s", said)
+            notes = [said, *notes]
         if wanted != given:
             sigmas = torch.tensor(wanted, dtype=sigmas.dtype, device=sigmas.device)
-        chosen = None if plan.weights is not None or self._schedule is None else sampler
-        if plan.weights is not None and self._schedule is not None:
-            sampler = with_own_solver(sampler, plan, self._schedule.name)
+        chosen = None if plan.weights is not None or schedule is None else sampler
+        if plan.weights is not None and schedule is not None:
+            sampler = with_own_solver(sampler, plan, schedule.name)
         options = guider.model_options.setdefault("transformer_options", {})
         sampling = options[KEY] = _Sampling(plan, noise_of(_model_sampling(guider)))
         try:
@@ -194,7 +200,7 @@ class _Applied:
             options.pop(KEY, None)
             report = sampling.close()
             if report is not None:
-                name = None if self._schedule is None else self._schedule.name
+                name = None if schedule is None else schedule.name
                 after = [nothing_saved(name or "", report)]
                 if chosen is not None:
                     after.append(evaluations_note(chosen, report.evaluations, report.levels))
@@ -208,11 +214,30 @@ class _Applied:
         if self._listener is not None:
             self._listener(report)
 
+    def _chosen(
+        self, guider: Any, noise: Tensor, sampler: Any, levels: list[float]
+    ) -> tuple[Schedule | None, str | None]:
+        """The schedule of this sampling, and where one was chosen which and why."""
+        if not isinstance(self._schedule, Auto):
+            return self._schedule, None
+        network, model, levels_of = _network(guider), guider.model_patcher.model, _model_sampling(guider)
+        setting = Setting(
+            levels,
+            noise_of(levels_of),
+            name_of(sampler),
+            getattr(guider, "cfg", None),
+            picture_size(model, noise),
+            prediction_of(model, levels_of),
+        )
+        cut = why_not_partial(network, guider.model_options) is None
+        chosen = self._schedule.chosen(network, setting, cut)
+        return chosen.schedule, chosen.said
+
     def _decide(
-        self, guider: Any, noise: Tensor, sampler: Any, given: list[float]
+        self, schedule: Schedule | None, guider: Any, noise: Tensor, sampler: Any, given: list[float]
     ) -> tuple[list[float], Plan, list[str]]:
         """The list to sample, its plan, and what to tell the user before."""
-        schedule, levels = self._schedule, given[:-1]
+        levels = given[:-1]
         everything = full_plan(levels)
         if schedule is None:
             return given, everything, []

@@ -1,4 +1,4 @@
-"""What the host gets: five nodes, a folder of presets, a route for the strip."""
+"""What the host gets: six nodes, a folder of presets, a route for the strip."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import folders, routes
 from .nodes.apply_schedule import ApplySchedule
+from .nodes.auto import AutoSchedule
 from .nodes.compare import Compare
 from .nodes.load_schedule import LoadSchedule
 from .nodes.sampler import Sampler
@@ -20,7 +21,7 @@ class Flexiffusion(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         self._prepare()
-        return [Sampler, ApplySchedule, LoadSchedule, ScheduleSigmas, Compare]
+        return [Sampler, ApplySchedule, LoadSchedule, ScheduleSigmas, Compare, AutoSchedule]
 
     @staticmethod
     def _prepare() -> None:

@@ -6,23 +6,39 @@ from typing import Any
 
 from ..flexiffusion.codec import loads
 from ..flexiffusion.fit import made_for
+from ..flexiffusion.metadata import ModelInfo
+from ..flexiffusion.rule import rule
 from ..flexiffusion.schedule import Schedule, SegmentsPlan
 from ..flexiffusion.strip import KIND_COLOURS
 from ..flexiffusion.summary import counts_text
 from . import folders
+from .auto import USUAL_STEPS, Auto
+
+AUTO = "auto"  # in the place of a file's name
 
 
-def chosen(preset: str, json: str = "") -> Schedule:
-    """The schedule in the text, or else the one in the file. Raises ScheduleError."""
-    return loads(json.encode(), "json") if json.strip() else folders.load(preset)
+def chosen(preset: str, json: str = "", speedup: float = 2.0) -> Schedule | Auto:
+    """The schedule in the text, or else the one in the file, or that to be chosen. Raises ScheduleError."""
+    if json.strip():
+        return loads(json.encode(), "json")
+    return Auto(speedup, folders.presets) if preset == AUTO else folders.load(preset)
 
 
-def strip(schedule: Schedule) -> dict[str, Any]:
+def strip(schedule: Schedule | Auto) -> dict[str, Any]:
     """What the front end draws: one entry a step, and a line of words.
 
     `steps`: [kind, branch or None]; null steps only where the schedule lists them
     `colours`: by kind
     """
+    if isinstance(schedule, Auto):
+        # the rule over a list of the usual length: what else may be chosen depends on the model
+        made = rule(range(USUAL_STEPS, 0, -1), schedule.speedup, ModelInfo("any", 1))
+        return {
+            **strip(made),
+            "name": schedule.name,
+            "model": "chosen when sampling starts",
+            "made_for": "any model; shown: the rule",
+        }
     actions = schedule.plan.actions()
     levels = "" if isinstance(schedule.plan, SegmentsPlan) else ", own noise levels"
     return {

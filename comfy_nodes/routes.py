@@ -11,7 +11,7 @@ import folder_paths
 from ..flexiffusion.errors import ScheduleError
 from . import folders
 from .headers import family_of_file
-from .inline import chosen, strip
+from .inline import AUTO, chosen, strip
 
 STRIP = "/flexiffusion/strip"
 PRESETS = "/flexiffusion/presets"
@@ -30,13 +30,16 @@ def register() -> None:
 
 
 async def _strip(request: Any) -> Any:
-    """{"preset": name, "json": text} -> the strip, or {"error": what is wrong with it} with status 400."""
+    """{"preset": name, "json": text, "speedup": number} -> the strip, or {"error": what is wrong with it} with status 400."""
     from aiohttp import web
 
     try:
         asked = await request.json()
-        return web.json_response(strip(chosen(str(asked.get("preset") or ""), str(asked.get("json") or ""))))
-    except (ScheduleError, ValueError, AttributeError) as error:
+        schedule = chosen(
+            str(asked.get("preset") or ""), str(asked.get("json") or ""), float(asked.get("speedup") or 2.0)
+        )
+        return web.json_response(strip(schedule))
+    except (ScheduleError, ValueError, TypeError, AttributeError) as error:
         return web.json_response({"error": str(error)}, status=400)
 
 
@@ -58,4 +61,4 @@ def fitting(model: str) -> dict[str, Any]:
     path = next((path for path in paths if path is not None), None)
     family = None if path is None else family_of_file(Path(path))
     names = [name for name, preset in folders.readable() if preset.schedule.model.family == family]
-    return {"family": family, "presets": names or folders.names()}
+    return {"family": family, "presets": [AUTO, *(names or folders.names())]}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from .errors import ModelMismatch
+from .fingerprint import fingerprint_of, is_same_checkpoint
 from .layouts import find_layout
 from .plan import FEWEST_STEPS, Plan
 from .run import Report
@@ -42,7 +43,10 @@ class SamplingReport:
         return f"{self.schedule or 'no schedule'}: {self}"
 
     def __str__(self) -> str:
-        speedup = self.report.speedup(self.steps)
+        report = self.report
+        if not (report.partial or report.null or report.dropped):
+            return f"{report}; every step in full"  # what a clock shows then is its own noise
+        speedup = report.speedup(self.steps)
         estimate = "no full step to estimate a speed-up from" if speedup is None else f"estimated {speedup:.2f}x"
         return f"{self.report}; {estimate} against {self.steps} full steps"
 
@@ -66,8 +70,16 @@ def in_full(plan: Plan) -> Plan:
     return replace(plan, actions=(FULL,) * len(plan.actions))
 
 
-def checkpoint_note(schedule: Schedule) -> str | None:
-    """A sentence for hosts that do not tell a checkpoint's hash, on a schedule that was searched on a certain one."""
+def checkpoint_note(schedule: Schedule, network: nn.Module) -> str | None:
+    """A sentence on a schedule that was searched on a certain checkpoint, unless this network is seen to be that one.
+
+    For hosts that do not tell a checkpoint's hash.
+    """
+    known = schedule.model.fingerprint
+    if known is not None and (own := fingerprint_of(network)) is not None:
+        if is_same_checkpoint(network, known, own):
+            return None
+        return f"{schedule.name} was searched on another checkpoint than this; its quality was not measured here"
     if not schedule.model.sha256:
         return None
     return (

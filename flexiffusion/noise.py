@@ -103,9 +103,18 @@ def distinct(places: Sequence[int], first: int) -> tuple[int, ...]:
     return tuple(result)
 
 
+def network_scale(sigma: float, kind: NoiseKind) -> float:
+    """What a noisy sample is divided by before the network sees it.
+
+    For "vp" sqrt(1 + sigma^2), which gives it unit variance (arXiv 2206.00364, table 1); a "flow" model sees the sample
+    as it is.
+    """
+    return math.sqrt(1 + sigma**2) if kind == "vp" else 1.0
+
+
 def initial_scale(sigma: float, kind: NoiseKind) -> float:
     """What standard normal noise is multiplied by to be a sample at the first level, where nothing but noise is seen.
 
     For "vp" sqrt(1 + sigma^2), so that the network's input is the noise itself; for "flow" s.
     """
-    return math.sqrt(1 + sigma**2) if kind == "vp" else sigma
+    return network_scale(sigma, kind) if kind == "vp" else sigma

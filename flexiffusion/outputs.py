@@ -146,7 +146,8 @@ def zeros(now: int, then: int) -> Callable[[TensorShape], Tensor]:
 
 def input_sizes(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sizes:
     """Sizes of the tensors that a unit is called with, by position or name."""
-    given = (*enumerate(args), *sorted(kwargs.items()))
+    # names are sorted alone: torch.compile, which traces this, cannot sort pairs
+    given = (*enumerate(args), *((name, kwargs[name]) for name in sorted(kwargs)))
     return tuple((key, tuple(value.shape)) for key, value in given if isinstance(value, Tensor))
 
 

@@ -13,6 +13,7 @@ pipelines that share the network need no second `apply`, and nothing of ours is 
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import logging
 import math
@@ -27,17 +28,22 @@ import torch
 from torch import Tensor, nn
 
 from .attributes import Attributes
+from .auto import Chosen, Setting, choose
 from .conditioning import Arguments, Conditionings, batch_of
-from .errors import FlexiffusionError, ModelMismatch
+from .errors import FlexiffusionError, ModelMismatch, ScheduleError
 from .families import FAMILIES
-from .fit import family_of, misfit, require_fit, require_noise
-from .host import SamplingReport, checkpoint_note, gain_note, in_full, nothing_saved, total, why_not_cut
+from .fingerprint import is_same_checkpoint
+from .fit import distilled, family_of, misfit, require_fit, require_noise
+from .host import SamplingReport, checkpoint_note, full_plan, gain_note, in_full, nothing_saved, total, why_not_cut
 from .layouts import find_layout
+from .metadata import ModelInfo
 from .plan import FEWEST_STEPS, LevelMapping, Plan, plan_for
 from .presets import Preset, find, named
+from .rule import FASTEST
 from .run import Report, Run
 from .schedule import NULL, Schedule, SegmentsPlan, StepsPlan
 from .scheduler import Listed, OwnSolver, kind_of, listed, noise_of, prediction_of, put, why_not_placed
+from .threads import this_thread
 
 NETWORKS = ("unet", "transformer", "transformer_2")  # the last: the second expert of Wan 2.2
 MARK = "_flexiffusion_handle"
@@ -67,14 +73,14 @@ def supported(pipe: Any) -> Support:
     except ModelMismatch as error:
         return Support(False, str(error))
     network = _uncompiled(networks[0])
-    problem = why_not_cut(network)
-    if problem is not None:
-        return Support(False, problem)
+    fixed = why_not_placed(pipe.scheduler)
+    if (problem := why_not_cut(network)) is not None:
+        return Support(fixed is None, f"{problem}, so only null steps can act" + (f"; {fixed}" if fixed else ""))
     family = FAMILIES.get(family_of(network) or "")
     title = family.title if family else "a family that is not known"
     branches = find_layout(network).branches
     solver = "" if kind.sampler is None else f", which is {kind.sampler} in schedule files"
-    where = why_not_placed(pipe.scheduler) or "full, partial and null steps can act"
+    where = fixed or "full, partial and null steps can act"
     return Support(
         True,
         f"{type(pipe).__name__}: {type(network).__name__} of {title} with {branches} branches, "
@@ -82,37 +88,52 @@ def supported(pipe: Any) -> Support:
     )
 
 
-def apply(pipe: Any, schedule: Schedule | str | os.PathLike[str], *, mapping: LevelMapping = "position") -> Handle:
+def apply(
+    pipe: Any,
+    schedule: Schedule | str | os.PathLike[str] | None = None,
+    *,
+    speedup: float | None = None,
+    mapping: LevelMapping = "position",
+) -> Handle:
     """Makes every call of a diffusers pipeline follow a schedule, until `remove`; one applied before gives way.
 
     Args:
         pipe: a pipeline with a U-Net or a transformer that can be cut, and a scheduler that is known: see `supported`.
         schedule: the name of a preset, the path of a file, or a schedule.
+        speedup: instead of a schedule: how many times faster, 1 to 4. Each call then takes the schedule that was
+            searched for this checkpoint or its family, or the rule, see `auto.choose`.
         mapping: how a schedule of segments is laid over the pipeline's noise levels, see `plan.plan_for`.
 
     Raises:
         ScheduleError: there is no such preset, or the file is refused.
         ModelMismatch: the schedule was not made for this network, or the scheduler cannot run it.
+        TypeError: both a schedule and a speed-up are given, or neither.
     """
-    if not isinstance(schedule, Schedule):
+    if (schedule is None) == (speedup is None):
+        raise TypeError("apply: give either a schedule or speedup=, such as speedup=2")
+    if speedup is not None and not 1 <= speedup <= FASTEST:
+        raise ScheduleError("speedup", f"{speedup:g} is outside 1 to {FASTEST:g}", f"Give 1 to {FASTEST:g}")
+    if not isinstance(schedule, Schedule | None):
         schedule = named(schedule).schedule
     _require_runnable(pipe, schedule)
     earlier = getattr(type(pipe), MARK, None)
     if isinstance(earlier, Handle):
         earlier.remove()
-    return Handle(pipe, schedule, mapping)
+    return Handle(pipe, schedule, speedup, mapping)
 
 
 class Handle:
     """A schedule on a pipeline. As a context manager it is removed at the end.
 
     Attributes:
-        schedule: what is applied.
+        schedule: what is applied; None: each call chooses one for `speedup`.
+        speedup: the one that was asked for, or None.
         report: of the last call, also of one that was interrupted; None: nothing was sampled yet.
     """
 
-    def __init__(self, pipe: Any, schedule: Schedule, mapping: LevelMapping) -> None:
+    def __init__(self, pipe: Any, schedule: Schedule | None, speedup: float | None, mapping: LevelMapping) -> None:
         self.schedule = schedule
+        self.speedup = speedup
         self.report: SamplingReport | None = None
         self._pipe = pipe
         self._mapping: LevelMapping = mapping
@@ -148,12 +169,12 @@ class Handle:
             return call(*args, **kwargs)
         if not self._busy.acquire(blocking=False):
             raise FlexiffusionError(
-                f"{self.schedule.name}: the pipeline is sampling already, in another thread or in a callback of its "
-                "own. Call it again when it is done, or give each thread a pipeline and a network of its own"
+                f"{type(self._pipe).__name__}: it is sampling already, in another thread or in a callback of its own. "
+                "Call it again when it is done, or give each thread a pipeline of its own"
             )
         try:
             self.report = None
-            sampling = _Sampling(self._pipe, self.schedule, self._mapping)
+            sampling = _Sampling(self._pipe, self.schedule, self.speedup, self._mapping)
             try:
                 with sampling:
                     return call(*args, **kwargs)
@@ -173,6 +194,9 @@ def _subclass(base: Any, handle: Handle) -> Any:
 
     def reduce(self: Any, protocol: int) -> Any:
         function, arguments, *rest = base.__reduce_ex__(self, protocol)
+        if function is copyreg.__newobj__ and arguments == (made,):  # type: ignore[attr-defined]
+            # pickle wants the class of the object itself there; this makes one of the class that it is told
+            return (copyreg._reconstructor, (base, object, None), *rest)  # type: ignore[attr-defined]
         return (function, tuple(base if argument is made else argument for argument in arguments), *rest)
 
     names = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
@@ -183,13 +207,14 @@ def _subclass(base: Any, handle: Handle) -> Any:
 class _Sampling:
     """One call of a pipeline under a schedule."""
 
-    def __init__(self, pipe: Any, schedule: Schedule, mapping: LevelMapping) -> None:
+    def __init__(self, pipe: Any, schedule: Schedule | None, speedup: float | None, mapping: LevelMapping) -> None:
         self._pipe = pipe
         self._scheduler = pipe.scheduler
-        self._schedule = schedule
+        self._asked = schedule
+        self._schedule = schedule  # of this list: the asked one, or the one that was chosen
+        self._speedup = speedup
         self._mapping: LevelMapping = mapping
-        self._attributes = Attributes()
-        self._thread = threading.get_ident()
+        self._attributes = Attributes(acts=this_thread())  # another thread may call a pipeline of the same network
         self._networks: dict[nn.Module, Arguments] = {}
         self._conditionings = Conditionings()
         self._given: Listed | None = None
@@ -210,10 +235,14 @@ class _Sampling:
         if not self._steps:
             return None
         report = total(self._reports, self._nulls)
-        return SamplingReport(self._schedule.name, report, self._steps, tuple(self._notes))
+        return SamplingReport(self._name, report, self._steps, tuple(self._notes))
+
+    @property
+    def _name(self) -> str | None:
+        return None if self._schedule is None else self._schedule.name
 
     def __enter__(self) -> None:
-        _require_runnable(self._pipe, self._schedule)
+        _require_runnable(self._pipe, self._asked)
         put = self._attributes.put_function
         try:
             scheduler, pipe = self._scheduler, self._pipe
@@ -237,7 +266,7 @@ class _Sampling:
         self._close()
         report = self.report
         if report is not None:
-            if note := nothing_saved(self._schedule.name, report.report):
+            if note := nothing_saved(self._name or "no schedule", report.report):
                 self._note(note)
             _log.info("%s", report.line)
 
@@ -267,7 +296,7 @@ class _Sampling:
             start = len(self._given.timesteps) - len(timesteps)
             if not len(timesteps) or float(timesteps[0]) != self._given.timesteps[start]:
                 raise FlexiffusionError(
-                    f"{self._schedule.name}: {type(self._pipe).__name__} does not sample a tail of its scheduler's "
+                    f"{type(self._pipe).__name__}: it does not sample a tail of its scheduler's "
                     "list, so no schedule can be laid over it. Remove the schedule for such calls"
                 )
             if self._lay(start) and self._plan is not None:
@@ -282,20 +311,29 @@ class _Sampling:
         Raises:
             FlexiffusionError: the schedule cannot be run here.
         """
-        given, scheduler, name = self._given, self._scheduler, self._schedule.name
+        given, scheduler = self._given, self._scheduler
         assert given is not None
         network = _uncompiled(next(iter(self._networks)))
         place = given.place(start)
         whole = given.levels[place:]
-        plan = plan_for(self._schedule, given.levels, self._mapping, given.end, place, own_solver=True)
-        if problem := why_not_cut(network):
+        if self._speedup is not None:
+            chosen = self._chosen(whole, network, self._speedup)
+            self._schedule = schedule = chosen.schedule
+            self._note(chosen.said)
+            plan = full_plan(whole)
+            if schedule is not None:
+                plan = plan_for(schedule, whole, end=given.end, own_solver=True)
+        else:
+            schedule = self._schedule
+            assert schedule is not None
+            plan = plan_for(schedule, given.levels, self._mapping, given.end, place, own_solver=True)
+        if schedule is not None and (problem := why_not_cut(network)):
             plan = in_full(plan)
-            self._note(f"{name}: {problem}, so only null steps act")
-        noise = noise_of(scheduler)
-        Run(network, plan, noise).close()  # refuses before anything is sampled
+            self._note(f"{schedule.name}: {problem}, so only null steps act")
+        Run(network, plan, noise_of(scheduler)).close()  # refuses before anything is sampled
         other = plan.levels != whole
-        if other and plan.weights is None and (why := why_not_placed(scheduler)):
-            raise _not_placed(self._schedule, why)
+        if other and plan.weights is None and schedule is not None and (why := why_not_placed(scheduler)):
+            raise _not_placed(schedule, why)
         if other or plan.weights is not None:
             self._rows = put(scheduler, given, plan)
         else:
@@ -303,21 +341,33 @@ class _Sampling:
             self._rows = Listed(*tail, whole, given.end)
         if plan.weights is not None:
             self._solver = OwnSolver(scheduler, plan, given.end)
-            self._note(f"{name} brings its own solver: that of {type(scheduler).__name__} is not used")
+            self._note(f"{self._name} brings its own solver: that of {type(scheduler).__name__} is not used")
         self._plan = plan
         self._nulls += plan.nulls
         self._steps += len(whole)
-        for note in (plan.warning, gain_note(name, plan, len(whole)), checkpoint_note(self._schedule)):
-            if note:
-                self._note(note)
+        if schedule is not None:
+            gain = gain_note(schedule.name, plan, len(whole))
+            for note in (plan.warning, gain, distilled(network), checkpoint_note(schedule, network)):
+                if note:
+                    self._note(note)
         return other or plan.weights is not None
 
+    def _chosen(self, levels: tuple[float, ...], network: nn.Module, speedup: float) -> Chosen:
+        scheduler, cut = self._scheduler, why_not_cut(network) is None
+        fixed = why_not_placed(scheduler) is not None
+        setting = Setting(
+            levels,
+            noise_of(scheduler),
+            kind_of(scheduler).sampler,
+            cfg=_guidance(self._pipe),
+            prediction=prediction_of(scheduler),
+        )
+        family, branches = (family_of(network), find_layout(network).branches) if cut else (None, 1)
+        model = ModelInfo(family or "custom", branches)
+        presets = [preset for preset in _presets() if not (fixed and _needs_levels(preset.schedule))]
+        return choose(speedup, setting, model, presets, functools.partial(is_same_checkpoint, network), cut)
+
     def _forward(self, network: nn.Module, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != self._thread:
-            raise FlexiffusionError(
-                f"{self._schedule.name}: its network is called from a second thread while a pipeline samples with it. "
-                "Give each thread a network of its own, or call the pipelines one after the other"
-            )
         named = self._networks[network].named(args, kwargs)
         told = named.get(self._networks[network].timestep or "")
         if self._plan is None or self._rows is None or told is None or self._done >= len(self._rows.timesteps):
@@ -384,7 +434,7 @@ class _Sampling:
     def _compare(self, sample: Tensor) -> None:
         """Says where this call is another than what the schedule was made with."""
         given, pipe, scheduler = self._given, self._pipe, self._scheduler
-        if given is None or len(given.levels) < FEWEST_STEPS:
+        if given is None or self._schedule is None or len(given.levels) < FEWEST_STEPS:
             return
         pixels = getattr(pipe, "vae_scale_factor", None)
         flat = sample.dim() == 4 and isinstance(pixels, int)
@@ -406,19 +456,26 @@ class _Sampling:
             _log.warning("%s", note)
 
 
-def _require_runnable(pipe: Any, schedule: Schedule) -> None:
-    """Raises ModelMismatch where a schedule cannot be run on a pipeline as it is now."""
+def _require_runnable(pipe: Any, schedule: Schedule | None) -> None:
+    """Raises ModelMismatch where a schedule, or any, cannot be run on a pipeline as it is now."""
     network = _uncompiled(_networks(pipe)[0])
     kind_of(pipe.scheduler)
-    require_noise(schedule, noise_of(pipe.scheduler), type(pipe).__name__)
     if Arguments(network).timestep is None:
         raise ModelMismatch(f"{type(network).__name__}: its forward has no timestep. Use another pipeline")
-    require_fit(schedule, network, _presets())
-    plan = schedule.plan
-    if isinstance(plan, StepsPlan) and plan.weights is not None:
+    if schedule is None:
         return
-    if (isinstance(plan, StepsPlan) or NULL in plan.actions()) and (why := why_not_placed(pipe.scheduler)):
+    require_noise(schedule, noise_of(pipe.scheduler), type(pipe).__name__)
+    if why_not_cut(network) is None:
+        require_fit(schedule, network, _presets())
+    if _needs_levels(schedule) and (why := why_not_placed(pipe.scheduler)):
         raise _not_placed(schedule, why)
+
+
+def _needs_levels(schedule: Schedule) -> bool:
+    """Whether a schedule changes the list that the scheduler's own solver steps over."""
+    if isinstance(schedule.plan, StepsPlan):
+        return schedule.plan.weights is None
+    return NULL in schedule.plan.actions()
 
 
 def _presets() -> Iterator[Preset]:

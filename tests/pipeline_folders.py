@@ -206,6 +206,23 @@ def ltx(words: CLIPTokenizer) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def hunyuan_video(words: CLIPTokenizer) -> dict[str, Any]:
+    """Its pipeline puts a template before prompts, longer than these tokenizers read: CLIP alone is told them."""
+    return {
+        "transformer": diffusers.HunyuanVideoTransformer3DModel(
+            in_channels=4, out_channels=4, num_layers=2, num_single_layers=4, num_refiner_layers=1, patch_size=2,
+            text_embed_dim=WIDTH, pooled_projection_dim=WIDTH, rope_axes_dim=(2, 2, 4), **HEADS,
+        ),
+        "text_encoder": chat_model("LlamaModel", words), "tokenizer": words,
+        "text_encoder_2": clip("CLIPTextModel", words), "tokenizer_2": words,
+        "vae": diffusers.AutoencoderKLHunyuanVideo(
+            latent_channels=4, block_out_channels=(4,) * 4, layers_per_block=1, norm_num_groups=2,
+            down_block_types=("HunyuanVideoDownBlock3D",) * 4, up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+        ),
+        "scheduler": flow(shift=7.0),
+    }  # fmt: skip
+
+
 def sana(words: CLIPTokenizer) -> dict[str, Any]:
     return {
         "transformer": diffusers.SanaTransformer2DModel(
@@ -239,11 +256,12 @@ PIPELINES: dict[str, tuple[str, Callable[[CLIPTokenizer], dict[str, Any]]]] = {
     "ltx": ("LTXPipeline", ltx),
     "sana": ("SanaPipeline", sana),
 }
+VIDEOS = {"hunyuan-video": ("HunyuanVideoPipeline", hunyuan_video)}
 
 
 def write_transformer_pipeline(folder: Path, name: str, **parts: Any) -> Path:
-    """The folder of one of `PIPELINES`; `parts` are put in place of its own."""
-    maker, made = PIPELINES[name]
+    """The folder of one of `PIPELINES` or `VIDEOS`; `parts` are put in place of its own."""
+    maker, made = (PIPELINES | VIDEOS)[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         components = made(tokenizer(folder / "words")) | parts

@@ -158,7 +158,8 @@ def sample(pipe: Any, name: str = "sd", seed: int = 0, **more: Any) -> torch.Ten
 
 def schedule_for(pipe: Any, plan: SegmentsPlan | StepsPlan, name: str = "drawn", steps: int = STEPS) -> Schedule:
     """A schedule that fits the pipeline's network."""
-    network = getattr(pipe, "unet", None) or pipe.transformer
+    network = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    network = getattr(network, "_orig_mod", network)
     total = plan.total_steps if isinstance(plan, SegmentsPlan) else steps
     model = ModelInfo("custom", find_layout(network).branches)
     return Schedule(name, model=model, sampling=Sampling(None, None, total, None, None, None), plan=plan)

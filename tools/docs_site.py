@@ -13,7 +13,9 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-BESIDE = ["benchmarks/README.md", "schedules/README.md"]
+BESIDE = ["benchmarks/README.md", "schedules/README.md"] + [
+    f"{name}.md" for name in ("CHANGELOG", "CODE_OF_CONDUCT", "CONTRIBUTING", "SECURITY")
+]
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)")
 
 

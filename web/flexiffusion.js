@@ -88,7 +88,7 @@ function stripWidget() {
 
 async function refresh(node, strip) {
   const value = (name) => node.widgets?.find((widget) => widget.name === name)?.value ?? "";
-  const asked = JSON.stringify({ preset: value("preset"), json: value("json") });
+  const asked = JSON.stringify({ preset: value("preset"), json: value("json"), speedup: Number(value("speedup")) || 2 });
   if (asked === strip.asked) return;
   strip.asked = asked;
   try {
@@ -151,7 +151,7 @@ function watch(widget, changed) {
 function addStrip(node) {
   const strip = node.addCustomWidget(stripWidget());
   const changed = () => refresh(node, strip);
-  node.widgets.filter((widget) => ["preset", "json"].includes(widget.name)).forEach((widget) => watch(widget, changed));
+  node.widgets.filter((widget) => ["preset", "json", "speedup"].includes(widget.name)).forEach((widget) => watch(widget, changed));
   const configure = node.onConfigure;
   node.onConfigure = function (...args) {
     const result = configure?.apply(this, args);

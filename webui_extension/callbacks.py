@@ -7,11 +7,13 @@ from typing import Any
 from modules import script_callbacks
 
 from . import sampling, xyz
+from .script import follow_checkpoint
 
 
 def register() -> None:
     """Registers with the host."""
     script_callbacks.on_before_ui(xyz.add_axes)
+    script_callbacks.on_after_component(lambda component, **more: follow_checkpoint(component, more.get("elem_id")))
     # the moment when a refiner has been loaded and no network call has been made yet
     script_callbacks.on_cfg_denoiser(_before_evaluation)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,12 @@ from flexiffusion.fit import misfit
 from flexiffusion.host import SamplingReport
 from flexiffusion.schedule import Schedule, SegmentsPlan
 
-from . import infotext
-from .library import Library
+from . import automatic, infotext
+from .automatic import Chooser
+from .library import Library, listed
 from .network import Network
 from .sampling import Sampling
-from .settings import BY_LEVEL, BY_POSITION, OFF, SAME, Settings
+from .settings import AUTO, BY_LEVEL, BY_POSITION, OFF, SAME, Settings
 
 ATTRIBUTE = "flexiffusion"
 _log = logging.getLogger("flexiffusion")
@@ -44,27 +45,27 @@ class Generation:
         self._settings = settings
         self._library = library
         self._network = network
-        self._first = library.schedule(settings.schedule)
-        self._second: Schedule | None = self._first
+        self._first = self._read(settings.schedule)
+        self._second: Schedule | Chooser | None = self._first
         if settings.hires == OFF or not getattr(p, "enable_hr", False):
             self._second = None
         elif settings.hires != SAME:
-            self._second = library.schedule(settings.hires)
+            self._second = self._read(settings.hires)
         self._warned: set[str] = set()
         for schedule in (self._first, self._second):
-            if schedule is not None:
+            if isinstance(schedule, Schedule):
                 _require_levels(schedule, settings)
 
     @property
     def name(self) -> str:
         """The first pass's schedule."""
-        return self._first.name
+        return self._first.name if isinstance(self._first, Schedule) else f"auto, {self._settings.speedup:g}x"
 
     def infotext(self) -> dict[str, str]:
         """What the pictures' text says before it is known what was run."""
         settings = self._settings
         hires = settings.hires
-        if hires not in (SAME, OFF):
+        if hires not in (SAME, OFF, AUTO):
             hires = self._named(hires, self._second)
         return infotext.written(settings, self._named(settings.schedule, self._first), hires)
 
@@ -79,14 +80,8 @@ class Generation:
                 p.extra_generation_params.pop(stale, None)
         if schedule is None:
             return
-        differs = misfit(
-            schedule,
-            sampler=plain_name(p.sampler.config.name),
-            cfg=p.cfg_scale if schedule.provenance.kind == "searched" else None,
-            size=(p.width, p.height) if schedule.provenance.kind == "searched" and not is_hires else None,
-        )
-        if differs:
-            self.warn(differs)
+        if isinstance(schedule, Schedule):
+            self._warn_of_misfit(schedule, is_hires)
         Sampling(
             p.sampler,
             schedule,
@@ -98,6 +93,33 @@ class Generation:
             lambda report: self._finish(key, report),
             self._progress,
         ).attach()
+
+    def _read(self, choice: str) -> Schedule | Chooser:
+        return self._choose if choice == AUTO else self._library.schedule(choice)
+
+    def _choose(self, levels: Sequence[float], own_solver: bool, network: Network) -> Schedule:
+        p = self._p
+        settings = {"sampler": plain_name(p.sampler.config.name), "cfg": p.cfg_scale}
+        if not getattr(p, "is_hr_pass", False):
+            settings["size"] = (p.width, p.height)
+        chosen = automatic.chosen(
+            self._settings.speedup, levels, network, self._library.presets, own_solver, **settings
+        )
+        if chosen.schedule is None:
+            raise FlexiffusionError(chosen.said)
+        print(f"[Flexiffusion] {chosen.said}")
+        return chosen.schedule
+
+    def _warn_of_misfit(self, schedule: Schedule, is_hires: bool) -> None:
+        p, searched = self._p, schedule.provenance.kind == "searched"
+        differs = misfit(
+            schedule,
+            sampler=plain_name(p.sampler.config.name),
+            cfg=p.cfg_scale if searched else None,
+            size=(p.width, p.height) if searched and not is_hires else None,
+        )
+        if differs:
+            self.warn(differs)
 
     def warn(self, message: str) -> None:
         """Says it once, in the log and under the picture."""
@@ -113,10 +135,12 @@ class Generation:
         self._p.extra_generation_params[key] = report.counts
         print(f"[Flexiffusion] {report.line}")
 
-    def _named(self, choice: str, schedule: Schedule | None) -> str:
+    def _named(self, choice: str, schedule: Schedule | Chooser | None) -> str:
         """What brings a schedule back from a picture: its name, or its whole text in one line."""
-        if schedule is None or not self._library.is_text(choice):
-            return self._library.name_of(choice)
+        if choice == AUTO:
+            return AUTO
+        if not isinstance(schedule, Schedule) or not self._library.is_text(choice):
+            return listed(self._library.name_of(choice))
         return json.dumps(json.loads(codec.dumps(schedule)), separators=(",", ":"))
 
 

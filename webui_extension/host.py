@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from modules import paths, sd_models, shared
 
 from flexiffusion import presets
+from flexiffusion.families import FAMILIES
+from flexiffusion.fingerprint import is_same_checkpoint
+from flexiffusion.host import why_not_cut
+from flexiffusion.metadata import ModelInfo
 
+from . import automatic
+from .checkpoint import family_of_file
 from .library import Library
 from .network import Network, network_of
 
@@ -21,6 +29,40 @@ def family() -> str | None:
     """The loaded model's family; None: not known, or nothing is loaded yet. Loads nothing, unlike `shared.sd_model`."""
     loaded = network_of(getattr(getattr(sd_models, "model_data", None), "sd_model", None))
     return loaded.family if loaded is not None else None
+
+
+def checkpoint_family(title: str | None = None) -> str | None:
+    """The family of the checkpoint that is chosen, or of the one with this title, loaded or not; None: not known."""
+    if title is None:
+        title = getattr(shared.opts, "sd_model_checkpoint", None)
+    info = sd_models.get_closet_checkpoint_match(title) if title else None
+    loaded = getattr(getattr(sd_models, "model_data", None), "sd_model", None)
+    if info is None or getattr(loaded, "sd_checkpoint_info", None) == info:
+        return family()
+    return family_of_file(Path(info.filename))
+
+
+def model(title: str | None = None) -> tuple[ModelInfo, Callable[[Sequence[float]], bool]]:
+    """As much as is known of the chosen checkpoint's network, and whether it has a fingerprint, which only what is
+    loaded can tell."""
+    name = checkpoint_family(title)
+    known = ModelInfo(name or automatic.UNKNOWN, FAMILIES[name].branches if name in FAMILIES else 12)
+    info = sd_models.get_closet_checkpoint_match(title) if title else None
+    loaded = getattr(getattr(sd_models, "model_data", None), "sd_model", None)
+    found = network_of(loaded)
+    if found is None or (info is not None and getattr(loaded, "sd_checkpoint_info", None) != info):
+        return known, lambda fingerprint: False
+    return known, functools.partial(is_same_checkpoint, found.unet)
+
+
+def unsupported(title: str | None = None) -> str | None:
+    """Why the model that is loaded cannot be accelerated; None: it can, or another one is chosen, or none is loaded."""
+    loaded = getattr(getattr(sd_models, "model_data", None), "sd_model", None)
+    info = sd_models.get_closet_checkpoint_match(title) if title else None
+    found = network_of(loaded)
+    if found is None or (info is not None and getattr(loaded, "sd_checkpoint_info", None) != info):
+        return None
+    return f"{type(found.unet).__name__} has no blocks that a step could leave out" if why_not_cut(found.unet) else None
 
 
 def progress(steps: int) -> None:

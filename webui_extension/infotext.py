@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .settings import BY_POSITION, SAME, Settings
+from .settings import AUTO, BY_POSITION, SAME, Settings
 
 SCHEDULE, HIRES, MAPPING, COMPARE = "Flexi schedule", "Flexi hires", "Flexi mapping", "Flexi compare"
 RUN, HIRES_RUN = "Flexi run", "Flexi hires run"  # what was really run: written only
+SPEEDUP = "Flexi speed-up"  # of "auto"
 NOTE = "Flexi note"  # why a picture, or a pass of it, was made the plain way: written only
-KEYS = (SCHEDULE, HIRES, MAPPING, COMPARE, RUN, HIRES_RUN, NOTE)
+KEYS = (SCHEDULE, HIRES, MAPPING, COMPARE, SPEEDUP, RUN, HIRES_RUN, NOTE)
 
 
 def written(settings: Settings, schedule: str, hires: str) -> dict[str, str]:
@@ -25,6 +26,8 @@ def written(settings: Settings, schedule: str, hires: str) -> dict[str, str]:
         keys[MAPPING] = settings.mapping
     if settings.compare:
         keys[COMPARE] = str(True)
+    if AUTO in (schedule, hires):
+        keys[SPEEDUP] = f"{settings.speedup:g}"
     return keys
 
 
@@ -43,4 +46,13 @@ def read(parameters: Mapping[str, Any], field: str) -> Any:
         return parameters.get(HIRES, SAME)
     if field == "mapping":
         return parameters.get(MAPPING, BY_POSITION)
+    if field == "speedup":
+        return _number(parameters.get(SPEEDUP))
     return parameters.get(COMPARE) == "True"
+
+
+def _number(text: Any) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None

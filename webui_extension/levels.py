@@ -149,7 +149,9 @@ def levels_of(label: str, func: ListSampler, arguments: dict[str, Any], whole: T
     sigmas, timesteps = arguments.get("sigmas"), arguments.get("timesteps")
     if any(isinstance(given, Tensor) and len(given) < 2 for given in (sigmas, timesteps)):
         raise FlexiffusionError(f"{label} has no step to run, so there is nothing to save")
-    if isinstance(sigmas, Tensor) and "sigmas" in parameters and "restart" not in name:
+    # Restart goes up again in the middle; reForge's "ODE" samplers read only where the list begins and ends
+    makes_its_own = "restart" in name or "sample_ode" in name
+    if isinstance(sigmas, Tensor) and "sigmas" in parameters and not makes_its_own:
         return Sigmas(sigmas, whole)
     if isinstance(timesteps, Tensor) and "timesteps" in parameters:
         alphas_cumprod = denoiser.inner_model.inner_model.alphas_cumprod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,10 +14,10 @@ from flexiffusion.errors import FlexiffusionError, ScheduleError
 from flexiffusion.presets import Preset
 from flexiffusion.schedule import Schedule
 
-from .settings import OFF, SAME
+from .settings import AUTO, OFF, SAME
 
 NONE = "none"  # a cell of the X/Y/Z plot without a schedule
-RESERVED = (NONE, SAME, OFF)
+RESERVED = (NONE, SAME, OFF, AUTO)
 _log = logging.getLogger("flexiffusion")
 
 
@@ -46,11 +47,22 @@ class Library:
 
     def choices(self, family: str | None) -> list[str]:
         """What a dropdown lists: presets of this family, then the others with theirs in brackets; None: all alike."""
-        names = {_listed(name): preset.schedule.model.family for name, preset in self._presets.items()}
+        ordered = sorted(self._presets.items(), key=lambda item: _natural(item[0]))
+        names = {listed(name): preset.schedule.model.family for name, preset in ordered}
         if family is None:
             return list(names)
         others = [f"{name} [{made_for}]" for name, made_for in names.items() if made_for != family]
         return [name for name, made_for in names.items() if made_for == family] + others
+
+    def refit(self, choice: str, family: str | None) -> str:
+        """The choice after the model has changed: "auto", which fits every model, for a preset of another family."""
+        name = self.name_of(choice)
+        if choice == AUTO or name not in self._presets:
+            return choice or AUTO
+        made_for = self._presets[name].schedule.model.family
+        if family is None or made_for == family:
+            return listed(name)
+        return AUTO
 
     def name_of(self, choice: str) -> str:
         """The preset's name that a dropdown's choice stands for; of an unknown one the choice itself.
@@ -90,6 +102,11 @@ class Library:
         raise FlexiffusionError(f"Flexiffusion: there is no schedule {shown(name)}. {remedy}")
 
 
-def _listed(name: str) -> str:
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers in names as numbers: turns-6 before turns-10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def listed(name: str) -> str:
     """A name as a dropdown lists it: one that would be taken for one of the other choices keeps its file's ending."""
     return f"{name}.json" if name.strip().lower() in RESERVED else name

@@ -8,30 +8,51 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from flexiffusion.fit import made_for
+from flexiffusion.plan import Plan
 from flexiffusion.schedule import Action, Metric, Schedule, StepsPlan
 from flexiffusion.strip import KIND_COLOURS
-from flexiffusion.summary import counts_text, step_text
+from flexiffusion.summary import counts_text, sampling_text, step_text
 
 
-def html(schedule: Schedule, family: str | None) -> str:
-    """The preview of one schedule. family: of the loaded model, None if not known."""
+def html(
+    schedule: Schedule, family: str | None, outlook: Sequence[str] = (), plan: Plan | None = None, is_rule: bool = False
+) -> str:
+    """The preview of one schedule.
+
+    family:  of the loaded model, None if not known
+    outlook: what it would do with the settings on the screen, and `plan` the steps of that
+    is_rule: it was made for these settings, by the rule behind "auto"
+    """
     actions = schedule.plan.actions()
-    lines = [_strip(actions), f"<b>{escape(schedule.name)}</b>: {counts_text(actions)}", f"Made with {_text(schedule)}"]
+    lines = [_strip(plan.actions if plan is not None else actions), *(f"<b>{escape(line)}</b>" for line in outlook)]
+    if is_rule:
+        return _lines([*lines, _faint(schedule.description)])
+    lines += [f"{escape(schedule.name)}: {counts_text(actions)}", f"Made with {_text(schedule)}"]
     if family is not None and family != schedule.model.family:
         lines.insert(0, f"<b>Does not fit: made for {escape(schedule.model.family)}, loaded is {escape(family)}.</b>")
     if isinstance(schedule.plan, StepsPlan):
-        lines.append("Brings its own noise levels: the host's scheduler decides the first one only.")
+        lines.append(
+            "Brings its own noise levels: the scheduler is not used, and the steps slider only where it asks for fewer "
+            f"than {len(actions)} steps."
+        )
     lines += [_measured(metric) for metric in schedule.metrics]
     if schedule.cost is not None and schedule.cost.speedup_macs is not None:
         lines.append(f"{schedule.cost.speedup_macs:.2f}x fewer multiply-adds")
     if schedule.cost is not None:
         lines += [f"{ms:.0f} ms on {escape(device)}" for device, ms in schedule.cost.ms.items()]
-    if schedule.provenance.kind == "heuristic":
+    if schedule.provenance.kind == "heuristic" and "not measured" not in (schedule.description or ""):
         lines.append("Its quality was not measured.")
     if schedule.description:
-        lines.append(f'<span style="opacity:.75">{escape(schedule.description)}</span>')
+        lines.append(_faint(schedule.description))
+    return _lines(lines)
+
+
+def _lines(lines: Sequence[str]) -> str:
     return f'<div class="flexiffusion-preview">{"<br>".join(lines)}</div>'
+
+
+def _faint(text: str) -> str:
+    return f'<span style="opacity:.75">{escape(text)}</span>'
 
 
 def problem(message: str) -> str:
@@ -40,7 +61,7 @@ def problem(message: str) -> str:
 
 
 def _text(schedule: Schedule) -> str:
-    return escape(f"{made_for(schedule)}; for {schedule.model.family}")
+    return escape(f"{sampling_text(schedule.sampling)}; for {schedule.model.family}")
 
 
 def _strip(actions: Sequence[Action]) -> str:
@@ -54,6 +75,7 @@ def _strip(actions: Sequence[Action]) -> str:
         f'<span style="display:inline-block;width:.8em;height:.8em;background:{colour};border:1px solid #8888"></span> '
         f"{kind}"
         for kind, colour in KIND_COLOURS.items()
+        if any(action.kind == kind for action in actions)
     )
     return strip + f'<small style="opacity:.75">{legend}</small>'
 

@@ -26,7 +26,8 @@ from flexiffusion.run import Report, Run
 from flexiffusion.schedule import FULL, Schedule
 from flexiffusion.solver import own_sampler
 
-from .levels import Levels, levels_of, positions
+from .automatic import Chooser
+from .levels import Levels, Sigmas, levels_of, positions
 from .network import Network
 
 MARK = "flexiffusion"  # the attribute by which the denoiser callback and a second attachment find a sampling
@@ -36,6 +37,7 @@ class Sampling:
     """Lays a schedule over the next call of one sampler object.
 
     Args:
+        schedule: or what chooses it, once it is known what is sampled.
         sampler: the host's, with `func`, `config`, `model_wrap_cfg` and `get_sigmas` or `get_timesteps`.
         network: the network that is loaded right now; asked again at every evaluation, since a refiner may change it.
         presets: what else there is, for the refusal of a schedule that does not fit.
@@ -48,7 +50,7 @@ class Sampling:
     def __init__(
         self,
         sampler: Any,
-        schedule: Schedule,
+        schedule: Schedule | Chooser,
         mapping: LevelMapping,
         network: Callable[[], Network | None],
         presets: tuple[Preset, ...],
@@ -58,7 +60,9 @@ class Sampling:
         progress: Callable[[int], None],
     ) -> None:
         self._sampler = sampler
-        self._schedule = schedule
+        self._chooser = None if isinstance(schedule, Schedule) else schedule
+        if isinstance(schedule, Schedule):
+            self._schedule = schedule
         self._mapping = mapping
         self._find_network = network
         self._presets = presets
@@ -128,6 +132,8 @@ class Sampling:
         config = self._sampler.config
         try:
             levels = levels_of(config.name, original, kwargs, self._whole, denoiser)
+            if self._chooser is not None:
+                self._choose(self._chooser, levels)
             self._plan, replaced = levels.plan(self._schedule, self._mapping)
             self._require_fit()
         except FlexiffusionError as error:
@@ -161,10 +167,20 @@ class Sampling:
             self._warn(f"{self._schedule.name}: nothing was saved, over {len(levels.run)} steps all of it is full")
         return result
 
-    def _require_fit(self) -> None:
+    def _choose(self, chooser: Chooser, levels: Levels) -> None:
+        """Takes the schedule for what is run: in img2img for the tail of the list alone, as if that were all of it."""
+        self._schedule = chooser(levels.run, isinstance(levels, Sigmas), self._loaded())
+        self._mapping = "position"
+        levels.whole = levels.run
+
+    def _loaded(self) -> Network:
         network = self._find_network()
         if network is None:
             raise FlexiffusionError("Flexiffusion: no model is loaded; it runs the plain way")
+        return network
+
+    def _require_fit(self) -> None:
+        network = self._loaded()
         require_noise(self._schedule, network.noise, type(network.unet).__name__)
         try:
             require_fit(self._schedule, network.unet, self._presets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import Any
 
 from modules import scripts
@@ -27,6 +28,19 @@ def why_not_here() -> str | None:
     )
 
 
+_instances: list[weakref.ref[FlexiffusionScript]] = []  # one for each tab
+
+
+def follow_checkpoint(component: Any, elem_id: str | None) -> None:
+    """The host has made a control: its list of checkpoints, which Forge gives no id, is followed in every tab."""
+    if elem_id == "setting_sd_model_checkpoint" or (
+        elem_id is None and getattr(component, "label", None) == "Checkpoint"
+    ):
+        for reference in _instances:
+            if script := reference():
+                script.follow(component)
+
+
 class FlexiffusionScript(scripts.Script):
     """One instance for each tab. What belongs to a generation is kept on `p`, never here."""
 
@@ -34,6 +48,8 @@ class FlexiffusionScript(scripts.Script):
         super().__init__()
         self._controls: ui.Controls | None = None
         self._hosts: dict[str, Any] = {}
+        self._connected: list[Any] = []
+        _instances.append(weakref.ref(self))
 
     def title(self) -> str:
         return ui.TITLE
@@ -42,22 +58,31 @@ class FlexiffusionScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        self._controls = controls = ui.build(self.elem_id, why_not_here())
+        controls = ui.build(self.elem_id, why_not_here())
+        if self._controls is None:  # later ones are made for the API's defaults alone, and are never seen
+            self._controls = controls
         self.infotext_fields = [
             (component, functools.partial(infotext.read, field=field))
             for component, field in zip(controls.arguments, ARGUMENTS, strict=True)
         ]
-        self.paste_field_names = [infotext.SCHEDULE, infotext.HIRES, infotext.MAPPING, infotext.COMPARE]
+        self.paste_field_names = [
+            infotext.SCHEDULE, infotext.HIRES, infotext.MAPPING, infotext.COMPARE, infotext.SPEEDUP,
+        ]  # fmt: skip
         self._connect()
         return controls.arguments
 
     def after_component(self, component: Any, **kwargs: Any) -> None:
         """Notes the host's own controls as they are made, in whatever order the user has put the sections."""
         tab = "img2img" if self.is_img2img else "txt2img"
-        for name in ("steps", "sampling", "scheduler"):
-            if kwargs.get("elem_id") == f"{tab}_{name}":
-                self._hosts[name] = component
-                self._connect()
+        name = str(kwargs.get("elem_id")).removeprefix(f"{tab}_")
+        if f"{tab}_{name}" == kwargs.get("elem_id") and name in (*ui.SCREEN[tab], *ui.BUTTON):
+            self._hosts[name] = component
+            self._connect()
+
+    def follow(self, checkpoint: Any) -> None:
+        """The host has made its list of checkpoints."""
+        self._hosts["checkpoint"] = checkpoint
+        self._connect()
 
     def before_process(self, p: Any, *arguments: Any) -> None:
         settings = self._settings(p, arguments)
@@ -113,8 +138,25 @@ class FlexiffusionScript(scripts.Script):
         return arguments
 
     def _connect(self) -> None:
-        if self._controls is not None and len(self._hosts) == 3:
-            hosts = self._hosts
-            ui.connect(
-                self._controls.use, self._controls.schedule, hosts["steps"], hosts["sampling"], hosts["scheduler"]
-            )
+        """Connects what is there by now, each thing once: the host makes its controls in an order of its own."""
+        if self._controls is None:
+            return
+        for name in ui.BUTTON:
+            if name in self._hosts and self._is_first(name):
+                ui.connect_button(self._controls, name, self._hosts[name])
+        names = ui.SCREEN["img2img" if self.is_img2img else "txt2img"]
+        if not all(name in self._hosts for name in names):
+            return
+        screen = [self._hosts[name] for name in names]
+        if self._is_first("screen"):
+            ui.connect_screen(self._controls, names, screen)
+        if "checkpoint" in self._hosts and self._is_first("checkpoint"):
+            ui.connect_checkpoint(self._controls, names, screen, self._hosts["checkpoint"])
+
+    def _is_first(self, what: str) -> bool:
+        """Whether this is connected for the first time to the controls that are there now."""
+        done = (what, self._controls)
+        if done in self._connected:
+            return False
+        self._connected.append(done)
+        return True

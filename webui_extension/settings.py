@@ -9,8 +9,10 @@ from typing import Any
 from flexiffusion.checks import shown
 from flexiffusion.errors import FlexiffusionError
 from flexiffusion.plan import LevelMapping
+from flexiffusion.rule import FASTEST
 
-SAME, OFF = "same", "off"  # what `hires` can be besides a preset's name
+AUTO = "auto"  # what `schedule` and `hires` can be besides a preset's name: the one that fits `speedup`
+SAME, OFF = "same", "off"  # and `hires`
 BY_POSITION, BY_LEVEL = "by position", "by noise level"
 MAPPINGS: dict[str, LevelMapping] = {BY_POSITION: "position", BY_LEVEL: "level"}
 
@@ -23,6 +25,7 @@ class Settings:
     hires:    the same for the hires pass, or "same", or "off"
     mapping:  "by position" or "by noise level", see `flexiffusion.plan.plan_for`
     compare:  make the plain picture too and show both with seconds
+    speedup:  1 to 4, of "auto" (`flexiffusion.auto`)
     """
 
     enabled: bool = False
@@ -30,6 +33,7 @@ class Settings:
     hires: str = SAME
     mapping: str = BY_POSITION
     compare: bool = False
+    speedup: float = 2.0
 
     @property
     def placement(self) -> LevelMapping:
@@ -52,6 +56,8 @@ def settings_of(arguments: Sequence[Any]) -> Settings:
             continue
         if wanted is bool:
             value = _switch(value)
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
         if not isinstance(value, wanted):
             raise FlexiffusionError(
                 f"Flexiffusion argument {i} ({field.name}): {shown(value)} is no {wanted.__name__}. "
@@ -64,9 +70,16 @@ def settings_of(arguments: Sequence[Any]) -> Settings:
         raise FlexiffusionError(
             f"Flexiffusion argument 3 (mapping): {shown(mapping)} is not known. Use one of: {', '.join(MAPPINGS)}"
         )
+    speedup = values.get("speedup", 1.0)
+    if not 1 <= speedup <= FASTEST:
+        raise FlexiffusionError(
+            f"Flexiffusion argument 5 (speedup): {shown(speedup)} is outside 1 to {FASTEST:g}. Give 1 to {FASTEST:g}"
+        )
     hires = values.get("hires", "")
     word = hires.strip().lower() or SAME
-    values["hires"] = word if word in (SAME, OFF) else hires
+    values["hires"] = word if word in (SAME, OFF, AUTO) else hires
+    if values.get("schedule", "").strip().lower() == AUTO:
+        values["schedule"] = AUTO
     return Settings(**values)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,23 @@ import gradio as gr
 from modules.ui_components import InputAccordion, ToolButton
 
 from flexiffusion.errors import FlexiffusionError
+from flexiffusion.plan import Plan
+from flexiffusion.rule import FASTEST
+from flexiffusion.schedule import Schedule
 
-from . import host, preview
+from . import estimate, host, preview
 from .generation import plain_name
-from .settings import BY_POSITION, MAPPINGS, OFF, SAME
+from .settings import AUTO, BY_POSITION, MAPPINGS, OFF, SAME, Settings
 
 TITLE = "Flexiffusion"
+
+# The host's own controls that decide what a schedule gains, by the ends of their elem_id, in the order of `Screen`.
+SCREEN = {
+    "txt2img": ("steps", "hr-checkbox", "hires_steps", "denoising_strength"),
+    "img2img": ("steps", "denoising_strength"),
+}
+# Those that the button sets; Forge Classic has no scheduler.
+BUTTON = ("steps", "sampling", "scheduler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,77 +38,195 @@ class Controls:
     hires: Any
     mapping: Any
     compare: Any
+    speedup: Any
     use: Any
+    refresh: Any
+    shown: Any
+
+    @property
+    def decisive(self) -> list[Any]:
+        """Those that decide what is run, in the order of `show`."""
+        return [self.schedule, self.hires, self.mapping, self.speedup]
 
     @property
     def arguments(self) -> list[Any]:
-        return [self.enabled, self.schedule, self.hires, self.mapping, self.compare]
+        return [self.enabled, self.schedule, self.hires, self.mapping, self.compare, self.speedup]
 
 
 def build(elem_id: Callable[[str], str], problem: str | None = None) -> Controls:
     """Makes the accordion in the current gradio context. problem: why nothing can be run here, to be said first."""
-    names = host.library.choices(host.family())
-    first = names[0] if names else ""
+    names = host.library.choices(host.checkpoint_family())
     with InputAccordion(False, label=TITLE, elem_id=elem_id("enabled")) as enabled:
         if problem is not None:
             gr.HTML(preview.problem(problem), elem_id=elem_id("problem"))
-        with gr.Row():
-            # free text too: the name of a schedule that is not here any more, or a whole schedule file
-            schedule = gr.Dropdown(
-                label="Schedule", choices=names, value=first, allow_custom_value=True, elem_id=elem_id("schedule")
-            )
-            refresh = ToolButton(value="\U0001f504", elem_id=elem_id("refresh"))
-        shown = gr.HTML(show(first), elem_id=elem_id("preview"))
-        use = gr.Button("Use this schedule's steps and sampler", elem_id=elem_id("use"))
-        with gr.Row():
-            hires = gr.Dropdown(
-                label="Hires pass",
-                choices=[SAME, OFF, *names],
-                value=SAME,
-                allow_custom_value=True,
-                elem_id=elem_id("hires"),
-            )
-            mapping = gr.Dropdown(
-                label="Place on other numbers of steps",
-                choices=list(MAPPINGS),
-                value=BY_POSITION,
-                elem_id=elem_id("mapping"),
-            )
-            compare = gr.Checkbox(label="Compare: make the plain picture too", value=False, elem_id=elem_id("compare"))
+        speedup = gr.Slider(
+            label="Speed-up (auto)",
+            minimum=1.0,
+            maximum=FASTEST,
+            step=0.1,
+            value=Settings().speedup,
+            elem_id=elem_id("speedup"),
+        )
+        shown = gr.HTML(show(AUTO), elem_id=elem_id("preview"))
+        with gr.Accordion("Choose a schedule", open=False, elem_id=elem_id("choose")):
+            with gr.Row():
+                # free text too: the name of a schedule that is not here any more, or a whole schedule file
+                schedule = gr.Dropdown(
+                    label="Schedule",
+                    choices=[AUTO, *names],
+                    value=AUTO,
+                    allow_custom_value=True,
+                    elem_id=elem_id("schedule"),
+                )
+                refresh = ToolButton(value="\U0001f504", elem_id=elem_id("refresh"))
+            use = gr.Button("Use this schedule's steps and sampler", elem_id=elem_id("use"))
+            with gr.Row():
+                hires = gr.Dropdown(
+                    label="Hires pass",
+                    choices=[SAME, OFF, AUTO, *names],
+                    value=SAME,
+                    allow_custom_value=True,
+                    elem_id=elem_id("hires"),
+                )
+                mapping = gr.Dropdown(
+                    label="Place on other numbers of steps",
+                    choices=list(MAPPINGS),
+                    value=BY_POSITION,
+                    elem_id=elem_id("mapping"),
+                )
+        compare = gr.Checkbox(label="Compare: make the plain picture too", value=False, elem_id=elem_id("compare"))
+    # who moves the slider wants what it stands for
+    speedup.release(fn=lambda: AUTO, inputs=[], outputs=[schedule], show_progress=False)
+    return Controls(enabled, schedule, hires, mapping, compare, speedup, use, refresh, shown)
 
-    def refreshed(choice: str) -> tuple[Any, Any, str]:
+
+def connect_screen(controls: Controls, names: tuple[str, ...], components: list[Any]) -> None:
+    """Keeps the preview in step with the host's own controls. components: those of `names`.
+
+    When the accordion opens, the lists follow too: the model may have been loaded, or changed, since the page was made.
+    """
+
+    def shown(choice: str, hires: str, mapping: str, speedup: float, *values: Any) -> str:
+        return show(choice, hires, mapping, speedup, dict(zip(names, values, strict=True)))
+
+    def opened(choice: str, hires: str, mapping: str, speedup: float, *values: Any) -> tuple[Any, Any, str]:
+        return followed(None, choice, hires, mapping, speedup, dict(zip(names, values, strict=True)))
+
+    def refreshed(*values: Any) -> tuple[Any, Any, str]:
         host.library.refresh()
-        found = host.library.choices(host.family())
-        return gr.update(choices=found), gr.update(choices=[SAME, OFF, *found]), show(choice)
+        return opened(*values)
 
-    refresh.click(fn=refreshed, inputs=[schedule], outputs=[schedule, hires, shown], show_progress=False)
-    schedule.change(fn=show, inputs=[schedule], outputs=[shown], show_progress=False)
-    return Controls(enabled, schedule, hires, mapping, compare, use)
+    settings = [*controls.decisive, *components]
+    lists = [controls.schedule, controls.hires, controls.shown]
+    for component in settings:
+        component.change(fn=shown, inputs=settings, outputs=[controls.shown], show_progress=False)
+    controls.enabled.change(fn=lambda _, *values: opened(*values), inputs=[controls.enabled, *settings], outputs=lists,
+                            show_progress=False)  # fmt: skip
+    controls.refresh.click(fn=refreshed, inputs=settings, outputs=lists, show_progress=False)
 
 
-def show(choice: str | None) -> str:
-    """The preview of what the dropdown holds."""
+def connect_checkpoint(controls: Controls, names: tuple[str, ...], components: list[Any], checkpoint: Any) -> None:
+    """Lets the lists follow the host's own choice of a checkpoint."""
+
+    def changed(
+        title: str, choice: str, hires: str, mapping: str, speedup: float, *values: Any
+    ) -> tuple[Any, Any, str]:
+        return followed(title, choice, hires, mapping, speedup, dict(zip(names, values, strict=True)))
+
+    checkpoint.change(
+        fn=changed,
+        inputs=[checkpoint, *controls.decisive, *components],
+        outputs=[controls.schedule, controls.hires, controls.shown],
+        show_progress=False,
+    )
+
+
+def followed(
+    title: str | None, choice: str | None, hires: str, mapping: str, speedup: float, screen: Mapping[str, Any]
+) -> tuple[Any, Any, str]:
+    """The lists for the checkpoint of this title (None: the one that is chosen), a choice that fits it, its preview.
+
+    A schedule that was made for another family is left for "auto"; a pasted or an unknown one stays.
+    """
+    family = host.checkpoint_family(title)
+    found = host.library.choices(family)
+    choice = host.library.refit(choice or "", family)
+    lists = gr.update(choices=[AUTO, *found], value=choice), gr.update(choices=[SAME, OFF, AUTO, *found])
+    return *lists, show(choice, hires, mapping, speedup, screen, title)
+
+
+def show(
+    choice: str | None,
+    hires: str = SAME,
+    mapping: str = BY_POSITION,
+    speedup: float = Settings().speedup,
+    screen: Mapping[str, Any] | None = None,
+    title: str | None = None,
+) -> str:
+    """The preview of what is chosen; with `screen`, the host's controls by name, what it would do there."""
+    if unable := host.unsupported(title):
+        return preview.problem(f"This model is not supported: {unable}. Pictures are made the plain way")
+    choice = choice or ""
+    if screen is None and choice == AUTO:
+        return preview.problem("Auto: the schedule that makes pictures about so many times faster")
     try:
-        return preview.html(host.library.schedule(choice or ""), host.family())
+        family = host.checkpoint_family(title)
+        if screen is None:
+            return preview.html(host.library.schedule(choice), family)
+        main, second = _passes(screen)
+        words, schedule, plan = _outlook(choice, speedup, main, mapping, title)
+        if schedule is not None and family is not None and family != schedule.model.family:
+            return preview.html(schedule, family)
+        lines = [words if choice == AUTO else f"With these settings: {words}"]
+        if second is not None:
+            after = choice if hires == SAME else hires
+            lines.append(f"Hires pass: {_outlook(after, speedup, second, mapping, title)[0]}")
+        if schedule is None:
+            return preview.problem(". ".join(lines))
+        return preview.html(schedule, family, lines, plan, is_rule=choice == AUTO and schedule.metrics == ())
     except FlexiffusionError as error:
         return preview.problem(str(error))
 
 
-def connect(use: Any, schedule: Any, steps: Any, sampler: Any, scheduler: Any) -> None:
-    """Lets the button set the host's own controls; what the schedule leaves open stays as it is."""
+def _outlook(
+    choice: str, speedup: float, run: estimate.Pass, mapping: str, title: str | None
+) -> tuple[str, Schedule | None, Plan | None]:
+    """What one pass would do, in words; the schedule, None: the plain way; its plan."""
+    if choice == OFF:
+        return "the plain way", None, None
+    if choice != AUTO:
+        schedule = host.library.schedule(choice)
+        words, plan = estimate.sentence(schedule, run, MAPPINGS[mapping])
+        return words, schedule, plan
+    model, recognises = host.model(title)
+    chosen = estimate.automatic(speedup, run, model, host.library.presets, recognises)
+    if chosen.schedule is None:
+        return chosen.said, None, None
+    words, plan = estimate.sentence(chosen.schedule, estimate.Pass(run.steps), "position")
+    return f"Auto: {words}", chosen.schedule, plan
 
-    def used(choice: str) -> tuple[Any, Any, Any]:
+
+def connect_button(controls: Controls, name: str, component: Any) -> None:
+    """Lets the button set one of the host's own controls; what the schedule leaves open stays as it is."""
+
+    def used(choice: str) -> Any:
         try:
             made = host.library.schedule(choice or "").sampling
-        except FlexiffusionError:
-            return gr.update(), gr.update(), gr.update()
-        return (
-            gr.update(value=made.steps),
-            _chosen(made.sampler, sampler.choices),
-            _chosen(made.scheduler, scheduler.choices),
-        )
+        except FlexiffusionError:  # "auto" too: it keeps what is set
+            return gr.update()
+        if name == "steps":
+            return gr.update(value=made.steps)
+        return _chosen(made.sampler if name == "sampling" else made.scheduler, component.choices)
 
-    use.click(fn=used, inputs=[schedule], outputs=[steps, sampler, scheduler], show_progress=False)
+    controls.use.click(fn=used, inputs=[controls.schedule], outputs=[component], show_progress=False)
+
+
+def _passes(screen: Mapping[str, Any]) -> tuple[estimate.Pass, estimate.Pass | None]:
+    steps, denoise = int(screen["steps"] or 1), float(screen["denoising_strength"] or 0)
+    if "hr-checkbox" not in screen:
+        return estimate.image_to_image(steps, denoise), None
+    second = estimate.hires(int(screen["hires_steps"] or 0) or steps, denoise) if screen["hr-checkbox"] else None
+    return estimate.text_to_image(steps), second
 
 
 def _chosen(name: str | None, choices: list[Any]) -> Any:

@@ -9,7 +9,7 @@ from modules import scripts
 from . import host
 from .generation import ATTRIBUTE
 from .library import NONE
-from .settings import OFF, SAME
+from .settings import AUTO, OFF, SAME
 
 
 def add_axes() -> None:
@@ -19,17 +19,25 @@ def add_axes() -> None:
         return
     module.axis_options.extend(
         [
+            module.AxisOption("[Flexiffusion] Speed-up (auto)", float, _speedup),
             module.AxisOption(
-                "[Flexiffusion] Schedule", str, _schedule, choices=lambda: [NONE, *host.library.choices(host.family())]
+                "[Flexiffusion] Schedule",
+                str,
+                _schedule,
+                choices=lambda: [NONE, AUTO, *host.library.choices(host.checkpoint_family())],
             ),
             module.AxisOption(
                 "[Flexiffusion] Hires schedule",
                 str,
                 _hires,
-                choices=lambda: [SAME, OFF, *host.library.choices(host.family())],
+                choices=lambda: [SAME, OFF, AUTO, *host.library.choices(host.checkpoint_family())],
             ),
         ]
     )
+
+
+def _speedup(p: Any, value: float, values: Any) -> None:
+    _put(p, {"enabled": True, "schedule": AUTO, "speedup": value})
 
 
 def _schedule(p: Any, value: str, values: Any) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
+from ...flexiffusion.rule import FASTEST
+from ..auto import USUAL_STEPS, Auto
+
 SCHEDULE = io.Custom("FLEXIFFUSION_SCHEDULE")
 
 MAPPINGS = ["position", "level"]  # flexiffusion.plan.LevelMapping
@@ -68,6 +71,25 @@ def range_inputs() -> list[Any]:
             tooltip="Where in the run the schedule ceases to act; every step after runs in full. 1: at the end.",
         ),
     ]
+
+
+def speedup_input(**more: Any) -> Any:
+    return io.Float.Input(
+        "speedup",
+        default=2.0,
+        min=1.0,
+        max=FASTEST,
+        step=0.1,
+        round=0.01,
+        tooltip="How many times faster sampling shall be. 2: the time of half as many steps; 1: as ever. The higher, "
+        "the further from the picture that the model draws alone.",
+        **more,
+    )
+
+
+def steps_of(schedule: Any, steps: int) -> int:
+    """Of the steps widget, whose 0 means as many as the schedule was made for."""
+    return steps or (USUAL_STEPS if isinstance(schedule, Auto) else int(schedule.sampling.steps))
 
 
 def sampling_inputs(after_generate: str = "randomize") -> list[Any]:

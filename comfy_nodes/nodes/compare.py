@@ -12,7 +12,7 @@ from comfy_api.latest import io, ui
 from ...flexiffusion.host import SamplingReport
 from .. import folders
 from ..apply import apply, report_text
-from .common import mapping_input, model_input, range_inputs, sampling_inputs, schedule_input, schema
+from .common import mapping_input, model_input, range_inputs, sampling_inputs, schedule_input, schema, steps_of
 
 AMPLIFIED = 4  # of the difference picture: what an eye hardly sees side by side is plain there
 
@@ -68,7 +68,7 @@ class Compare(io.ComfyNode):
         end_percent: float = 1.0,
         **settings: Any,
     ) -> Any:
-        steps = steps or schedule.sampling.steps
+        steps = steps_of(schedule, steps)
         pictures, runs = [], []
         for used in (None, schedule):
             reports: list[SamplingReport] = []

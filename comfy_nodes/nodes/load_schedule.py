@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from json import loads
 from typing import Any
@@ -11,10 +12,12 @@ from comfy_api.latest import io
 
 from ...flexiffusion.codec import dumps
 from ...flexiffusion.errors import ScheduleError
+from ...flexiffusion.schedule import Schedule
 from .. import folders
-from ..inline import chosen
-from .common import SCHEDULE, schema
+from ..inline import AUTO, chosen
+from .common import SCHEDULE, schema, speedup_input
 
+_log = logging.getLogger("flexiffusion")
 EMBEDDED = "flexiffusion"  # the entry of a picture's metadata that holds a schedule
 
 
@@ -33,9 +36,9 @@ class LoadSchedule(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "preset",
-                    options=folders.names(),
-                    tooltip="A bundled schedule, or a file of yours from models/flexiffusion (press R after adding "
-                    "one).",
+                    options=[AUTO, *folders.names()],
+                    tooltip="auto: chosen when sampling starts, by the speed-up below. Or a bundled schedule, or a "
+                    "file of yours from models/flexiffusion (press R after adding one).",
                 ),
                 io.String.Input(
                     "json",
@@ -45,6 +48,7 @@ class LoadSchedule(io.ComfyNode):
                     tooltip="The text of a schedule file. When it is filled in it is used instead of the preset, "
                     "so that the workflow carries its schedule along.",
                 ),
+                speedup_input(optional=True),
                 io.Boolean.Input(
                     "embed",
                     default=False,
@@ -70,7 +74,9 @@ class LoadSchedule(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, preset: str | None = None, json: str | None = "", embed: bool = False) -> str | float:
+    def fingerprint_inputs(
+        cls, preset: str | None = None, json: str | None = "", speedup: float = 2.0, embed: bool = False
+    ) -> str | float:
         """The file may change behind its name. (None: from another node, whose own change is what counts.)
 
         What is embedded is embedded by every run's own `execute`: then no two runs are the same.
@@ -79,16 +85,20 @@ class LoadSchedule(io.ComfyNode):
             return math.nan
         if json and json.strip():
             return hashlib.sha256(json.encode()).hexdigest()
+        if not preset or preset == AUTO:
+            return ""
         try:
-            return hashlib.sha256(folders.path_of(preset).read_bytes()).hexdigest() if preset else ""
+            return hashlib.sha256(folders.path_of(preset).read_bytes()).hexdigest()
         except (ScheduleError, OSError):
             return ""  # `execute` says what is wrong
 
     @classmethod
-    def execute(cls, preset: str, json: str = "", embed: bool = False) -> Any:
-        schedule = chosen(preset, json)
+    def execute(cls, preset: str, json: str = "", speedup: float = 2.0, embed: bool = False) -> Any:
+        schedule = chosen(preset, json, speedup)
         saved = getattr(getattr(cls, "hidden", None), "extra_pnginfo", None)
-        if embed and isinstance(saved, dict):
+        if embed and not isinstance(schedule, Schedule):
+            _log.warning("embed: what %s chooses is known only when sampling starts, so nothing is embedded", preset)
+        elif embed and isinstance(saved, dict):
             # the host writes every entry as JSON into the pictures of this run, under the entry's name
             saved[EMBEDDED] = loads(dumps(schedule))
         return io.NodeOutput(schedule)

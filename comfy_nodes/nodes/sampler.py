@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ...flexiffusion.host import SamplingReport
 from .. import folders
 from ..apply import apply, report_text
-from .common import mapping_input, model_input, range_inputs, sampling_inputs, schedule_input, schema
+from .common import mapping_input, model_input, range_inputs, sampling_inputs, schedule_input, schema, steps_of
 
 
 class Sampler(io.ComfyNode):
@@ -51,7 +51,7 @@ class Sampler(io.ComfyNode):
     ) -> Any:
         reports: list[SamplingReport] = []
         patched = apply(model, schedule, mapping, folders.presets(), reports.append, (start_percent, end_percent))
-        steps = steps or schedule.sampling.steps
+        steps = steps_of(schedule, steps)
         (latent,) = host.common_ksampler(patched, steps=steps, latent=latent_image, **settings)
         report = report_text(schedule, reports)
         return io.NodeOutput(latent, report, ui={"text": (report,)})

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ...flexiffusion.errors import ScheduleError
 from ...flexiffusion.solver import own_sampler
 from ..apply import thin
+from ..auto import Auto
 from .common import schedule_input, schema
 
 _log = logging.getLogger("flexiffusion")
@@ -48,6 +50,12 @@ class ScheduleSigmas(io.ComfyNode):
 
         if len(sigmas) < 2:
             return io.NodeOutput(sigmas, ksampler("euler"))
+        if isinstance(schedule, Auto):
+            raise ScheduleError(
+                schedule.name,
+                "it is chosen when sampling starts, where the model and all settings are known",
+                "Put Flexiffusion Auto or Apply Schedule on the model, and leave this node out",
+            )
         levels, plan = thin(schedule, [float(sigma) for sigma in sigmas])
         if plan.warning:
             _log.warning("%s", plan.warning)

@@ -26,7 +26,7 @@ from ..cut import Capture, capturing, skipping
 from ..errors import ModelMismatch
 from ..feature import Feature
 from ..layouts import Layout, find_layout
-from ..noise import NoiseLevels, initial_scale, spaced_places
+from ..noise import NoiseLevels, initial_scale, network_scale, spaced_places
 from ..outputs import Shapes
 from ..predictor import place_of, predict_feature
 from ..solver import Solver, SolverMaker, dpmpp_2m
@@ -129,7 +129,7 @@ class Measurer:
         self.sigmas = denoiser.levels.sigmas(self.grid)
         # Differences are measured as the network sees samples, so that all levels count alike; the end is clean.
         kind = denoiser.levels.kind
-        self.scales = (*(initial_scale(sigma, kind) if kind == "vp" else 1.0 for sigma in self.sigmas), 1.0)
+        self.scales = (*(network_scale(sigma, kind) for sigma in self.sigmas), 1.0)
         self.branches = tuple(branches)
         self.layout: Layout = find_layout(denoiser.network)
         self.calls: dict[int | None, int] = {}

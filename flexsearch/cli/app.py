@@ -30,6 +30,7 @@ COMMANDS: dict[str, Entry] = {
     "plan": Entry("flexsearch.cli.plan:plan", "Plan schedules in seconds, from tables of a model."),
     "evaluate": Entry("flexsearch.cli.evaluate:evaluate", "Measure one schedule against its teacher."),
     "compare": Entry("flexsearch.cli.compare:compare", "Measure schedules beside their rivals."),
+    "quality": Entry("flexsearch.cli.quality:quality", "Compare many pictures with the teacher's."),
     "profile": Entry("flexsearch.cli.profile:profile", "Cost of every kind of step on this device."),
     "report": Entry("flexsearch.cli.report:report", "Write a run as one page for the browser."),
     "verify": Entry("flexsearch.cli.verify:verify", "Measure a preset's claims on your checkpoint."),

@@ -44,9 +44,11 @@ SPEEDUP = (
                  help="Asked speed-up in multiply-adds; give it several times."),
 )  # fmt: skip
 FEATURES = (
-    click.option("--features", type=Word("bundled", "inception:"), default="bundled", show_default=True,
+    click.option("--features", type=Word("auto", "bundled", "model", "inception:"), default="auto", show_default=True,
                  metavar="MODULE",
-                 help="Feature module: bundled, inception:FILE or package.module:Class."),
+                 help="What feature errors and relative FID are of. model: the checkpoint's own network, halfway; "
+                 "bundled: a classifier of what tiny and pixel draw; inception:FILE; package.module:Class; auto: "
+                 "bundled for those two, else model."),
     click.option("--prompts", "prompts_file", type=Place(), metavar="FILE",
                  help="Prompts, one a line; those below a line --- are held out. [default: bundled ones]"),
 )  # fmt: skip

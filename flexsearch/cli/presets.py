@@ -254,6 +254,27 @@ def _is_remote(source: str) -> bool:
     return is_remote(source)
 
 
+@presets.command("gather", cls=Command, group="presets")
+@click.argument("folder", type=Place(folder=True, file_okay=False, path_type=Path), metavar="FOLDER")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=Place(folder=True, file_okay=False, path_type=Path),
+    help="Write each schedule that you have with its evidence there, to share again.",
+)
+@output.json_option
+@click.pass_context
+def gather(ctx: click.Context, folder: Path, out: Path | None) -> None:
+    """Put together what others measured: the files of `verify --share` in FOLDER, and what they say of each preset.
+
+    Each checkpoint counts once for a schedule. Spreads are smallest, median and largest over checkpoints. Files that
+    are no measurements are told, the others gathered; exit code 3 then.
+    """
+    from flexsearch.cli.gather_output import conduct
+
+    ctx.exit(conduct(folder, out))
+
+
 def _file_of(origin: str) -> str:
     """An origin without the commit, which is what may change."""
     if not origin.startswith("hf:"):

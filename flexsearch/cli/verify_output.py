@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,20 +10,30 @@ import click
 from flexiffusion.presets import named
 from flexsearch.cli import output
 from flexsearch.cli.progress import Terminal
+from flexsearch.errors import ConfigError
 from flexsearch.report.rows import comparisons
 from flexsearch.report.table import FinalTable, error_text
 from flexsearch.runs.claims import Finding, Word, overall
 from flexsearch.runs.settings import Settings
 from flexsearch.runs.verify import Verification, unused_seed, usual_images, verify
 from flexsearch.sampling.prompts import given_prompts
+from flexsearch.sharing.measurement import write
 
 _STYLES: dict[Word | None, str] = {"confirmed": "green", "weaker": "yellow", "refuted": "red", None: "dim"}
 
 
 def conduct(
-    preset: str, images: int | None, choose_on: int, prompts_file: str | None, seed: int | None, **options: Any
+    preset: str,
+    images: int | None,
+    choose_on: int,
+    prompts_file: str | None,
+    seed: int | None,
+    share: str | None,
+    **options: Any,
 ) -> tuple[Finding, ...]:
-    """Measure and show; the findings."""
+    """Measure, show and share; the findings."""
+    if share is not None and not Path(share).absolute().parent.is_dir():
+        raise ConfigError(f"--share {share}", "there is no such folder", "Make it, or give another place")
     schedule = named(preset).schedule
     prompts, held_out = given_prompts(prompts_file)
     asked = Settings(
@@ -35,6 +46,11 @@ def conduct(
     )
     made = verify(schedule, asked, Terminal())
     _show(made)
+    if share is not None:
+        if made.measurement is None:
+            raise ConfigError(f"--share {share}", "an error is not finite: there is no measurement", "See the table")
+        write(Path(share), made.measurement)
+        output.say(f"shared: {share}")
     return made.findings
 
 

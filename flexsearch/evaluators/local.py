@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flexiffusion.cost import CostTable
+from flexiffusion.search import refining
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.devices import out_of_memory, release
 from flexiffusion.search.evaluator import OneByOne
@@ -21,10 +22,9 @@ from flexiffusion.search.objective import Objective, ReferenceName
 from flexiffusion.search.paired import DIVERGED, Errors, squared_error
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import Judgement, race
-from flexiffusion.search.refining import refined
 from flexiffusion.search.trajectory import Trajectory, halved, joined
 from flexiffusion.solver import Weights
-from flexsearch.metrics.features import extract
+from flexsearch.metrics.features import Features, features_of
 from flexsearch.metrics.perceptual import load_lpips, lpips_errors
 from flexsearch.metrics.real_fid import RealFid
 from flexsearch.metrics.relative_fid import RelativeFid
@@ -58,7 +58,8 @@ class Outcome:
 
     @cached_property
     def features(self) -> Tensor:
-        return extract(self.evaluator.features, self.images)
+        evaluator = self.evaluator
+        return features_of(evaluator.features, self.trajectory.latents, self.images, evaluator.batch)
 
     @property
     def all_features(self) -> Tensor:
@@ -123,16 +124,18 @@ class LocalEvaluator(OneByOne):
         solver: str,
         noise: Tensor,
         references: dict[ReferenceName, Reference],
-        features: nn.Module,
+        features: Features,
         macs: CostTable,
         judged_by: ReferenceName,
         batch: int,
         prefixes: Prefixes | None = None,
         real: RealFid | None = None,
         path: TeacherPath | None = None,
+        fitted_on: int = 0,
     ) -> None:
         """solver: the one that candidates are sampled with, by name
         path: of the first images; where it is given, candidates have a solver of their own instead, fitted to it
+        fitted_on: on how many of these images candidates' solvers are fitted, the first ones
         """
         self.denoiser = denoiser
         self.model = denoiser.model
@@ -146,6 +149,7 @@ class LocalEvaluator(OneByOne):
         self.prefixes = prefixes
         self.real = real
         self.path = path
+        self.fitted_on = fitted_on
 
     @cached_property
     def relative_fid(self) -> RelativeFid:
@@ -160,11 +164,6 @@ class LocalEvaluator(OneByOne):
         """How many images there are."""
         return len(self.noise)
 
-    @property
-    def fitted_on(self) -> int:
-        """How many of the images, the first ones, candidates' solvers are fitted on."""
-        return 0 if self.path is None else len(self.path.end)
-
     def evaluate(
         self, candidate: Candidate, first: int = 0, last: int | None = None, solver: str | Weights | None = None
     ) -> Outcome:
@@ -178,28 +177,27 @@ class LocalEvaluator(OneByOne):
         trajectory = self._drawn(candidate, rows, solver, None)
         return Outcome(self, trajectory, rows, None if isinstance(solver, str) else solver)
 
-    def fit(self, candidate: Candidate) -> Weights:
-        """The weights of the candidate's own solver. Raises ValueError where the evaluator fits none."""
-        weights = self._own(candidate, slice(0, self.fitted_on), None).weights
-        if weights is None:
+    def fit(self, candidate: Candidate, images: int | None = None) -> Weights:
+        """The weights of the candidate's own solver: those that it is judged with, or fitted on so many images, the
+        first ones. Raises ValueError where the evaluator fits none."""
+        if self.path is None:
             raise ValueError("the evaluator has no teacher's path to fit a solver to")
-        return weights
+        return self._fitted(candidate, self.fitted_on if images is None else images)[1]
 
-    def refine(self, candidate: Candidate, weights: Weights) -> Weights:
-        """The weights of the candidate's own solver, refined for where its samples of all images end. Raises ModelError
-        where not even one image fits."""
+    def refine(self, candidate: Candidate) -> Weights:
+        """The weights of the candidate's own solver, at their best: fitted on all images of the teacher's path, and
+        where it has few full steps refined for where the samples of all images end.
+
+        Raises ModelError where not even one image fits, and ValueError where the evaluator fits no solvers.
+        """
+        weights = self.fit(candidate, None if self.path is None else len(self.path.end))
+        if sum(action.kind == "full" for action in candidate.actions) > refining.FEW:
+            return weights
         wanted = self.references[self.judged_by].latents
+        steps = (candidate.places, candidate.actions, weights)
         while True:
             try:
-                return refined(
-                    self.denoiser,
-                    self.noise,
-                    wanted,
-                    candidate.places,
-                    candidate.actions,
-                    weights,
-                    batch=self.batch,
-                )
+                return refining.refined(self.denoiser, self.noise, wanted, *steps, batch=self.batch)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -215,20 +213,21 @@ class LocalEvaluator(OneByOne):
             return Outcome(self, self._drawn(candidate, rows, self.solver, self.prefixes), rows)
         parts, rest = [], rows
         if weights is None:
-            trajectory, weights = self._fitted(candidate)
+            trajectory, weights = self._fitted(candidate, self.fitted_on)
             parts, rest = [trajectory], slice(self.fitted_on, rows.stop)
         if rest.start < rest.stop:
             # the weights of a prefix are those of every candidate that begins so
             parts.append(self._drawn(candidate, rest, weights, self.prefixes))
         return Outcome(self, joined(parts), rows, weights)
 
-    def _fitted(self, candidate: Candidate) -> tuple[Trajectory, Weights]:
+    def _fitted(self, candidate: Candidate, count: int) -> tuple[Trajectory, Weights]:
+        """Sampled on the first images with weights that are fitted on them."""
         assert self.path is not None
         with torch.inference_mode():
             trajectory, weights = draw_fitted(
                 self.denoiser,
                 self.path,
-                self.noise[: self.fitted_on],
+                self.noise[:count],
                 candidate.places,
                 candidate.actions,
                 batch=self.batch,

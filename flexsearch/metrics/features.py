@@ -10,8 +10,13 @@ from torch import Tensor, nn
 
 from flexsearch.errors import ConfigError
 from flexsearch.metrics.bundled import FashionClassifier
+from flexsearch.metrics.own_features import OwnFeatures
 from flexsearch.models.assets import ASSETS
 from flexsearch.named import imported, is_named
+
+AUTO = "auto"  # of `--features`
+CLASSIFIED = ("tiny-fashion", "pixel-fashion")  # families whose pictures the bundled classifier knows
+Features = nn.Module | OwnFeatures
 
 
 class BundledFeatures(nn.Module):
@@ -54,6 +59,11 @@ class InceptionFeatures(nn.Module):
         return torch.as_tensor(self.network(pixels)[0])
 
 
+def features_of(features: Features, latents: Tensor, images: Tensor, batch: int) -> Tensor:
+    """Features (n, d), float32 on the CPU, of a checkpoint's latents or of the images that they decode to."""
+    return features(latents, batch) if isinstance(features, OwnFeatures) else extract(features, images)
+
+
 def load_features(name: str) -> nn.Module:
     """`bundled`, `inception:WEIGHTS_FILE`, or `package.module:Class` of any torch module.
 
@@ -73,7 +83,9 @@ def load_features(name: str) -> nn.Module:
         return InceptionFeatures(weights)
     if not is_named(name):
         raise ConfigError(
-            "--features", f"{name!r} is not known", "Choose bundled, inception:FILE or package.module:Class"
+            "--features",
+            f"{name!r} is not known",
+            "Choose auto, bundled, model, inception:FILE or package.module:Class",
         )
     made = imported("--features", name)
     module = made() if callable(made) and not isinstance(made, nn.Module) else made

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from flexiffusion.noise import network_scale
 from flexiffusion.search.denoiser import Calls
 from flexiffusion.solver import clean
 from flexsearch.models.checkpoint import CheckpointDenoiser
@@ -30,7 +30,7 @@ class ModelDenoiser(CheckpointDenoiser):
 
     def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
         model, sigma = self.model, self.model.levels.sigma(place)
-        seen = (sample / math.sqrt(1 + sigma**2)).to(model.dtype)
+        seen = (sample / network_scale(sigma, self.levels.kind)).to(model.dtype)
         rows, inputs = model.network_input(seen, self.conditioning.rows(images.start, images.stop), self.guidance)
 
         def forward() -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from flexiffusion.noise import NoiseLevels
+from flexiffusion.noise import NoiseLevels, network_scale
 from flexiffusion.search.denoiser import Calls
 from flexiffusion.solver import clean
 from flexsearch.errors import ConfigError, ModelError
@@ -216,10 +216,9 @@ class PipelineDenoiser(CheckpointDenoiser):
     def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
         model, sigma = self.model, self.model.levels.sigma(place)
         loop = self.loop(images)
-        flow = self.levels.kind == "flow"
-        seen = sample if flow else sample / math.sqrt(1 + sigma**2)
-        timestep = sigma * model.noise_config["num_train_timesteps"] if flow else place
-        output = loop.evaluate(seen, timestep, sigma, run)
+        kind = self.levels.kind
+        timestep = sigma * model.noise_config["num_train_timesteps"] if kind == "flow" else place
+        output = loop.evaluate(sample / network_scale(sigma, kind), timestep, sigma, run)
         return clean(output.float(), sample, sigma, model.prediction)
 
 

@@ -28,8 +28,8 @@ from flexsearch.models.pipeline import PipelineDenoiser
 from flexsearch.runs.experiment import Experiment
 
 ORDERS = (1, 2)  # of TaylorSeer's series
-THRESHOLDS = (1e-4, 4.0)  # of First-Block-Cache: nothing is left out, nearly everything
-HALVINGS = 8  # of that range, by ratio
+THRESHOLDS = (1e-3, 2.0)  # of First-Block-Cache: hardly anything is left out, nearly everything
+HALVINGS = 6  # of that range, by ratio
 FIRST = 8  # search images that the threshold is found on
 _log = logging.getLogger("flexiffusion")
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from torch import nn
-
 from flexiffusion.cost import CostTable
 from flexiffusion.noise import spaced_places
 from flexiffusion.search import macro_steps
@@ -24,7 +22,9 @@ from flexsearch.choices import FITTED
 from flexsearch.devices import automatic_batch
 from flexsearch.errors import ConfigError
 from flexsearch.evaluators.local import LocalEvaluator
-from flexsearch.metrics.features import load_features
+from flexsearch.metrics.features import AUTO, CLASSIFIED, Features, load_features
+from flexsearch.metrics.own_features import NAME as OWN
+from flexsearch.metrics.own_features import OwnFeatures
 from flexsearch.metrics.real_fid import RealFid, real_statistics
 from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser
 from flexsearch.models.costs import count_macs, count_units, known_or_measured_ms
@@ -35,6 +35,8 @@ from flexsearch.runs.step_errors import known_or_measured
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_places, reference
 from flexsearch.sampling.solvers import SamplerSettings, solver_maker
+
+FOLLOWED = 32  # search images whose teacher's way is kept, for the last fit of what was found
 
 
 class Experiment:
@@ -83,8 +85,19 @@ class Experiment:
         ] * bool(cut)
 
     @cached_property
-    def features(self) -> nn.Module:
-        return load_features(self.settings.features).to(self.model.device)
+    def features(self) -> Features:
+        if self.features_name == OWN:
+            return OwnFeatures(self.model)
+        return load_features(self.features_name).to(self.model.device)
+
+    @property
+    def features_name(self) -> str:
+        """What the features are, as files write it: the bundled classifier of what the bundled models draw, else the
+        checkpoint's own."""
+        asked = self.settings.features
+        if asked != AUTO:
+            return asked
+        return "bundled" if self.model.family in CLASSIFIED else OWN
 
     @cached_property
     def sampling(self) -> SamplerSettings:
@@ -164,7 +177,8 @@ class Experiment:
     @cached_property
     def search_evaluator(self) -> LocalEvaluator:
         judged_by = self.settings.judged_by
-        return self.evaluator_for_search(self._references(self._search_images, {"teacher", judged_by}, self._fitted_on))
+        followed = min(self.settings.images, FOLLOWED) if self.settings.fits else 0
+        return self.evaluator_for_search(self._references(self._search_images, {"teacher", judged_by}, followed))
 
     def evaluator_for_search(self, references: dict[ReferenceName, Reference]) -> LocalEvaluator:
         """An evaluator on the search images, with references that are known."""
@@ -188,8 +202,16 @@ class Experiment:
 
     @cached_property
     def held_out_evaluator(self) -> LocalEvaluator:
+        return self.held_out_against({"teacher", "converged"})
+
+    def held_out_against(self, needed: Collection[ReferenceName]) -> LocalEvaluator:
+        """An evaluator on the held-out images, with these references only."""
         images = ImageSet(self.settings.seed, HELD_OUT, self.settings.held_out, self.prompts[1])
-        return self._evaluator(images, self._references(images, {"teacher", "converged"}))
+        return self._evaluator(images, self._references(images, needed))
+
+    def evaluator_without_references(self, images: ImageSet) -> LocalEvaluator:
+        """What samples candidates on other images; nothing is known there to compare them with."""
+        return self._evaluator(images, {})
 
     @property
     def _ways(self) -> dict[ReferenceName, tuple[SamplerSettings, Sequence[int]]]:
@@ -203,7 +225,7 @@ class Experiment:
         self, images: ImageSet, needed: Collection[ReferenceName], followed: int = 0
     ) -> dict[ReferenceName, Reference]:
         """Those that are needed; that which candidates are judged by with the way of the `followed` first images."""
-        features = (self.settings.features, self.features)
+        features = (self.features_name, self.features)
         return {
             name: reference(
                 self.model,
@@ -243,6 +265,7 @@ class Experiment:
             prefixes=prefixes,
             real=self.real,
             path=path,
+            fitted_on=0 if path is None else self._fitted_on,
         )
 
     @cached_property
@@ -251,7 +274,11 @@ class Experiment:
         settings = self.settings
         if settings.real is None:
             return None
-        named = (settings.features, self.features)
+        if isinstance(self.features, OwnFeatures):
+            place = f"--features {self.settings.features}"
+            problem = "a checkpoint's own features are of its latents, and real pictures have none"
+            raise ConfigError(place, problem, "Choose inception:FILE, or package.module:Class")
+        named = (self.features_name, self.features)
         return RealFid(real_statistics(Path(settings.real), named, self.model.image_size, self.folder))
 
     @property

@@ -52,10 +52,12 @@ def to_schedule(
     relative = outcome.relative_fid()
     if math.isfinite(relative):
         pictures = len(outcome.all_features)
-        metrics.append(Metric("relative_fid", relative, pictures, settings.features, "teacher, same noise, held out"))
+        metrics.append(
+            Metric("relative_fid", relative, pictures, experiment.features_name, "teacher, same noise, held out")
+        )
     fid = outcome.real_fid()
     if fid is not None and math.isfinite(fid):
-        metrics.append(Metric("fid", fid, len(outcome.all_features), settings.features, "real pictures"))
+        metrics.append(Metric("fid", fid, len(outcome.all_features), experiment.features_name, "real pictures"))
     return schedule_file(
         experiment,
         schedule_name(experiment, entry),

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from flexiffusion.schedule import Action, NoiseKind, SegmentsPlan, StepsPlan
-from flexiffusion.search import refining
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
 from flexiffusion.search.paired import Errors, estimate
@@ -32,7 +31,7 @@ Steps = tuple[tuple[Action, ...], DiffusersCache | None]  # what a schedule's st
 Seconds = Mapping[Steps, Sequence[float]]  # per image, of each turn
 
 TIMING = "timing"  # the stage's label
-TIMED_IMAGES = 8  # the same in every command, so that their speed-ups can be compared
+TIMED_IMAGES = 4  # the same in every command, so that their speed-ups can be compared
 SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: as slow devices are used
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
 
@@ -93,7 +92,7 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated], on_step: OnSt
                 kind, speedup, described(best.candidate), best.candidate, solver_of(experiment, best.candidate)
             )
             # a hand-made schedule keeps its fit where this one's is refined
-            alike = [other for other in chosen if other.kind in REFINED or not _refines(experiment, entry)]
+            alike = [other for other in chosen if not settings.fits or other.kind in REFINED]
             same = next((other for other in alike if other.speedup == speedup and other.key == entry.key), None)
             chosen.append(entry if same is None else replace(entry, label=f"the same as {same.label}"))
         on_step(f"{speedup:g}x")
@@ -101,24 +100,18 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated], on_step: OnSt
 
 
 def with_refined(experiment: Experiment, entries: Sequence[Entry], on_step: OnStep) -> list[Entry]:
-    """The same entries, the fitted solvers of what the search found and placed refined on its images, of schedules with
-    few full steps; see `flexiffusion.search.refining`. Hand-made schedules keep the fit alone. `on_step` is told of
-    each that could have been refined."""
+    """The same entries, the solvers of what the search found and placed at their best: see `LocalEvaluator.refine`.
+    Hand-made schedules keep the fit that the search judged them by. `on_step` is told of each that is refined."""
     known: dict[Key, Weights] = {}
     made = []
     for entry in entries:
         if entry.kind in REFINED and not isinstance(entry.solver, str):
-            if _refines(experiment, entry) and entry.key not in known:
-                known[entry.key] = experiment.search_evaluator.refine(entry.candidate, entry.solver)
+            if entry.key not in known:
+                known[entry.key] = experiment.search_evaluator.refine(entry.candidate)
             on_step(entry.label)
-            entry = replace(entry, solver=known.get(entry.key, entry.solver))
+            entry = replace(entry, solver=known[entry.key])
         made.append(entry)
     return made
-
-
-def _refines(experiment: Experiment, entry: Entry) -> bool:
-    """Whether a solver of the search's own has so few full steps that it is refined."""
-    return experiment.settings.fits and sum(action.kind == "full" for action in entry.candidate.actions) <= refining.FEW
 
 
 def solver_of(experiment: Experiment, candidate: Candidate) -> str | Weights:
@@ -159,6 +152,8 @@ def rivals(experiment: Experiment, speedup: float, target: float, known: Known) 
     seeds = experiment.seeds_at([target])
     for kind, of, solver in _rival_kinds(settings.usual_solver, experiment.model.levels.kind, settings.fits):
         able = [seed for seed in seeds if seed.kind == of and near(seed.candidate.cost(experiment.costs), [target])]
+        # the costliest is mostly the best: with it as their rival the others leave early
+        able.sort(key=lambda seed: -seed.candidate.cost(experiment.costs))
         if able:
             rival = known.best(able, solver)
             run = solver_of(experiment, rival.candidate) if solver == FITTED else solver

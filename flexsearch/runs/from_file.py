@@ -111,6 +111,16 @@ def settings_of(schedule: Schedule, base: Settings) -> Settings:
     )
 
 
+def shared_settings(schedules: Sequence[tuple[str, Schedule]], base: Settings) -> Settings:
+    """The settings that all files share. Raises ConfigError when they were made for different samplings."""
+    wanted = [settings_of(schedule, base) for _, schedule in schedules]
+    first = schedules[0][0]
+    for (file, _), settings in zip(schedules, wanted, strict=True):
+        if settings != wanted[0]:
+            raise ConfigError(file, f"it was made for another sampling than {first}", "Compare files of one teacher")
+    return with_fitted_rivals(wanted[0], [schedule for _, schedule in schedules])
+
+
 def _frames(schedule: Schedule) -> int | None:
     """Of the videos that a file was made for, as `export` writes it."""
     frames = schedule.extra.get("frames")

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from flexiffusion.schedule import Schedule
 from flexsearch.devices import peak_memory
-from flexsearch.errors import ConfigError
 from flexsearch.models.identity import cache_folder
 from flexsearch.report import figures
 from flexsearch.report.rows import Comparison, Row, comparisons
 from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
-from flexsearch.runs.from_file import entry_of, settings_of, with_fitted_rivals
+from flexsearch.runs.from_file import entry_of, shared_settings
 from flexsearch.runs.progress import Progress
 from flexsearch.runs.settings import Settings
 
@@ -45,7 +44,7 @@ def measure_files(
     They are sampled as they were made for, where `base` does not say otherwise. `picture`: where to draw their images.
     Raises ConfigError for schedules of different samplings, and ModelMismatch for those of another model.
     """
-    experiment = Experiment(_settings(schedules, base), cache_folder() / "references")
+    experiment = Experiment(shared_settings(schedules, base), cache_folder() / "references")
     progress.say(f"model: {experiment.described()}")
     found, entries, known = [], [final_table.teacher(experiment)], final_table.Known(experiment)
     for _, schedule in schedules:
@@ -65,13 +64,3 @@ def measure_files(
     if picture is not None:
         figures.samples(picture, [(entry.label, outcome.pictures) for entry, outcome in measured])
     return Measured(rows, peak_memory(experiment.model.device))
-
-
-def _settings(schedules: Sequence[tuple[str, Schedule]], base: Settings) -> Settings:
-    """The settings that all files share. Raises ConfigError when they were made for different samplings."""
-    wanted = [settings_of(schedule, base) for _, schedule in schedules]
-    first = schedules[0][0]
-    for (file, _), settings in zip(schedules, wanted, strict=True):
-        if settings != wanted[0]:
-            raise ConfigError(file, f"it was made for another sampling than {first}", "Compare files of one teacher")
-    return with_fitted_rivals(wanted[0], [schedule for _, schedule in schedules])

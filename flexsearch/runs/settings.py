@@ -60,7 +60,7 @@ class Settings:
     racing: bool = True
     memory: int = 1024
     plain_only: bool = False
-    features: str = "bundled"
+    features: str = "auto"
     prompts: tuple[str, ...] = ()
     held_out_prompts: tuple[str, ...] = ()
     size: tuple[int, int] | None = None

@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from flexiffusion.noise import Spacing, spaced_places
 from flexiffusion.search.fitting import TeacherPath
 from flexiffusion.solver import SolverMaker
 from flexiffusion.whole_file import whole_file
 from flexsearch.errors import ModelError
-from flexsearch.metrics.features import extract
+from flexsearch.metrics.features import Features, features_of
 from flexsearch.models.checkpoint import Checkpoint, CheckpointDenoiser, Counted
 from flexsearch.models.noise import initial_noise
 from flexsearch.sampling.solvers import SamplerSettings, draw
@@ -74,7 +74,7 @@ def reference(
     sampling: SamplerSettings,
     images: ImageSet,
     places: Sequence[int],
-    features: tuple[str, nn.Module],
+    features: tuple[str, Features],
     folder: Path,
     batch: int,
     followed: int = 0,
@@ -137,7 +137,8 @@ def reference(
             "Give a checkpoint with another VAE: the weights of this one hold numbers that are not finite",
         )
     way = [kept[:, :followed] for kept in (made.states, made.denoised) if kept is not None]
-    result = Reference(made.latents, (pictures * 255).round().to(torch.uint8), extract(features[1], pictures), *way)
+    described = features_of(features[1], made.latents, pictures, batch)
+    result = Reference(made.latents, (pictures * 255).round().to(torch.uint8), described, *way)
     folder.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as draft:
         save_file(

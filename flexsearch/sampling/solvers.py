@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flexiffusion.noise import NoiseLevels
+from flexiffusion.noise import NoiseLevels, network_scale
 from flexiffusion.search.fitting import Fitting, TeacherPath, fit
 from flexiffusion.search.trajectory import Trajectory, sample
 from flexiffusion.solver import Multistep, Plms, SolverMaker, Weights, check_falling, dpmpp_2m, dpmpp_3m, euler
@@ -41,7 +40,7 @@ class UniPc:
         from diffusers import UniPCMultistepScheduler
 
         check_falling(sigmas)
-        self.scales = [math.sqrt(1 + sigma**2) for sigma in (*sigmas, 0.0)]  # diffusers' samples are y / scale
+        self.scales = [network_scale(sigma, "vp") for sigma in (*sigmas, 0.0)]  # diffusers' samples are y / scale
         self.scheduler: Any = UniPCMultistepScheduler(
             solver_order=2, final_sigmas_type="zero", prediction_type="sample"
         )

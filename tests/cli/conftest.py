@@ -1,4 +1,4 @@
-"""What the commands of one process share."""
+"""What tests of commands and of whole runs share: see test_pipeline_search.py in tests/unit for one that borrows it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from flexsearch.models import costs
 from flexsearch.runs import final_table
 from flexsearch.sampling import references
 
+_counted: dict[str, CostTable] = {}
 
-@pytest.fixture(autouse=True, scope="session")
+
+@pytest.fixture(autouse=True, scope="module")
 def multiply_adds_counted_once() -> Iterator[None]:
     """Every command counts its network's multiply-adds, for seconds; test_models.py tests the counting itself."""
-    count, counted = costs.unet_macs, dict[str, CostTable]()
+    count = costs.unet_macs
 
     def once(unet: Any, shape: tuple[int, ...], told: Any) -> CostTable:
         parts = {} if told is None else vars(told)
         sizes = {name: None if part is None else tuple(part.shape) for name, part in parts.items()}
         key = json.dumps([dict(unet.config), shape, sizes], default=str, sort_keys=True)
-        if key not in counted:
-            counted[key] = count(unet, shape, told)
-        return counted[key]
+        if key not in _counted:
+            _counted[key] = count(unet, shape, told)
+        return _counted[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(costs, "unet_macs", once)
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def short_measurements() -> Iterator[None]:
     """These tests look at what commands write, neither at speed-ups nor at how converged the converged solution is."""
     with pytest.MonkeyPatch.context() as patch:

@@ -13,6 +13,7 @@ from flexiffusion import codec
 from flexiffusion.schedule import FULL, Action, Cost, Metric, ModelInfo, Provenance, Sampling, Schedule, Step, StepsPlan
 from flexsearch.cli import exit_codes
 from flexsearch.cli.app import main
+from flexsearch.sharing import measurement
 
 LEVELS = (14.61, 6.0, 3.0, 1.6, 0.9, 0.45, 0.2, 0.06)
 SCHEDULE = Schedule(
@@ -37,7 +38,19 @@ def test_true_and_exaggerated_claims_with_other_noise_than_the_search_had(tmp_pa
     """One verification for all of it: it samples the teacher, the converged solution and every rival of this cost."""
     metrics = (claim(1e-12, "teacher"), claim(10.0, "converged"))
     codec.write(tmp_path / "x.json", dataclasses.replace(SCHEDULE, metrics=metrics, cost=Cost(None, 4.0)))
-    arguments = ["verify", str(tmp_path / "x.json"), "--images", "2", "--choose-on", "2", "--json"]
+    shared = tmp_path / "shared" / "mine.json"
+    shared.parent.mkdir()
+    arguments = [
+        "verify",
+        str(tmp_path / "x.json"),
+        "--images",
+        "2",
+        "--choose-on",
+        "2",
+        "--json",
+        "--share",
+        str(shared),
+    ]
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code in (0, exit_codes.REFUTED), done.stderr
     assert "another checkpoint" in done.stderr
@@ -56,6 +69,10 @@ def test_true_and_exaggerated_claims_with_other_noise_than_the_search_had(tmp_pa
     assert told["verdict"] == exaggerated["word"]
     assert (done.exit_code == exit_codes.REFUTED) == (told["verdict"] == "refuted")
     assert {row["kind"] for row in told["rows"]} >= {"teacher", "found", "plain"}
+    given = measurement.read(shared)
+    assert given.error[0] == measured and given.images == 2 and given.seed == 1 and given.verdict == told["verdict"]
+    assert given.schedule == measurement.schedule_hash(codec.read(tmp_path / "x.json")) and given.checkpoint is not None
+    assert str(tmp_path) not in shared.read_text(), "nothing private is in it"
 
 
 def test_another_family_is_refused() -> None:

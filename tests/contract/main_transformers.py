@@ -181,7 +181,7 @@ ENTRIES: dict[str, Entry] = {
         wan_config(), lambda n, k: video(n) | time(n, value=500) | text(n, k), (6,)
     ),
     "WanVACETransformer3DModel": Entry(
-        wan_config(vace_layers=[0, 2, 4], vace_in_channels=6),
+        wan_config(vace_layers=[0, 2, 5], vace_in_channels=6),  # a hint for the last block: see test_vace
         lambda n, k: video(n) | time(n, value=500) | text(n, k)
         | {"control_hidden_states": drawn(n, 6, 3, SIDE, SIDE)},
         (6,),

@@ -9,6 +9,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -135,6 +136,67 @@ class TestOwnSolver:
         _, plan = engine.thin(EULER, [*OWN_LEVELS, 0.0])
         with pytest.raises(errors.ScheduleError, match="its own solver, but the sampler, a object, has no place"):
             part("comfy_nodes.samplers").with_own_solver(object(), plan, "made")
+
+
+class TestAuto:
+    """One speed-up; the schedule is chosen at the start of every sampling."""
+
+    SIGMAS = karras(20)
+
+    def auto(self, speedup: float = 2.0, *found: Any) -> Any:
+        return part("comfy_nodes.auto").Auto(speedup, lambda: [presets.Preset(Path(), one) for one in found])
+
+    def searched(self, host: Any, fingerprint: Any = None, **more: Any) -> Any:
+        """Every second level of the host's list in full, with Euler's weights; 2x."""
+        facts = part("flexiffusion.metadata")
+        own = solved(*((level, "F", (1.0,)) for level in self.SIGMAS[:-1:2]))
+        info = replace(part("comfy_nodes.auto").model_info(host.unet()), fingerprint=fingerprint)
+        sampling = S.Sampling("euler", None, 20, 4.0, None, None)
+        return replace(
+            own, name="found", model=info, sampling=sampling, provenance=facts.Provenance("searched"), **more
+        )
+
+    def test_without_a_searched_schedule_the_rule_runs(self, host: Any, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "flexiffusion")
+        result, calls, outcome = run(host, self.auto(), sigmas=self.SIGMAS)
+        assert (calls.full, calls.partial) == (10, 10) and calls.deep[0] and calls.deep[-1]
+        assert outcome.schedule == "rule-2x" and outcome.report.misses == 0
+        assert outcome.notes[0].startswith("Auto: the rule for 2x") and outcome.notes[0] in caplog.text
+        assert result.isfinite().all()
+
+    def test_a_schedule_of_this_checkpoint_is_found_by_its_fingerprint(self, host: Any) -> None:
+        own = part("flexiffusion.fingerprint").fingerprint_of(host.unet())
+        _, calls, outcome = run(host, self.auto(2.0, self.searched(host, own)), sigmas=self.SIGMAS)
+        assert (outcome.schedule, calls.full, calls.partial) == ("found", 10, 0)
+        assert outcome.notes[0] == "Auto: found, searched for this checkpoint, 2.00x"
+        other = tuple(number / 2 for number in own)
+        assert run(host, self.auto(2.0, self.searched(host, other)), sigmas=self.SIGMAS)[2].schedule == "rule-2x"
+
+    def test_speed_up_one_and_few_steps_are_bitwise_the_host_alone(self, host: Any) -> None:
+        for speedup, sigmas in ((1.0, self.SIGMAS), (2.0, karras(8))):
+            result, calls, outcome = run(host, self.auto(speedup), sigmas=sigmas)
+            assert torch.equal(result, host.sample(host.model(), sigmas))
+            assert calls.partial == 0 and outcome.schedule is None
+        assert "nothing to gain here: 8 steps" in outcome.notes[0]
+
+    def test_a_list_without_guidance_and_with_few_steps_looks_distilled(self, host: Any) -> None:
+        _, calls, outcome = run(host, self.auto(), sigmas=karras(12), cfg=1.0)
+        assert calls.partial == 0 and "distilled" in outcome.notes[0]
+
+    def test_one_model_serves_lists_of_all_lengths(self, host: Any) -> None:
+        outcomes: list[Any] = []
+        applied = engine.apply(host.model(), self.auto(3.0), listener=outcomes.append)
+        for count in (20, 30, 12):
+            host.sample(applied, karras(count))
+        assert [(one.report.full, one.report.partial) for one in outcomes] == [(6, 14), (10, 20), (4, 8)]
+
+    def test_img2img_lays_the_rule_over_what_is_left(self, host: Any) -> None:
+        _, calls, outcome = run(host, self.auto(), sigmas=karras(30)[12:])
+        assert (calls.full, calls.partial, outcome.report.misses) == (9, 9, 0) and calls.deep[0]
+
+    def test_a_speed_up_out_of_range_is_refused_before_sampling(self, host: Any) -> None:
+        with pytest.raises(errors.ScheduleError, match="1 to 4"):
+            run(host, self.auto(5.0), sigmas=self.SIGMAS)
 
 
 class TestCounts:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import comfy_api_standin
+import comfy_hosts
 import pytest
 import torch
 from pack import ROOT, load_pack, part
@@ -26,7 +27,7 @@ LANGUAGES = ("en", "zh", "ja")
 
 @pytest.fixture
 def pack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """The pack on the stand-in, and the five node classes."""
+    """The pack on the stand-in, and the node classes."""
     monkeypatch.setenv("FLEXIFFUSION_PRESETS", str(tmp_path / "none"))
     host = comfy_api_standin.install(monkeypatch, tmp_path / "models")
     name = load_pack().__name__
@@ -35,9 +36,8 @@ def pack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     host.models = tmp_path / "models"
     yield host
     # modules that imported the stand-in must not be met again by another test
-    for module in [
-        m for m in sys.modules if m.startswith(f"{name}.comfy_nodes") and not m.endswith(("apply", "samplers"))
-    ]:
+    kept = (".comfy_nodes.apply", ".comfy_nodes.auto", ".comfy_nodes.samplers")
+    for module in [m for m in sys.modules if m.startswith(f"{name}.comfy_nodes") and not m.endswith(kept)]:
         del sys.modules[module]
 
 
@@ -162,7 +162,7 @@ class TestLoad:
 
     def test_the_dropdown(self, pack: Any) -> None:
         options = pack.schemas[2].inputs[0].facts["options"]
-        assert options == sorted(path.stem for path in (ROOT / "schedules").glob("*.json"))
+        assert options == ["auto", *sorted(path.stem for path in (ROOT / "schedules").glob("*.json"))]
 
     def test_what_is_added_while_the_host_runs_is_there(
         self, pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -198,9 +198,9 @@ def test_presets_for_the_connected_model(pack: Any) -> None:
     fitting = part("comfy_nodes.routes").fitting
     found = fitting("xl.safetensors")
     assert found["family"] == "sdxl" and "sdxl-turns-10" in found["presets"]
-    assert all(name.startswith("sdxl-") for name in found["presets"])
+    assert found["presets"][0] == "auto" and all(name.startswith("sdxl-") for name in found["presets"][1:])
     for unknown in ("", "not there.safetensors", "../xl.safetensors"):
-        assert fitting(unknown) == {"family": None, "presets": part("comfy_nodes.folders").names()}
+        assert fitting(unknown) == {"family": None, "presets": ["auto", *part("comfy_nodes.folders").names()]}
 
 
 def test_a_schedule_is_embedded_where_asked(pack: Any) -> None:
@@ -226,6 +226,35 @@ def test_the_difference_picture(pack: Any) -> None:
     assert difference(first, first).abs().max() == 0
     torch.testing.assert_close(difference(first, first + 0.1), torch.full_like(first, 0.4))
     assert difference(first, first + 0.5).max() == 1
+
+
+class TestAuto:
+    def test_load_hands_out_what_is_chosen_later(self, pack: Any) -> None:
+        load = pack.nodes[2]
+        (auto,) = load.execute("auto", "", 3.0).args
+        assert auto.name == "auto 3x" and any(preset.schedule.name == "sd15-turns-6" for preset in auto.presets())
+        assert load.execute("auto").args[0].speedup == 2.0, "a workflow without the slider"
+        assert load.validate_inputs("auto") is True and load.fingerprint_inputs("auto") == ""
+        assert part("comfy_nodes.nodes.common").steps_of(auto, 0) == 30
+        text = (ROOT / "schedules" / "sdxl-turns-6.json").read_text()
+        assert load.execute("auto", text).args[0].name == "sdxl-turns-6", "text wins"
+
+    def test_the_strip_shows_the_rule(self, pack: Any) -> None:
+        shown = part("comfy_nodes.inline").strip(part("comfy_nodes.inline").chosen("auto", "", 2.0))
+        assert shown["counts"] == "15 full, 15 partial" and shown["name"] == "auto 2x"
+        assert shown["model"] == "chosen when sampling starts"
+        json.dumps(shown)
+
+    def test_schedule_sigmas_cannot_know(self, pack: Any) -> None:
+        (auto,) = pack.nodes[2].execute("auto").args
+        with pytest.raises(part("flexiffusion.errors").ScheduleError, match="chosen when sampling starts"):
+            pack.nodes[3].execute(torch.tensor([14.0, 9.0, 5.0, 0.0]), auto)
+
+    def test_the_node_clones_the_model(self, pack: Any) -> None:
+        node = next(node for node in pack.nodes if node.__name__ == "AutoSchedule")
+        model = comfy_hosts.StandIn().model()
+        (made,) = node.execute(model, 2.0).args
+        assert made is not model and "outer_sample" in made.wrappers and not model.wrappers
 
 
 def test_schedule_sigmas(pack: Any, caplog: pytest.LogCaptureFixture) -> None:

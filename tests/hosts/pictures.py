@@ -1,8 +1,8 @@
 """Makes example_workflows/ and docs/images/comfyui-*.png with the host's real front end in a headless Chromium.
 
-    COMFYUI_PATH=DIR python tests/hosts/pictures.py [--images]    # in the host's Python, with `pip install playwright`
+    COMFYUI_PATH=DIR python tests/hosts/pictures.py [--images | EXAMPLE ...]    # in the host's Python, with playwright
 
---images: leaves the example workflows as they are.
+--images: leaves the example workflows as they are. Examples that are named are made anew, and nothing else.
 The graphs are written here as API prompts, laid out in the browser, saved by the front end itself and photographed.
 Chromium is Debian's; the checkpoint is one of random weights, so pictures in previews are noise.
 """
@@ -24,7 +24,7 @@ CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"  # the name that the host's 
 Place = tuple[int, int, int, int]  # x, y, width, height
 
 
-def start(places: dict[str, Place], preset: str) -> tuple[Graph, Any, Any, Any, Any, Any]:
+def start(places: dict[str, Place], preset: str | None) -> tuple[Graph, Any, Any, Any, Any, Any]:
     graph = Graph()
 
     def put(place: Place, kind: str, **inputs: Any) -> Any:
@@ -33,7 +33,9 @@ def start(places: dict[str, Place], preset: str) -> tuple[Graph, Any, Any, Any, 
         return node
 
     loaded = put((0, 0, 320, 100), "CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
-    schedule = put((0, 170, 320, 280), "FlexiffusionLoadSchedule", preset=preset, json="", embed=False)
+    schedule = None
+    if preset is not None:
+        schedule = put((0, 170, 320, 280), "FlexiffusionLoadSchedule", preset=preset, json="", speedup=2.0, embed=False)
     positive = put((370, 0, 320, 130), "CLIPTextEncode", clip=loaded[1], text="a red fox in the snow, morning light")
     negative = put((370, 190, 320, 130), "CLIPTextEncode", clip=loaded[1], text="blurry, text, watermark")
     latent = put((370, 380, 320, 110), "EmptyLatentImage", width=512, height=512, batch_size=1)
@@ -98,6 +100,18 @@ def faster_with_any_sampler(places: dict[str, Place]) -> Graph:
     return graph
 
 
+def auto(places: dict[str, Place]) -> Graph:
+    graph, put, loaded, _, conditioning, latent = start(places, None)
+    model = put((0, 170, 320, 100), "FlexiffusionAuto", model=loaded[0], speedup=2.0)
+    result = put(
+        (740, 0, 330, 474), "KSampler", model=model, seed=7, steps=30, cfg=7.0, sampler_name="dpmpp_2m",
+        scheduler="karras", positive=conditioning[0], negative=conditioning[1], latent_image=latent, denoise=1.0,
+    )  # fmt: skip
+    picture = put((1090, 300, 220, 60), "VAEDecode", samples=result, vae=loaded[2])
+    put((1090, 420, 320, 270), "SaveImage", images=picture, filename_prefix="flexiffusion")
+    return graph
+
+
 LAY_OUT = """async ([prompt, places]) => {
   await window.app.loadApiJson(prompt, "example");
   await new Promise((resolve) => setTimeout(resolve, 1500));  // the front end arranges the nodes by itself
@@ -152,9 +166,11 @@ def main() -> None:
         page.wait_for_function(loaded, timeout=120_000)
         page.wait_for_timeout(4000)
         page.keyboard.press("Escape")
-        for make in (
-            () if "--images" in sys.argv else (faster_text_to_image, compare_with_and_without, faster_with_any_sampler)
-        ):
+        named = [argument for argument in sys.argv[1:] if argument != "--images"]
+        makers = (faster_text_to_image, compare_with_and_without, faster_with_any_sampler, auto)
+        for make in () if "--images" in sys.argv else makers:
+            if named and make.__name__ not in named:
+                continue
             places: dict[str, Place] = {}
             graph = make(places)
             page.evaluate(LAY_OUT, [graph.prompt, places])
@@ -166,7 +182,8 @@ def main() -> None:
             text = json.dumps(saved, indent=1, ensure_ascii=False)
             (examples / f"{make.__name__}.json").write_text(text + "\n", encoding="utf-8")
             photograph(page, examples / f"{make.__name__}.jpg")
-        schedules(page, images)
+        if not named:
+            schedules(page, images)
         browser.close()
 
 

@@ -101,7 +101,12 @@ class TestSamplers:
 
     @pytest.mark.parametrize(
         "func, schedule",
-        [(stand_in.dpm_fast, MIXED), (stand_in.restart_sampler, MIXED), (stand_in.unipc, TURNS)],
+        [
+            (stand_in.dpm_fast, MIXED),
+            (stand_in.restart_sampler, MIXED),
+            (stand_in.sample_ode_bosh3, MIXED),
+            (stand_in.unipc, TURNS),
+        ],
         ids=lambda value: getattr(value, "__name__", getattr(value, "name", "")),
     )
     def test_others_run_the_plain_way_and_say_so(self, host: WebUI, func: Any, schedule: Any) -> None:

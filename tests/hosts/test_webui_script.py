@@ -9,7 +9,9 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +21,10 @@ from webui_modules import ROOT, Component, HostModules, Processing, Script, inst
 from webui_stand_in import SamplerObject, WebUI, own_levels, segments
 
 from flexiffusion import codec
+from flexiffusion.fingerprint import fingerprint_of
 from flexiffusion.metadata import ModelInfo, Provenance, Sampling
 from flexiffusion.strip import KIND_COLOURS
+from webui_extension.network import network_of
 
 GOLDEN = ROOT / "tests" / "golden" / "webui_script.json"
 
@@ -60,10 +64,11 @@ class TestPromises:
                 for name, control in zip(settings.ARGUMENTS, controls, strict=True)
             ],
             "hires": [settings.SAME, settings.OFF],
+            "auto": settings.AUTO,
             "mappings": settings.MAPPINGS,
             "infotext": {
                 name: getattr(infotext, name)
-                for name in ("SCHEDULE", "HIRES", "MAPPING", "COMPARE", "RUN", "HIRES_RUN", "NOTE")
+                for name in ("SCHEDULE", "HIRES", "MAPPING", "COMPARE", "RUN", "HIRES_RUN", "NOTE", "SPEEDUP")
             },
         }
         if os.environ.get("UPDATE_GOLDEN"):
@@ -81,16 +86,19 @@ class TestPromises:
         read = {name: field[1](released) for name, field in zip(ARGUMENTS, host.script.infotext_fields, strict=True)}
         assert read == {
             "enabled": True, "schedule": "mixed", "hires": "turns", "mapping": "by noise level", "compare": True,
+            "speedup": None,
         }  # fmt: skip
         without = [field[1]({"Steps": "20"}) for field in host.script.infotext_fields]
-        assert without == [False, None, None, None, None]
+        assert without == [False, None, None, None, None, None]
 
     def test_what_is_written_is_what_is_read(self, host: HostModules) -> None:
         host.script.ui(False)
         for arguments in (
-            [True, "mixed", "same", "by position", False],
-            [True, "mixed", "off", "by position", True],
-            [True, "turns", "other", "by noise level", False],
+            [True, "mixed", "same", "by position", False, None],
+            [True, "mixed", "off", "by position", True, None],
+            [True, "turns", "other", "by noise level", False, None],
+            [True, "auto", "same", "by position", False, 3.5],
+            [True, "mixed", "auto", "by position", False, 2.0],
         ):
             text = generate(host, *arguments).text
             assert [field[1](text) for field in host.script.infotext_fields] == arguments
@@ -215,6 +223,47 @@ class TestGeneration:
         assert "there is no schedule 'nowhere'" in unknown.comments
         assert "Flexi run" in generate(host, True, "mixed", "nowhere").text  # no hires pass: not needed
 
+    def test_auto_takes_the_rule_for_what_is_run(self, host: HostModules, capsys: pytest.CaptureFixture[str]) -> None:
+        for speedup, full in ((2, 10), (3.0, 6), (4.0, 5)):
+            processed = generate(host, True, "auto", "same", "by position", False, speedup, steps=20)
+            assert processed.text["Flexi run"] == f"full {full}, partial {20 - full}, null 0, misses 0"
+            assert processed.text["Flexi schedule"] == "auto" and processed.text["Flexi speed-up"] == f"{speedup:g}"
+            assert f"Auto: the rule for {speedup:g}x" in capsys.readouterr().out and processed.comments == ""
+        hires = generate(host, True, "auto", "same", "by noise level", False, 2.0, steps=20, enable_hr=True)
+        assert hires.text["Flexi hires run"] == "full 6, partial 7, null 0, misses 0"  # of the 13 that are run
+        only = generate(host, True, "mixed", "auto", "by position", False, 2.0, steps=20, enable_hr=True)
+        assert only.text["Flexi hires run"] == hires.text["Flexi hires run"]
+
+    def test_auto_says_where_there_is_nothing_to_gain(self, host: HostModules) -> None:
+        processed = generate(host, True, "auto", steps=8)
+        assert "nothing to gain here: 8 steps are few" in processed.comments
+        assert "nothing to gain here" in processed.text["Flexi note"] and "Flexi run" not in processed.text
+        assert torch.equal(processed.latents[0], generate(host, steps=8).latents[0])
+
+    def test_auto_takes_a_searched_schedule_of_this_checkpoint(
+        self, host: HostModules, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from webui_extension.host import library
+
+        searched = segments(
+            "FP " * 10,
+            model=ModelInfo("sd15", 4, fingerprint=fingerprint_of(host.webui.unet)),
+            provenance=Provenance("searched"),
+        )
+        codec.write(tmp_path / "models" / "flexiffusion" / "found.json", replace(searched, name="found"))
+        library.refresh()
+        generate(host, True, "auto", steps=20)
+        out = capsys.readouterr().out
+        family = network_of(host.webui.sd_model)
+        assert family is not None
+        expected = "found, searched for this checkpoint" if family.family == "sd15" else "the rule for 2x"
+        assert expected in out
+
+    @pytest.mark.parametrize("speedup", [0.5, 5, "2", True])
+    def test_a_speed_up_out_of_range_is_refused(self, host: HostModules, speedup: Any) -> None:
+        comments = generate(host, True, "auto", "same", "by position", False, speedup).comments
+        assert "argument 5 (speedup)" in comments
+
     def test_every_batch_has_its_own_run(self, host: HostModules) -> None:
         processed = generate(host, True, "mixed", n_iter=3)
         assert len(processed.latents) == 3
@@ -282,7 +331,9 @@ class TestGeneration:
         assert not any("x)" in text for text in (both.comments, *both.infotexts))
         assert "Flexi run" not in both.infotexts[-1]  # the plain picture comes last
 
-    @pytest.mark.parametrize("name", ["turbo [v2]", " lead", "trail ", "{brace", "none", "same", "off", "a.json"])
+    @pytest.mark.parametrize(
+        "name", ["turbo [v2]", " lead", "trail ", "{brace", "none", "same", "off", "auto", "a.json"]
+    )
     def test_every_name_that_is_listed_can_be_chosen(self, host: HostModules, tmp_path: Path, name: str) -> None:
         from webui_extension.host import library
 
@@ -332,9 +383,11 @@ class TestGeneration:
         for _ in range(2):  # the UI may be built again
             host.before_ui[0]()
         options = {option.label: option for option in host.xyz.axis_options}
-        assert list(options) == ["Nothing", "[Flexiffusion] Schedule", "[Flexiffusion] Hires schedule"]
+        assert list(options) == [
+            "Nothing", "[Flexiffusion] Speed-up (auto)", "[Flexiffusion] Schedule", "[Flexiffusion] Hires schedule",
+        ]  # fmt: skip
         axis = options["[Flexiffusion] Schedule"]
-        assert axis.choices()[0] == "none" and "mixed" in axis.choices()
+        assert axis.choices()[:2] == ["none", "auto"] and "mixed" in axis.choices()
         latents = []
         for value in ("none", "mixed"):
             cell = Processing(functools.partial(SamplerObject, host.webui, stand_in.euler), [False])
@@ -369,28 +422,91 @@ class TestUi:
     def test_presets_that_do_not_fit_are_marked_and_last(self, host: HostModules, monkeypatch: Any) -> None:
         from webui_extension import host as of_host
 
-        monkeypatch.setattr(of_host, "family", lambda: "sd15")
+        monkeypatch.setattr(of_host, "checkpoint_family", lambda title=None: "sd15")
         choices = host.script.ui(False)[1].choices
         marked = [choice for choice in choices if choice.endswith("]")]
         assert choices[-len(marked) :] == marked and "other [sdxl]" in marked
         assert "mixed" in choices and "sd15-deepcache-3" in choices and "mixed [sd15]" not in choices
-        monkeypatch.setattr(of_host, "family", lambda: None)
+        turns = [choice for choice in choices if choice.startswith("sd15-turns-")]
+        assert turns == [f"sd15-turns-{number}" for number in (6, 8, 10, 12, 15)]
+        monkeypatch.setattr(of_host, "checkpoint_family", lambda title=None: None)
         assert "other" in host.script.ui(False)[1].choices
 
     def test_refresh_finds_new_files_and_leaves_broken_ones_out(
         self, host: HostModules, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        schedule = host.script.ui(False)[1]
-        button = next(c for c in Component.made if str(c.arguments.get("elem_id")).endswith("refresh"))
+        page = Page(host)
         folder = tmp_path / "models" / "flexiffusion"
         codec.write(folder / "new.json", segments("F P P P P"[:1] + "PPPP"))
         (folder / "broken.json").write_text("{}", encoding="utf-8")
-        (_, refresh, inputs, outputs) = button.events[0]
-        changes = refresh("new")
-        assert inputs == [schedule] and outputs[0] is schedule
-        assert "new" in changes[0]["choices"] and "new" in changes[1]["choices"]
-        assert not any("broken" in choice for choice in changes[0]["choices"])
+        schedules, hires, shown = page.fire("refresh", schedule="new")
+        assert "new" in schedules["choices"] and "new" in hires["choices"] and schedules["value"] == "new"
+        assert "1 full, 4 partial" in shown
+        assert not any("broken" in choice for choice in schedules["choices"])
         assert "broken.json" in caplog.text
+
+    def test_lists_and_choice_follow_the_checkpoint(self, host: HostModules, tmp_path: Path) -> None:
+        """Forge and its kin load a model at the first picture: its file tells the family before that."""
+        page = Page(host)
+        for title, family in (("xl", "sdxl"), ("old", "sd15"), ("flux", "flux"), ("broken", None)):
+            path = tmp_path / f"{title}.safetensors"
+            write_header(path, family)
+            host.checkpoints[title] = SimpleNamespace(filename=str(path))
+        schedules, hires, _ = page.fire("checkpoint", schedule="sd15-deepcache-2", checkpoint="xl")
+        assert schedules["value"] == "auto"
+        assert schedules["choices"][0] == "auto" and schedules["choices"][1] == "other"
+        assert "sd15-deepcache-2 [sd15]" in schedules["choices"] and hires["choices"][:3] == ["same", "off", "auto"]
+        schedules, _, shown = page.fire("checkpoint", schedule="sdxl-deepcache-3", checkpoint="old")
+        assert schedules["value"] == "auto" and "Does not fit" not in shown and "Auto: of 20 steps 10 in full" in shown
+        assert page.fire("checkpoint", schedule="mixed", checkpoint="old")[0]["value"] == "mixed"
+        assert page.fire("checkpoint", schedule="mixed", checkpoint="flux")[0]["value"] == "auto"
+        text = codec.dumps(segments("FPP FPN FPNN")).decode()
+        assert page.fire("checkpoint", schedule=text, checkpoint="xl")[0]["value"] == text
+        # nothing is known of it: nothing is marked, nothing is chosen instead
+        schedules, _, _ = page.fire("checkpoint", schedule="mixed", checkpoint="broken")
+        assert schedules["value"] == "mixed" and not any(choice.endswith("]") for choice in schedules["choices"])
+        host.modules["modules.shared"]["opts"].sd_model_checkpoint = "xl"
+        assert page.fire("enabled", schedule="mixed")[0]["value"] == "auto"
+
+    def test_it_says_before_drawing_what_is_gained(self, host: HostModules) -> None:
+        page = Page(host)
+        shown = page.fire("steps", schedule="sd15-deepcache-3", steps=30)
+        assert "of 30 steps 10 in full, 20 in part: at best about 2.1 times as fast" in shown
+        assert "of 20 steps 7 in full, 13 in part" in page.fire("steps", schedule="sd15-deepcache-3", steps=20)
+        few = page.fire("steps", schedule="sd15-turns-15", steps=8)
+        assert "of 8 steps 4 in full, 4 in part: at best about 1.9 times as fast" in few
+        assert "the scheduler is not used" in few and "fewer than 30 steps" in few
+        assert "nothing to gain" in page.fire("steps", schedule="sd15-deepcache-3", steps=4)
+        assert "Hires pass" not in shown
+        hires = page.fire("steps", schedule="sd15-deepcache-3", steps=30, **{"hr-checkbox": True, "hires_steps": 10})
+        assert "Hires pass: of 10 steps " in hires
+        off = page.fire("steps", schedule="sd15-deepcache-3", hires="off", **{"hr-checkbox": True})
+        assert "Hires pass: the plain way" in off
+        own = page.fire("hires", schedule="sd15-deepcache-3", hires="nowhere", **{"hr-checkbox": True})
+        assert "there is no schedule" in own
+        assert shown.count("not measured") == 1 and "&lt;" not in shown
+
+    def test_it_says_before_drawing_what_img2img_gains(self, host: HostModules) -> None:
+        page = Page(host, img2img=True)
+        shown = page.fire("denoising_strength", schedule="sd15-turns-15", steps=20, denoising_strength=0.3)
+        assert "of 7 steps 4 in full, 3 in part: at best about 1.7 times as fast" in shown
+        assert "too few" in page.fire("steps", schedule="sd15-turns-15", steps=10, denoising_strength=0.3)
+
+    def test_the_slider_is_what_the_accordion_opens_with(self, host: HostModules) -> None:
+        page = Page(host)
+        shown = page.fire("speedup", speedup=3.0, steps=30)
+        assert "Auto: of 30 steps 10 in full, 20 in part: at best about 3.0 times as fast" in shown
+        assert "not measured" not in shown
+        (release,) = (event for event in page.all["speedup"].events if event[0] == "release")
+        assert release[1]() == "auto" and release[3] == [page.all["schedule"]]
+        assert "nothing to gain here: 8 steps are few already" in page.fire("steps", steps=8)
+        hires = page.fire("steps", steps=30, denoising_strength=0.5, **{"hr-checkbox": True, "hires_steps": 12})
+        assert "Hires pass: Auto: of 12 steps 6 in full" in hires
+
+    def test_a_model_that_cannot_be_cut_is_said_before_drawing(self, host: HostModules) -> None:
+        page = Page(host)
+        host.webui.sd_model.model.diffusion_model = torch.nn.Linear(2, 2)
+        assert "This model is not supported: Linear" in page.fire("steps", schedule="sd15-deepcache-3", steps=30)
 
     def test_the_preview_escapes_what_strangers_wrote(self, host: HostModules) -> None:
         from webui_extension import ui
@@ -407,20 +523,75 @@ class TestUi:
         assert "not measured" in ui.show("sd15-deepcache-3")
         assert "images" in ui.show("tiny-fashion-dpmpp_2m-30-2x")
 
-    def test_the_button_uses_what_the_preset_was_made_with(self, host: HostModules) -> None:
-        controls = host.script.ui(False)
-        steps, sampler = Component(20), Component("Euler a", choices=["Euler a", "DPM++ 2M", "UniPC"])
-        scheduler = Component("Automatic", choices=["Automatic", "Karras", "Align Your Steps"])
-        for name, component in (("steps", steps), ("sampling", sampler), ("scheduler", scheduler)):
-            host.script.after_component(component, elem_id=f"txt2img_{name}")
-            host.script.after_component(component, elem_id=f"img2img_{name}")
-        button = next(c for c in Component.made if str(c.arguments.get("elem_id")).endswith("use"))
-        ((_, used, inputs, outputs),) = button.events
-        assert inputs == [controls[1]] and outputs == [steps, sampler, scheduler]
+    @pytest.mark.parametrize("without", [None, "scheduler"])
+    def test_the_button_uses_what_the_preset_was_made_with(self, host: HostModules, without: str | None) -> None:
+        """Forge Classic has no scheduler beside the sampler."""
+        page = Page(host, without=without)
         made = segments("FPP FPN FPNN", sampling=Sampling("dpmpp_2m", "karras", 10, 7.5, None, None))
-        assert used(codec.dumps(made).decode()) == ({"value": 10}, {"value": "DPM++ 2M"}, {"value": "Karras"})
-        assert used("mixed") == ({"value": 10}, {}, {})
-        assert used("nowhere") == ({}, {}, {})
+        expected = {"steps": {"value": 10}, "sampling": {"value": "DPM++ 2M"}, "scheduler": {"value": "Karras"}}
+        text = codec.dumps(made).decode()
+        assert page.press(text) == {name: change for name, change in expected.items() if name != without}
+        assert page.press("mixed") == {name: {"value": 10} if name == "steps" else {} for name in page.press("mixed")}
+        assert all(change == {} for change in page.press("nowhere").values())
+
+
+class Page:
+    """A tab of the host: its own controls are made after the accordion, its checkpoint list last."""
+
+    def __init__(self, host: HostModules, img2img: bool = False, without: str | None = None) -> None:
+        tab = "img2img" if img2img else "txt2img"
+        host.script.is_img2img = img2img
+        self.accordion = dict(
+            zip(("enabled", "schedule", "hires", "mapping", "compare", "speedup"), host.script.ui(img2img), strict=True)
+        )
+        host.script.ui(img2img)  # once more, for the API's defaults
+        made = {
+            "steps": Component(20), "sampling": Component("Euler a", choices=["Euler a", "DPM++ 2M", "UniPC"]),
+            "scheduler": Component("Automatic", choices=["Automatic", "Karras", "Align Your Steps"]),
+            "denoising_strength": Component(0.7),
+        }  # fmt: skip
+        if not img2img:
+            made |= {"hr-checkbox": Component(False), "hires_steps": Component(0)}
+        self.own = {name: component for name, component in made.items() if name != without}
+        for name, component in self.own.items():
+            host.script.after_component(component, elem_id=f"{tab}_{name}")
+            host.script.after_component(component, elem_id=f"other_{name}")
+        self.own["checkpoint"] = Component(None, label="Checkpoint")
+        for callback in host.after_component:
+            callback(self.own["checkpoint"], label="Checkpoint")
+        buttons = {
+            name: next(c for c in Component.made if str(c.arguments.get("elem_id")).endswith(f"_{name}"))
+            for name in ("refresh", "use")
+        }
+        self.all = self.accordion | self.own | buttons
+
+    def fire(self, name: str, **values: Any) -> Any:
+        """What the one listener of a control answers, with these values on the page."""
+        ((_, function, inputs, _),) = (event for event in self.all[name].events if event[0] != "release")
+        names = {id(component): key for key, component in self.all.items()}
+        return function(*(values.get(names[id(component)], component.value) for component in inputs))
+
+    def press(self, schedule: str) -> dict[str, Any]:
+        """What the button sets."""
+        names = {id(component): key for key, component in self.all.items()}
+        return {names[id(outputs[0])]: function(schedule) for _, function, _, outputs in self.all["use"].events}
+
+
+def write_header(path: Path, family: str | None) -> None:
+    """A checkpoint's file without its tensors."""
+    shapes: dict[str, list[int]] = {}
+    if family in ("sd15", "sdxl"):
+        width, branches = (768, 12) if family == "sd15" else (2048, 9)
+        for i in range(branches):
+            shapes[f"model.diffusion_model.input_blocks.{i}.1.transformer_blocks.0.attn2.to_k.weight"] = [320, width]
+    elif family == "flux":
+        shapes |= {f"double_blocks.{i}.img_attn.qkv.weight": [9216, 3072] for i in range(19)}
+        shapes |= {f"single_blocks.{i}.linear1.weight": [21504, 3072] for i in range(38)}
+    text = json.dumps(
+        {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    )
+    data = text.encode() if family else b"{"
+    path.write_bytes(len(data).to_bytes(8, "little") + data)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ class Component:
     def click(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> None:
         self.events.append(("click", fn, inputs, outputs))
 
+    def release(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> None:
+        self.events.append(("release", fn, inputs, outputs))
+
     def change(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> None:
         self.events.append(("change", fn, inputs, outputs))
 
@@ -102,9 +105,11 @@ class HostModules:
         self.bar: list[int] = []
         self.denoiser_callbacks: list[Any] = []
         self.before_ui: list[Any] = []
+        self.after_component: list[Any] = []
+        self.checkpoints: dict[str, Any] = {}
         self.script: Any = None
         Component.made = []
-        gradio = {name: Component for name in ("Dropdown", "Checkbox", "Button", "HTML", "Row")}
+        gradio = {name: Component for name in ("Dropdown", "Checkbox", "Button", "HTML", "Row", "Slider", "Accordion")}
         self.xyz = SimpleNamespace(AxisOption=AxisOption, axis_options=[AxisOption("Nothing", str, None)])
         self.modules: dict[str, Any] = {
             "gradio": gradio | {"update": lambda **changes: changes},
@@ -119,13 +124,18 @@ class HostModules:
             "modules.script_callbacks": {
                 "on_before_ui": self.before_ui.append,
                 "on_cfg_denoiser": self.denoiser_callbacks.append,
+                "on_after_component": self.after_component.append,
             },
             "modules.shared": {
                 "sd_model": webui.sd_model,
+                "opts": SimpleNamespace(sd_model_checkpoint=None),
                 "total_tqdm": SimpleNamespace(update=lambda: self.bar.append(1)),
                 "state": SimpleNamespace(job_count=-1, interrupted=False, skipped=False),
             },
-            "modules.sd_models": {"model_data": SimpleNamespace(sd_model=webui.sd_model)},
+            "modules.sd_models": {
+                "model_data": SimpleNamespace(sd_model=webui.sd_model),
+                "get_closet_checkpoint_match": self.checkpoints.get,
+            },
             "modules.paths": {"models_path": str(models)},
             "modules.ui_components": {"InputAccordion": Component, "ToolButton": Component},
             "modules.processing": {

@@ -1,6 +1,6 @@
 """Starts a checkout of the WebUI on loopback with a small random checkpoint, and talks to its HTTP API.
 
-The checkout's own `venv` runs it (or WEBUI_PYTHON / FORGE_PYTHON). Everything it writes goes to a folder of the test.
+The checkout's own `venv` runs it (or WEBUI_PYTHON, FORGE_PYTHON, ...). What it writes goes to a folder of the test.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).parent / "webui_probe"
 CLIP = "openai/clip-vit-large-patch14"
 COMMON = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-python-version-check", "--skip-version-check",
-          "--server-name", "127.0.0.1", "--no-hashing", "--no-download-sd-model", "--api"]  # fmt: skip
+          "--server-name", "127.0.0.1", "--no-hashing", "--api"]  # fmt: skip
 FLAGS = {
-    "a1111": ["--use-cpu", "all", "--no-half", "--do-not-download-clip"],
-    "forge": ["--always-cpu", "--all-in-fp32"],
+    "a1111": ["--no-download-sd-model", "--use-cpu", "all", "--no-half", "--do-not-download-clip"],
+    "forge": ["--no-download-sd-model", "--always-cpu", "--all-in-fp32"],
+    "neo": ["--cpu", "--force-fp32", "--disable-gpu-warning", "--adv-samplers"],
+    "reforge": ["--no-download-sd-model", "--always-cpu", "--all-in-fp32"],
 }
-VARIABLES = {"a1111": "WEBUI", "forge": "FORGE"}
+VARIABLES = {"a1111": "WEBUI", "forge": "FORGE", "neo": "FORGE_NEO", "reforge": "REFORGE"}
+NAMES = {"a1111": "AUTOMATIC1111", "forge": "Forge", "neo": "Forge Neo", "reforge": "reForge"}
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Picture:
     full: int
     values: list[float]
     steps: list[int]
+    infotexts: list[str]
+    parameters: dict[str, Any]  # extra_generation_params
 
     @property
     def pixels(self) -> bytes:
@@ -102,7 +107,15 @@ class Server:
         answer = self.call(f"/sdapi/v1/{mode}", body)
         info = json.loads(answer["info"])
         pictures = [Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data in answer["images"]]
-        return Picture(pictures, info["infotexts"][0], **self.call("/probe"))
+        parameters = info.get("extra_generation_params", {})
+        return Picture(
+            pictures, info["infotexts"][0], **self.call("/probe"), infotexts=info["infotexts"], parameters=parameters
+        )
+
+    @property
+    def gradio4(self) -> bool:
+        """Forge and Forge Neo, which share their newer API."""
+        return self.kind in ("forge", "neo")
 
     def logged(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -237,9 +250,11 @@ def write_checkpoint(path: Path, vae_width: int, width: int = 32, seed: int = 0)
     return path
 
 
-if __name__ == "__main__":  # python tests/hosts/webui_server.py a1111|forge FOLDER: start one by hand, with its UI
+if (
+    __name__ == "__main__"
+):  # python tests/hosts/webui_server.py a1111|forge|neo|reforge FOLDER: start one by hand, with its UI
     running = start(sys.argv[1], Path(sys.argv[2]))
-    assert running is not None, "give WEBUI_PATH or FORGE_PATH"
+    assert running is not None, "give WEBUI_PATH, FORGE_PATH, FORGE_NEO_PATH or REFORGE_PATH"
     print(f"http://127.0.0.1:{running.port}")
     try:
         running.process.wait()

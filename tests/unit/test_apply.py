@@ -15,7 +15,8 @@ from drawn_schedules import own_solver, segments, steps
 
 import flexiffusion
 from flexiffusion.errors import FlexiffusionError, ModelMismatch, ScheduleError
-from flexiffusion.metadata import Metric
+from flexiffusion.fingerprint import fingerprint_of
+from flexiffusion.metadata import Metric, Provenance
 from tests.unet_pipelines import STEPS, build, sample, schedule_for, scheduler
 
 ROOT = Path(__file__).parents[2]
@@ -274,3 +275,60 @@ def test_a_call_inside_a_call_is_refused(pipe: Any) -> None:
     with pytest.raises(FlexiffusionError, match="sampling already"):
         sample(pipe, callback_on_step_end=lambda *_: sample(pipe) and {})
     sample(pipe)
+
+
+class TestSpeedup:
+    """speedup=2: the schedule that was searched for the checkpoint, or the rule."""
+
+    def test_the_rule_where_nothing_was_searched(self, pipe: Any) -> None:
+        handle = flexiffusion.apply(pipe, speedup=2)
+        sample(pipe, num_inference_steps=20)
+        assert counts(handle) == (10, 10, 0, 0) and handle.report.schedule == "rule-2x"
+        assert any(note.startswith("Auto: the rule for 2x (no searched schedule") for note in handle.report.notes)
+        sample(pipe, num_inference_steps=30)
+        assert counts(handle) == (15, 15, 0, 0)
+
+    def test_a_schedule_that_was_searched_for_the_checkpoint(
+        self, pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        known = fingerprint_of(pipe.unet)
+        found = schedule_for(pipe, segments("FP FP FP FP FP FP FP FP FP FP"), "found")
+        model = replace(found.model, fingerprint=known)
+        flexiffusion.write(tmp_path / "found.json", replace(found, model=model, provenance=Provenance("searched")))
+        monkeypatch.setenv("FLEXIFFUSION_PRESETS", str(tmp_path))
+        with flexiffusion.apply(pipe, speedup=2) as handle:
+            sample(pipe, num_inference_steps=20)
+        assert handle.report.schedule == "found"
+        assert handle.report.notes[0] == "Auto: found, searched for this checkpoint, 2.00x"
+
+    def test_few_steps_are_left_alone(self, pipe: Any) -> None:
+        plain = sample(pipe)
+        with flexiffusion.apply(pipe, speedup=2) as handle:
+            assert torch.equal(sample(pipe), plain)
+        assert handle.report.schedule is None and "nothing to gain here: 8 steps are few" in handle.report.notes[0]
+
+    def test_img2img_has_the_rule_over_its_tail(self) -> None:
+        pipe = build("sd-img2img")
+        with flexiffusion.apply(pipe, speedup=2) as handle:
+            sample(pipe, "sd-img2img", strength=0.6, num_inference_steps=30)
+        assert handle.report.steps == 18 and counts(handle) == (9, 9, 0, 0)
+
+    def test_what_is_asked_must_be_one_thing_and_possible(self, pipe: Any) -> None:
+        with pytest.raises(TypeError, match="either a schedule or speedup="):
+            flexiffusion.apply(pipe)
+        with pytest.raises(TypeError, match="either a schedule or speedup="):
+            flexiffusion.apply(pipe, "mine", speedup=2)
+        with pytest.raises(ScheduleError, match="speedup: 9 is outside 1 to 4"):
+            flexiffusion.apply(pipe, speedup=9)
+
+
+def test_a_checkpoint_that_is_not_the_one_of_the_search_is_told(pipe: Any) -> None:
+    made = schedule_for(pipe, segments(TURNS))
+    own = fingerprint_of(pipe.unet)
+    assert own is not None
+    other = tuple(min(1.0, number + 0.2) for number in own)
+    for fingerprint, told in ((own, False), (other, True)):
+        with flexiffusion.apply(pipe, replace(made, model=replace(made.model, fingerprint=fingerprint))) as handle:
+            sample(pipe)
+        note = "drawn was searched on another checkpoint than this; its quality was not measured here"
+        assert (note in handle.report.notes) == told

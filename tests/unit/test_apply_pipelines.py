@@ -1,4 +1,4 @@
-"""`flexiffusion.apply` on every kind of pipeline: plain where all is full, the plan's counts, all forms of guidance."""
+"""`flexiffusion.apply` on every kind of pipeline: plain where all is full, counts of the plan, any guidance."""
 
 from __future__ import annotations
 

@@ -106,6 +106,33 @@ def test_rivals_are_the_users_own_solver_others_and_fitted_ones(experiment: Expe
     assert not isinstance(solvers["plain_fitted"], str)
 
 
+class TestRefining:
+    def test_samples_of_the_search_images_end_nearer(self, experiment: Experiment, evaluator: LocalEvaluator) -> None:
+        candidate = candidates(experiment)[0]
+        before = evaluator.judge(candidate, LATENT).error
+        after = evaluator.evaluate(candidate, solver=evaluator.refine(candidate)).latent_errors("teacher")
+        assert LATENT.of(after) < 0.95 * before
+
+    def test_with_many_full_steps_it_is_a_fit_on_all_images(
+        self, experiment: Experiment, evaluator: LocalEvaluator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("flexiffusion.search.refining.FEW", 2)
+        candidate = candidates(experiment)[0]
+        assert candidate.actions.count(FULL) == 3
+        assert evaluator.refine(candidate) == evaluator.fit(candidate, 10) != evaluator.fit(candidate)
+
+    def test_only_what_the_search_made_is_refined(self, experiment: Experiment) -> None:
+        candidate, told = candidates(experiment)[2], list[str]()
+        solver = final_table.solver_of(experiment, candidate)
+        kinds = ("found", "placed_fitted", "plain_fitted", "plain")
+        given = [final_table.Entry(kind, 2.0, kind, candidate, solver) for kind in kinds[:3]]  # type: ignore[arg-type]
+        given.append(final_table.Entry("plain", 2.0, "plain", candidate, "dpmpp_2m"))
+        made = final_table.with_refined(experiment, given, told.append)
+        assert [entry.kind for entry in made] == list(kinds) and told == ["found", "placed_fitted"]
+        assert made[0].solver == made[1].solver != solver
+        assert [made[2], made[3]] == given[2:]
+
+
 class TestSettings:
     def test_our_searches_fit_and_the_papers_do_not(self) -> None:
         assert Settings().fits and Settings(method="joint").fits and Settings().usual_solver == "dpmpp_2m"

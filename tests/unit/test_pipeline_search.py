@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+from cli.conftest import multiply_adds_counted_once, short_measurements  # noqa: F401
 
 from flexiffusion import codec
+from flexiffusion.search import macro_steps
 from flexsearch.models.quiet import quiet_models
 from flexsearch.runs.measure_files import measure_files
 from flexsearch.runs.progress import Silent
@@ -34,7 +36,8 @@ def found(result: Result) -> list[float]:
     return [row.errors["latent/teacher"].mean for row in result.rows if row.kind == "found"]
 
 
-def test_placement_with_the_planner(settings: Settings, tmp_path: Path) -> None:
+def test_placement_with_the_planner(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(macro_steps, "LEVELS", 6)
     result = start(tmp_path / "run", settings, Silent())
     (path,) = result.schedules
     schedule = codec.read(path)

@@ -1,4 +1,4 @@
-"""The rule: all of the host's levels stay, so many in full as the speed-up leaves, the first and the last too."""
+"""The rule: steps at the host's own levels, so many in full as the speed-up leaves, the first and the last too."""
 
 from __future__ import annotations
 
@@ -48,6 +48,20 @@ def test_without_a_cut_the_levels_between_are_taken_out() -> None:
     plan = plan_for(rule(given, 2, MODEL, cut=False), given)
     assert [given.index(level) for level in plan.levels] == list(places(20, 2))
     assert {action.kind for action in plan.actions} == {"full"} and plan.nulls == 10
+
+
+def test_flow_models_are_predicted_in_the_first_half_only() -> None:
+    given = [1 - i / 20 for i in range(20)]
+    made = rule(given, 2.5, ModelInfo("flux", 56, blocks=57), "flow")
+    drawn = "".join(action.kind[0] for action in made.plan.actions())
+    assert drawn == "fppfppfppfnnfnnfnfnf"
+    fulls = [i for i, kind in enumerate(drawn) if kind == "f"]
+    assert len(fulls) == 8 and fulls[0] == 0 and fulls[-1] == 19
+    apart = [after - before for before, after in itertools.pairwise(fulls)]
+    assert apart == sorted(apart, reverse=True)
+    assert "n" not in drawn[:10] and "p" not in drawn[10:]
+    plan = plan_for(made, given)
+    assert list(plan.levels) == [level for level, kind in zip(given, drawn, strict=True) if kind != "n"]
 
 
 def test_a_flow_models_schedule_says_so() -> None:

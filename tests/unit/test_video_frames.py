@@ -27,7 +27,11 @@ from tests.pipeline_folders import write_transformer_pipeline
 
 SIZE = (32, 64)
 # Of a number of frames the shape of one video's sample, and a number that is none, with the nearest one.
-FRAMES = {"wan": (5, (4, 2, 8, 4), 6, 5), "ltx": (9, (2 * 4 * 8, 8), 5, 1)}
+FRAMES = {
+    "wan": (5, (4, 2, 8, 4), 6, 5),
+    "ltx": (9, (2 * 4 * 8, 8), 5, 1),
+    "hunyuan-video": (5, (4, 2, 8, 4), 6, 5),
+}
 
 
 @pytest.fixture(scope="module")

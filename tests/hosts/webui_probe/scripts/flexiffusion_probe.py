@@ -68,11 +68,10 @@ class Probe(scripts.Script):
 
 
 def on_denoiser(params):
-    def tensor(cond):
-        return cond["crossattn"] if isinstance(cond, dict) else cond
-
-    dump.setdefault("cond", tensor(params.text_cond).detach().cpu().clone())
-    dump.setdefault("uncond", tensor(params.text_uncond).detach().cpu().clone())
+    for name, cond in (("cond", params.text_cond), ("uncond", params.text_uncond)):
+        if cond is not None:  # Forge Neo has no uncond at guidance 1
+            tensor = cond["crossattn"] if isinstance(cond, dict) else cond
+            dump.setdefault(name, tensor.detach().cpu().clone())
     dump.setdefault("values", []).append(float(params.sigma.flatten()[0]))
     dump.setdefault("steps", []).append(int(params.denoiser.step))
 

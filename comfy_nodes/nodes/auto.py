@@ -1,0 +1,34 @@
+"""Flexiffusion Auto: MODEL -> MODEL, one slider."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .. import folders
+from ..apply import apply
+from ..auto import Auto
+from .common import model_input, schema, speedup_input
+
+
+class AutoSchedule(io.ComfyNode):
+    """The schedule is chosen anew at the start of every sampling: the list, guidance and files may have changed."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            ["flexiffusion", "speed up", "faster sampling", "auto", "deepcache", "teacache", "easycache"],
+            node_id="FlexiffusionAuto",
+            display_name="Flexiffusion Auto",
+            category="model_patches/unet",
+            description="Makes every sampling with this model faster, in whatever sampler node. It takes a schedule "
+            "that was searched for this checkpoint, or for its family with nearly these settings, or else a rule that "
+            "suits any model; the log says which.",
+            inputs=[model_input(), speedup_input()],
+            outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model, made faster.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, speedup: float) -> Any:
+        return io.NodeOutput(apply(model, Auto(speedup, folders.presets)))
