@@ -54,7 +54,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     experiment, evaluated = finished(parser.parse_args().run)
     settings = experiment.settings
-    chosen = final_table.with_refined(experiment, final_table.choose(experiment, evaluated), lambda label: None)
+    chosen = final_table.choose(experiment, evaluated)
+    if settings.fits:
+        chosen = final_table.with_refined(experiment, chosen, evaluated, lambda label: None)
     headings = ("asked", "schedule", "cost", "to teacher", "found / it", "to converged", "found / it")
     print(f"| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):

@@ -113,13 +113,13 @@ def ays(asked: Asked) -> tuple[Candidate, Weights | None]:
     ), None
 
 
-def filled(branch: int, order: str = "growing", most: int = 99, begin: float = 0.0) -> Rule:
+def filled(branch: int, order: str = "growing", most: int = 99, begin: float = 0.0, end: float = 1.0) -> Rule:
     """Full steps on the host's list, and partial ones on its levels between them, at most `most` after each.
 
     order: of the gaps between full steps, which are as equal as whole numbers can be. "growing": the shorter first;
            "mixed": evenly spread; "falling": the longer first; "second": the first is one level, the others grow;
            "end": the last level runs in full
-    begin: part of the list in which there are no partial steps: fewer steps
+    begin, end: partial steps lie between these parts of the list; elsewhere it is fewer steps
     """
 
     def rule(asked: Asked) -> tuple[Candidate, Weights | None]:
@@ -130,7 +130,7 @@ def filled(branch: int, order: str = "growing", most: int = 99, begin: float = 0
             for here, following in itertools.pairwise((*fulls, asked.steps)):
                 between = min(most, following - here - 1)
                 chosen = [here + round(r * (following - here) / (between + 1)) for r in range(1, between + 1)]
-                partials += [i for i in chosen if i >= begin * asked.steps]
+                partials += [i for i in chosen if begin <= i / asked.steps < end]
             # a step of the output head costs next to nothing: it is not counted here, but the table shows the cost
             if branch < 0 or count + len(partials) * asked.share(branch) <= asked.budget:
                 break
@@ -144,8 +144,8 @@ def full_steps(steps: int, count: int, order: str) -> list[int]:
     """Indices of the list that run in full."""
     if order == "mixed":
         return [round(i * steps / count) for i in range(count)]
-    if order == "end":
-        return [0, *itertools.accumulate(growing(steps - 1, count - 1))]
+    if order in ("end", "falling to the end"):
+        return [0, *itertools.accumulate(growing(steps - 1, count - 1)[:: -1 if "falling" in order else 1])]
     gaps = [1, *growing(steps - 1, count - 1)] if order == "second" else growing(steps, count)
     return [0, *itertools.accumulate(gaps[:: -1 if order == "falling" else 1])][:count]
 
@@ -233,6 +233,11 @@ RULES: dict[str, Rule] = {
     "filled, growing gaps, branch 0": filled(0),
     "filled, growing gaps, first one level, branch -1": filled(-1, "second"),
     "filled, growing gaps to the end, branch -1": filled(-1, "end"),
+    "filled to 1/2, growing gaps to the end, branch -1": filled(-1, "end", end=1 / 2),
+    "filled to 2/3, growing gaps to the end, branch -1": filled(-1, "end", end=2 / 3),
+    "filled, falling gaps to the end, branch -1": filled(-1, "falling to the end"),
+    "filled to 1/2, falling gaps to the end, branch -1": filled(-1, "falling to the end", end=1 / 2),
+    "filled, growing gaps to the end, branch 0": filled(0, "end"),
     "filled, growing gaps, turns, branch -1": filled(-1, most=1),
     "filled, falling gaps, branch -1": filled(-1, "falling"),
     "DeepCache": deep_cache,

@@ -334,10 +334,10 @@ def _apply_model(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     run = None if sampling is None else sampling.run_of(uncompiled(executor.class_obj.diffusion_model))
     if run is None:
         return executor(x, *args, **kwargs)
-    return run(lambda: executor(x, *args, **kwargs), x, _chunks(options))
+    return run(lambda: executor(x, *args, **kwargs), x, chunks_of(options))
 
 
-def _chunks(options: dict[str, Any]) -> tuple[Hashable, ...]:
+def chunks_of(options: dict[str, Any]) -> tuple[Hashable, ...]:
     """Conditioning identity of each equal slice of the batch, in the batch's order."""
     sides, identities = options.get("cond_or_uncond"), options.get("uuids")
     if not sides or not identities or len(sides) != len(identities):

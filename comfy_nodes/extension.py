@@ -1,4 +1,4 @@
-"""What the host gets: six nodes, a folder of presets, a route for the strip."""
+"""What the host gets: seven nodes, a folder of presets, a route for the strip."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .nodes.compare import Compare
 from .nodes.load_schedule import LoadSchedule
 from .nodes.sampler import Sampler
 from .nodes.schedule_sigmas import ScheduleSigmas
+from .nodes.search import Search
 
 
 class Flexiffusion(ComfyExtension):
@@ -21,7 +22,7 @@ class Flexiffusion(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         self._prepare()
-        return [Sampler, ApplySchedule, LoadSchedule, ScheduleSigmas, Compare, AutoSchedule]
+        return [Sampler, ApplySchedule, LoadSchedule, ScheduleSigmas, Compare, AutoSchedule, Search]
 
     @staticmethod
     def _prepare() -> None:

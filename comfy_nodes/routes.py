@@ -30,7 +30,7 @@ def register() -> None:
 
 
 async def _strip(request: Any) -> Any:
-    """{"preset": name, "json": text, "speedup": number} -> the strip, or {"error": what is wrong with it} with status 400."""
+    """{"preset": name, "json": text, "speedup": number} -> the strip; {"error": what is wrong with it}, status 400."""
     from aiohttp import web
 
     try:

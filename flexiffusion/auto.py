@@ -95,7 +95,7 @@ def choose(
             title = FAMILIES[model.family].title
             said = f"Auto: {schedule.name}, searched for another checkpoint of {title}, {factor:.2f}x"
             return Chosen(schedule, "family", said)
-    made = rule(setting.levels, speedup, model, setting.noise, cut)
+    made = rule(setting.levels, speedup, model, setting.noise, _guided(setting, model.family), cut)
     why = "no searched schedule fits this model and these settings" if cut else "the network cannot be cut"
     return Chosen(made, "rule", f"Auto: the rule for {speedup:g}x ({why}). {made.description}")
 
@@ -111,6 +111,13 @@ def few_steps(setting: Setting, family: str) -> str | None:
     if steps <= DISTILLED and guided and setting.cfg is not None and setting.cfg <= 1:
         return f"{steps} steps without guidance look like a distilled model (turbo, lightning, LCM, hyper)"
     return None
+
+
+def _guided(setting: Setting, family: str) -> bool:
+    """Whether guidance is used; where the host cannot tell, whether it is usual."""
+    if setting.cfg is not None:
+        return setting.cfg > 1
+    return family not in FAMILIES or FAMILIES[family].guidance > 1
 
 
 def speedup_of(schedule: Schedule, steps: int) -> float:

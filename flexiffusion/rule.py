@@ -1,16 +1,16 @@
 """The schedule for "twice as fast" where no search was made: a pure function of the host's list and the speed-up.
 
-The user's sampler and spacing stay: all steps are at levels of the list. The first and the last run in full, and so
-many others that T / speed-up do altogether, as evenly as whole numbers allow. Between two of them only the output head
-runs (branch -1), on the feature that is predicted linearly from the last two full steps.
+The user's sampler and spacing stay. All levels of the list stay too; the first and the last run in full, and so many
+others that T / speed-up do altogether, as evenly as whole numbers allow, the shorter gaps first. Between two of them
+only the output head runs (branch -1), on the feature that is predicted linearly from the last two full steps.
 
-Of diffusion models ("vp") the shorter gaps between full steps come first, and no level is left out. Flow models are
-predicted in the first half of the list only, with the longer gaps first, and in the second half the levels between are
-taken out: near the picture, under strong guidance, their features jump, and a line through two of them leads astray.
+Guided flow models are the exception: near the picture, under strong guidance, their features jump, and a line through
+two of them leads astray. They get fewer full steps, T / speed-up of them, even on the list from its first level to its
+last.
 
 Both were chosen among more than twenty rules by `benchmarks/rules.py`: benchmarks/README.md has the table, with the
-models, solvers, guidance scales and lengths that it holds for. A network that cannot be cut has all the levels between
-taken out (null steps).
+models, solvers, guidance scales and lengths that it holds for. A network that cannot be cut has the levels between
+full steps taken out (null steps).
 """
 
 from __future__ import annotations
@@ -20,20 +20,26 @@ from collections.abc import Sequence
 
 from .errors import ScheduleError
 from .metadata import HAND_MADE, ModelInfo, Sampling
-from .schedule import NoiseKind, Schedule, Segment, SegmentsPlan
+from .schedule import FULL, NoiseKind, Schedule, Segment, SegmentsPlan, Step, StepsPlan
+from .thinning import thinned
 
 FASTEST = 4.0
 FEWEST_FULL = 3  # the first, the last, and one between: below, nothing is left of the teacher's way
-PREDICTED: dict[NoiseKind, float] = {"vp": 1.0, "flow": 0.5}  # part of the list in which steps may be partial
 
 
 def rule(
-    levels: Sequence[float], speedup: float, model: ModelInfo, noise: NoiseKind = "vp", cut: bool = True
+    levels: Sequence[float],
+    speedup: float,
+    model: ModelInfo,
+    noise: NoiseKind = "vp",
+    guided: bool = True,
+    cut: bool = True,
 ) -> Schedule:
     """The schedule over the host's own list that is about `speedup` times faster.
 
     levels: noise levels that are evaluated, falling, without the final 0
     model:  the network that it is for, as the file will say
+    guided: sampled with classifier-free guidance, of a scale above 1
     cut:    the network can run in part; else levels are taken out
 
     Raises:
@@ -44,29 +50,29 @@ def rule(
     total = len(levels)
     if total < FEWEST_FULL:
         raise ScheduleError("levels", f"there are {total}", f"Give at least {FEWEST_FULL}")
-    fulls = places(total, speedup, noise)
-    end = PREDICTED[noise] * total if cut else 0
-    segments = []
-    for here, following in itertools.pairwise((*fulls, total)):
-        partials = sum(place < end for place in range(here + 1, following))
-        segments.append(Segment(following - here, 1 + partials, -1, "linear"))
-    actions = [action.kind for segment in segments for action in segment.actions("front")]
-    partial, null = actions.count("partial"), actions.count("null")
+    count = full_steps(total, speedup)
+    plan: SegmentsPlan | StepsPlan
+    if noise == "flow" and guided and cut:
+        spaced, _ = thinned(levels, (FULL,) * total, count)
+        plan = StepsPlan(tuple(Step(level, FULL) for level in spaced), noise)
+        how = "even on the list; no others are run"
+    else:
+        between = (*gaps(total - 1, count - 1), 1)
+        plan = SegmentsPlan(tuple(Segment(gap, gap if cut else 1, -1, "linear") for gap in between), noise=noise)
+        how = "between two of them only the output head runs" if cut else "the levels between are left out"
     return Schedule(
         name=f"rule-{speedup:g}x",
-        description=f"{len(fulls)} of {total} steps in full, the first and the last among them; "
-        f"{partial} run the output head alone, {null} are left out.",
+        description=f"{count} full steps in the place of {total}, the first and the last among them; {how}.",
         model=model,
         sampling=Sampling(None, None, total, None, None, "flow" if noise == "flow" else None),
-        plan=SegmentsPlan(tuple(segments), noise=noise),
+        plan=plan,
         provenance=HAND_MADE,
     )
 
 
-def places(total: int, speedup: float, noise: NoiseKind = "vp") -> tuple[int, ...]:
-    """Places on a list of `total` levels that run in full, from 0."""
-    between = gaps(total - 1, full_steps(total, speedup) - 1)
-    return (0, *itertools.accumulate(between if noise == "vp" else between[::-1]))
+def places(total: int, speedup: float) -> tuple[int, ...]:
+    """Places on a list of `total` levels that run in full, from 0, where the others run in part."""
+    return (0, *itertools.accumulate(gaps(total - 1, full_steps(total, speedup) - 1)))
 
 
 def full_steps(total: int, speedup: float) -> int:

@@ -4,18 +4,20 @@
 
 DeepCache uniform (arXiv 2312.00858): a full step, then interval - 1 partial ones at the paper's branch 2 for
 Stable Diffusion, which is our branch 1. Alternation: every second step partial at branch 0 with a linear predictor,
-on the host's own noise levels, or on levels of its own that are spaced evenly in log-SNR. On transformers the partial
+on the host's own noise levels, or on the published ones of Align Your Steps. On transformers the partial
 steps run the output head alone, which has nearly all of the gain there (measured on small networks only).
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
 from flexiffusion.codec import write
 from flexiffusion.families import FAMILIES, Family
 from flexiffusion.metadata import ModelInfo, Provenance, Sampling
+from flexiffusion.rule import gaps
 from flexiffusion.schedule import FULL, Action, Predictor, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 
 # Transformers whose models are usually sampled over 25 to 50 steps. Their distilled kin (Schnell, Turbo, Lightning,
@@ -27,30 +29,54 @@ WITH_ROOM = (
 STEPS = 30  # 2, 3 and 5 divide it; over any other number of steps the segments are stretched
 INTERVALS = (2, 3, 5)
 FULL_STEPS = (6, 8, 10, 12, 15)
-# Highest and lowest noise level of all these families: their released configurations share 1000 betas whose roots run
-# evenly from sqrt(0.00085) to sqrt(0.012).
-SIGMAS = (14.6146, 0.0291675)
+# The published levels of Align Your Steps (arXiv 2404.14507) for ten steps; the eleventh is where the picture begins.
+# The same numbers stand in ComfyUI (`AlignYourStepsScheduler`).
+AYS = {
+    "sd15": (14.6146412293, 6.4745760956, 3.8636745985, 2.6946151520, 1.8841921177, 1.3943805092, 0.9642583904,
+             0.6523686016, 0.3977456272, 0.1515232662, 0.0291671582),
+    "sdxl": (14.6146412293, 6.3184485287, 3.7681790315, 2.1811480769, 1.3405244945, 0.8620721141, 0.5550693289,
+             0.3798540708, 0.2332364134, 0.1114188177, 0.0291671582),
+}  # fmt: skip
+
+
+def ays_levels(family: str, count: int) -> list[float]:
+    """Levels of `count` steps: even in log sigma between two published ones, without the last, which is the end."""
+    logs = [math.log(level) for level in AYS[family]]
+    levels = []
+    for i in range(count):
+        below, part = divmod(i * (len(logs) - 1) / count, 1)
+        levels.append(math.exp(logs[int(below)] + part * (logs[int(below) + 1] - logs[int(below)])))
+    return [float(f"{level:.6g}") for level in levels]
 
 
 def turns(family: Family, fulls: int) -> Schedule:
-    """`fulls` full steps and as many partial ones in turn, on levels spaced evenly in log-SNR (so in log sigma)."""
-    high, low = SIGMAS
+    """`fulls` full steps and as many partial ones in turn: on the published levels, where the family has some, else on
+    the host's own list."""
     count = 2 * fulls
-    levels = [float(f"{high * (low / high) ** (i / (count - 1)):.6g}") for i in range(count)]
-    actions = (FULL, Action("partial", 0, "linear")) * fulls
+    plan: StepsPlan | SegmentsPlan
+    if family.name in AYS:
+        where = (
+            "on noise levels of its own: those that Align Your Steps (arXiv 2404.14507) publishes for "
+            f"{family.title}, even in log sigma between two"
+        )
+        actions = (FULL, Action("partial", 0, "linear")) * fulls
+        levels = ays_levels(family.name, count)
+        plan = StepsPlan(tuple(Step(level, action) for level, action in zip(levels, actions, strict=True)))
+    else:
+        where = "on the sampler's own noise levels, evenly spread over its list"
+        plan = SegmentsPlan(tuple(Segment(gap, 2, 0, "linear") for gap in gaps(STEPS, fulls)), "even")
     return Schedule(
         name=f"{family.name}-turns-{fulls}",
         description=(
-            f"{fulls} full steps and {fulls} partial ones in turn, on noise levels of its own, spaced evenly in"
-            " log-SNR; the partial ones run branch 0 and predict the deep feature linearly in log-SNR from the last "
-            "two full steps. A hand-made rule; not measured here."
+            f"{fulls} full steps and {fulls} partial ones in turn, {where}; the partial ones run branch 0 and predict "
+            "the deep feature linearly in log-SNR from the last two full steps. A hand-made rule; not measured here."
         ),
         author="flexiffusion",
         model=ModelInfo(family.name, family.branches),
         sampling=Sampling(
             sampler=None, scheduler=None, steps=STEPS, cfg=None, size=(family.side, family.side), prediction=None
         ),
-        plan=StepsPlan(tuple(Step(level, action) for level, action in zip(levels, actions, strict=True))),
+        plan=plan,
         provenance=Provenance("heuristic", tool="tools/make_heuristic_presets.py"),
     )
 

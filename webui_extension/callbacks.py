@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from modules import script_callbacks
@@ -12,6 +13,9 @@ from .script import follow_checkpoint
 
 def register() -> None:
     """Registers with the host."""
+    log = logging.getLogger("flexiffusion")
+    if not log.isEnabledFor(logging.WARNING):  # Forge Neo shows errors alone, and warnings are all we have to say
+        log.setLevel(logging.WARNING)
     script_callbacks.on_before_ui(xyz.add_axes)
     script_callbacks.on_after_component(lambda component, **more: follow_checkpoint(component, more.get("elem_id")))
     # the moment when a refiner has been loaded and no network call has been made yet

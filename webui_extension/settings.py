@@ -29,7 +29,7 @@ class Settings:
     """
 
     enabled: bool = False
-    schedule: str = ""
+    schedule: str = AUTO
     hires: str = SAME
     mapping: str = BY_POSITION
     compare: bool = False

@@ -113,6 +113,11 @@ def refined(
     return weights
 
 
+def few(actions: Sequence[Action]) -> bool:
+    """Whether a schedule has so few full steps that its weights are worth refining."""
+    return sum(action.kind == "full" for action in actions) <= FEW
+
+
 def full_calls(count: float, memory: int = 4) -> float:
     """About how many full network calls of an image one round takes, of a schedule with `count` full steps and as many
     partial ones."""

@@ -95,6 +95,35 @@ def show_preset(preset: str) -> None:
     print_sheet(Console(highlight=False), found.schedule, more)
 
 
+@presets.command("export", cls=Command, group="presets")
+@click.argument("preset", metavar="PRESET", shell_complete=complete_name)
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(("cache-dit", "sd.cpp", "sigmas", "steps")),
+    required=True,
+    help="cache-dit: its steps_computation_mask; sd.cpp: options of stable-diffusion.cpp; sigmas: noise levels, as "
+    "ComfyUI's and others' text boxes take them; steps: the full steps, counted from 0.",
+)
+@output.json_option
+def export_preset(preset: str, target: Any) -> None:
+    """Print a preset as other programs take one.
+
+    What they cannot express is said, and with it that no measurement of the preset holds there.
+    """
+    from flexiffusion.presets import named
+    from flexsearch.sharing.formats import export
+
+    found = named(preset)
+    exported = export(found.schedule, target)
+    if output.wants_json():
+        output.emit({"preset": found.path.stem, "to": target, "text": exported.text, "lost": list(exported.lost)})
+        return
+    click.echo(output.printable(exported.text))
+    for lost in exported.lost:
+        output.say(f"lost  {lost}")
+
+
 @presets.command("add", cls=Command, group="presets")
 @click.argument("source", type=Place(), metavar="SOURCE")
 @click.option("--name", help="Add it under another name; for a source of one schedule.")

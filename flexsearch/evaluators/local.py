@@ -191,7 +191,7 @@ class LocalEvaluator(OneByOne):
         Raises ModelError where not even one image fits, and ValueError where the evaluator fits no solvers.
         """
         weights = self.fit(candidate, None if self.path is None else len(self.path.end))
-        if sum(action.kind == "full" for action in candidate.actions) > refining.FEW:
+        if not refining.few(candidate.actions):
             return weights
         wanted = self.references[self.judged_by].latents
         steps = (candidate.places, candidate.actions, weights)

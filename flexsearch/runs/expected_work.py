@@ -31,7 +31,8 @@ def expected_work(experiment: Experiment) -> dict[str, float]:
     work[RIVALS] = _JUDGED * settings.images * targets * raced
     if settings.fits:
         each = sum(refining.full_calls(target) for target in settings.targets if target < refining.FEW + 1)
-        work[REFINING] = len(final_table.REFINED) * settings.images * each
+        more = settings.evaluations // final_table.EVALUATIONS_EACH
+        work[REFINING] = (1 + more) * settings.images * each
     work[FINAL_TABLE] = settings.held_out * steps
     work[final_table.TIMING] = final_table.FEWEST_TURNS * final_table.TIMED_IMAGES * steps
     return work

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from flexiffusion.schedule import Action, NoiseKind, SegmentsPlan, StepsPlan
+from flexiffusion.search import refining
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.method import Evaluated
 from flexiffusion.search.paired import Errors, estimate
@@ -37,6 +38,8 @@ FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
 
 
 REFINED: tuple[RowKind, ...] = ("found", "placed_fitted")  # rows whose fitted solvers are refined
+
+EVALUATIONS_EACH = 80  # of a search for one more schedule that is refined: so it takes a fixed part of the time
 
 Key = tuple[str, str | Weights, DiffusersCache | None]  # of a candidate, and what it is sampled with
 
@@ -92,26 +95,81 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated], on_step: OnSt
                 kind, speedup, described(best.candidate), best.candidate, solver_of(experiment, best.candidate)
             )
             # a hand-made schedule keeps its fit where this one's is refined
-            alike = [other for other in chosen if not settings.fits or other.kind in REFINED]
+            alike = [other for other in chosen if not settings.fits]
             same = next((other for other in alike if other.speedup == speedup and other.key == entry.key), None)
             chosen.append(entry if same is None else replace(entry, label=f"the same as {same.label}"))
         on_step(f"{speedup:g}x")
     return chosen
 
 
-def with_refined(experiment: Experiment, entries: Sequence[Entry], on_step: OnStep) -> list[Entry]:
+def with_refined(
+    experiment: Experiment, entries: Sequence[Entry], evaluated: Sequence[Evaluated], on_step: OnStep
+) -> list[Entry]:
     """The same entries, the solvers of what the search found and placed at their best: see `LocalEvaluator.refine`.
-    Hand-made schedules keep the fit that the search judged them by. `on_step` is told of each that is refined."""
-    known: dict[Key, Weights] = {}
-    made = []
+
+    Refining changes who is best. So of an asked speed-up at which it is few full steps that are found, the best few
+    schedules of the search are refined, the best placed steps among them, and the one that is then nearest on the
+    search images is found. Hand-made schedules keep the fit that the search judged them by. `on_step` is told of each
+    schedule that is refined.
+    """
+    known: dict[str, Weights] = {}
+
+    def refined(candidate: Candidate) -> Weights:
+        if candidate.key not in known:
+            known[candidate.key] = experiment.search_evaluator.refine(candidate)
+            on_step(described(candidate))
+        return known[candidate.key]
+
+    made: list[Entry] = []
     for entry in entries:
         if entry.kind in REFINED and not isinstance(entry.solver, str):
-            if entry.key not in known:
-                known[entry.key] = experiment.search_evaluator.refine(entry.candidate)
-            on_step(entry.label)
-            entry = replace(entry, solver=known[entry.key])
+            if entry.kind == "found":
+                able = contenders(experiment, entry, evaluated)
+                best = min(able, key=lambda item: _error(experiment, item.candidate, refined(item.candidate)))
+                plan = experiment.method.file_plan(best.genes)
+                entry = replace(entry, label=described(best.candidate), candidate=best.candidate, file_plan=plan)
+            entry = replace(entry, solver=refined(entry.candidate))
+            same = [
+                one for one in made if one.kind == "found" and one.speedup == entry.speedup and one.key == entry.key
+            ]
+            if same:
+                entry = replace(entry, label=f"the same as {same[0].label}")
         made.append(entry)
     return made
+
+
+def refinements(experiment: Experiment, entries: Sequence[Entry], evaluated: Sequence[Evaluated]) -> int:
+    """How many schedules `with_refined` refines."""
+    keys = {entry.candidate.key for entry in entries if entry.kind in REFINED}
+    for entry in entries:
+        if entry.kind == "found":
+            keys |= {item.candidate.key for item in contenders(experiment, entry, evaluated)}
+    return len(keys)
+
+
+def contenders(experiment: Experiment, found: Entry, evaluated: Sequence[Evaluated]) -> list[Evaluated]:
+    """The evaluated schedules that may be the best of their speed-up once refined, the best before that first: one, and
+    where few full steps are refined one more for each `EVALUATIONS_EACH`, of other steps each, and the best placed."""
+    settings = experiment.settings
+    target = next(t for s, t in zip(settings.speedups, settings.targets, strict=True) if s == found.speedup)
+    able = sorted((item for item in evaluated if item.cost <= target + 1e-9), key=lambda item: item.error)
+    first = next(item for item in able if item.candidate.key == found.candidate.key)
+    if not settings.objective.paired or not refining.few(found.candidate.actions):
+        return [first]
+    kinds = {item.candidate.actions: item for item in reversed(able) if refining.few(item.candidate.actions)}
+    others = sorted(kinds.values(), key=lambda item: item.error)
+    most = max(1, settings.evaluations // EVALUATIONS_EACH)
+    placed = [item for item in others if item.candidate.plain]
+    return list({item.candidate.key: item for item in [first, *others[:most], *placed[:1]]}.values())
+
+
+def _error(experiment: Experiment, candidate: Candidate, weights: Weights) -> float:
+    """What the search minimises, on all of its images."""
+    objective, evaluator = experiment.settings.objective, experiment.search_evaluator
+    if not objective.paired:
+        return 0.0  # one contender
+    errors = evaluator.evaluate(candidate, solver=weights).paired_errors(objective.error, evaluator.judged_by)
+    return objective.of(errors)
 
 
 def solver_of(experiment: Experiment, candidate: Candidate) -> str | Weights:

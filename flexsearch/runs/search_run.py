@@ -158,9 +158,9 @@ def _measure(
     with progress.stage(RIVALS, len(settings.speedups), "speed-ups") as at:
         entries = final_table.choose(experiment, evaluated, lambda label: at.advance(note=label))
     if settings.fits:
-        count = sum(entry.kind in final_table.REFINED for entry in entries)
+        count = final_table.refinements(experiment, entries, evaluated)
         with progress.stage(REFINING, count, "schedules") as at:
-            entries = final_table.with_refined(experiment, entries, lambda label: at.advance(note=label))
+            entries = final_table.with_refined(experiment, entries, evaluated, lambda label: at.advance(note=label))
     with progress.stage(FINAL_TABLE, len(entries), "schedules") as at:
         measured = final_table.measure(evaluator, entries, lambda label: at.advance(note=label))
     seconds = final_table.time_all(evaluator, measured, progress)

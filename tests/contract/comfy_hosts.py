@@ -173,6 +173,9 @@ class BaseModel(nn.Module):
             sigma_max=torch.tensor(HIGHEST), percent_to_sigma=lambda percent: HIGHEST * (0.03 / HIGHEST) ** percent
         )
 
+    def process_latent_out(self, samples: Tensor) -> Tensor:
+        return samples
+
     def apply_model(self, x: Tensor, sigma: Tensor, context: Tensor, control: Any, options: dict[str, Any]) -> Tensor:
         return Executor(self._apply_model, self, all_of(options, "apply_model"))(
             x, sigma, None, context, control, options

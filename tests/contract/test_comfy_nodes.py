@@ -36,7 +36,7 @@ def pack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     host.models = tmp_path / "models"
     yield host
     # modules that imported the stand-in must not be met again by another test
-    kept = (".comfy_nodes.apply", ".comfy_nodes.auto", ".comfy_nodes.samplers")
+    kept = (".comfy_nodes.apply", ".comfy_nodes.auto", ".comfy_nodes.samplers", ".comfy_nodes.search")
     for module in [m for m in sys.modules if m.startswith(f"{name}.comfy_nodes") and not m.endswith(kept)]:
         del sys.modules[module]
 
@@ -298,7 +298,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
 
 def test_the_pack_imports_the_core_the_host_torch_and_nothing_else() -> None:
     """host packages -> core only, by relative imports: the folder may have any name (docs/design.md)."""
-    host = {"comfy", "comfy_api", "folder_paths", "nodes", "server", "aiohttp"}
+    host = {"comfy", "comfy_api", "folder_paths", "latent_preview", "nodes", "server", "aiohttp"}
     for path in sorted((ROOT / "comfy_nodes").rglob("*.py")):
         for module, level in imports(path):
             first = module.split(".")[0]

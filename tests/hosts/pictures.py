@@ -112,6 +112,21 @@ def auto(places: dict[str, Place]) -> Graph:
     return graph
 
 
+def search(places: dict[str, Place]) -> Graph:
+    graph, put, loaded, _, conditioning, latent = start(places, None)
+    asked = settings(conditioning, latent) | {"steps": 30, "scheduler": "karras"}
+    for name in ("mapping", "start_percent", "end_percent"):
+        del asked[name]
+    found = put(
+        (740, 0, 380, 560), "FlexiffusionSearch", model=loaded[0], **asked, speedups="2, 3", minutes=3.0, images=4
+    )
+    for row, (number, prefix) in enumerate(((0, "found"), (1, "plain"))):
+        picture = put((1170, 430 * row, 220, 60), "VAEDecode", samples=found[number], vae=loaded[2])
+        put((1170, 430 * row + 120, 320, 270), "SaveImage", images=picture, filename_prefix=f"flexiffusion-{prefix}")
+    put((1530, 0, 380, 200), "PreviewAny", source=found[3])
+    return graph
+
+
 LAY_OUT = """async ([prompt, places]) => {
   await window.app.loadApiJson(prompt, "example");
   await new Promise((resolve) => setTimeout(resolve, 1500));  // the front end arranges the nodes by itself
@@ -167,7 +182,7 @@ def main() -> None:
         page.wait_for_timeout(4000)
         page.keyboard.press("Escape")
         named = [argument for argument in sys.argv[1:] if argument != "--images"]
-        makers = (faster_text_to_image, compare_with_and_without, faster_with_any_sampler, auto)
+        makers = (faster_text_to_image, compare_with_and_without, faster_with_any_sampler, auto, search)
         for make in () if "--images" in sys.argv else makers:
             if named and make.__name__ not in named:
                 continue

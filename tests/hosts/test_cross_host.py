@@ -1,8 +1,8 @@
 """One schedule, one set of weights, one noise: the same latent in diffusers and in whichever hosts are given.
 
 The reference is diffusers' U-Net with the core's Run in a loop of Euler steps that is written out here. Each host that
-COMFYUI_PATH, WEBUI_PATH or FORGE_PATH names is asked for the same through its HTTP API and compared with it. ComfyUI is
-started with COMFYUI_PYTHON, or else the Python of the tests.
+COMFYUI_PATH, WEBUI_PATH or FORGE_PATH names is asked for the same through its HTTP API and compared with it, and so is
+`flexiffusion.apply` on diffusers' own pipeline. ComfyUI is started with COMFYUI_PYTHON, or else the tests' own Python.
 """
 
 from __future__ import annotations
@@ -185,10 +185,47 @@ def comfyui(checkpoint: Path, folder: Path) -> Iterator[Callable[[str], Tensor]]
         yield latent
 
 
-@pytest.fixture(scope="module", params=["a1111", "forge", "comfyui"])
+def pipeline(reference: Reference) -> Iterator[Callable[[str], Tensor]]:
+    """`flexiffusion.apply` on diffusers' own pipeline and scheduler.
+
+    DPM-Solver++ of first order is Euler's method; of diffusers' schedulers it is the one that tells the network whole
+    timesteps on Karras levels, as hosts do.
+    """
+    import diffusers
+
+    import flexiffusion
+
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", solver_order=1, use_karras_sigmas=True
+    )
+    pipe = diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(block_out_channels=(32,) * 4, down_block_types=("DownEncoderBlock2D",) * 4,
+                                    up_block_types=("UpDecoderBlock2D",) * 4),
+        text_encoder=None, tokenizer=None, unet=reference.unet, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.randn(4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(SEED))[None]
+
+    def latent(text: str) -> Tensor:
+        with flexiffusion.apply(pipe, codec.loads(text.encode())) as handle:
+            made = pipe(
+                prompt_embeds=reference.contexts[:1], negative_prompt_embeds=reference.contexts[1:], height=SIDE,
+                width=SIDE, num_inference_steps=STEPS, guidance_scale=CFG, latents=noise.clone(), output_type="latent",
+            ).images  # fmt: skip
+        assert handle.report is not None and handle.report.report.misses == 0
+        return torch.as_tensor(made)
+
+    yield latent
+
+
+@pytest.fixture(scope="module", params=["apply", "a1111", "forge", "comfyui"])
 def host(
     request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], Tensor]]:
+    if request.param == "apply":
+        yield from pipeline(request.getfixturevalue("reference"))
+        return
     folder = tmp_path_factory.mktemp(request.param)
     yield from comfyui(checkpoint, folder) if request.param == "comfyui" else webui(request.param, checkpoint, folder)
 

@@ -193,10 +193,12 @@ class TestSamplers:
     def test_every_sampler_does_what_the_documentation_says(self, server: Server) -> None:
         """All samplers of the host in one test, since the list is the host's own; docs/webui.md has them in a table.
 
-        HOST_TABLES=FOLDER writes what was seen, one JSON file for each host.
+        HOST_TABLES=FOLDER writes what was seen, one JSON file for each host. HOST_SAMPLERS="Euler,Restart" looks at
+        these alone.
         """
         seen, wrong = {}, []
-        for name in server.samplers:
+        asked = os.environ.get("HOST_SAMPLERS")
+        for name in asked.split(",") if asked else server.samplers:
             try:
                 seen[name] = what_happens(server, name)
             except AssertionError as error:
@@ -212,17 +214,18 @@ class TestSamplers:
     def test_own_noise_levels_in_timesteps(self, server: Server) -> None:
         ours = server.generate([True, "sd15-turns-6"], steps=20, sampler_name="DDIM")
         said = counts(ours.key("Flexi run"))
-        # the lowest of its 12 levels is timestep 0, below where the host's list ends
-        assert (said["full"], said["partial"], said["misses"]) == (6, 5, 0)
+        # of its 12 levels the host's first takes the place of the one beside it, and the lowest is timestep 0, below
+        # where the host's list ends
+        assert (said["full"], said["partial"], said["misses"]) == (5, 5, 0)
 
 
 class TestPasses:
     def hires(self, server: Server, arguments: list[Any] | None) -> Any:
-        more = {"hr_additional_modules": ["Use same choices"]} if server.gradio4 else {}
+        more: dict[str, Any] = {"hr_additional_modules": ["Use same choices"]} if server.gradio4 else {}
+        more["hr_upscaler"] = "Lanczos" if server.kind == "neo" else "Latent"  # Forge Neo has none in latents
         return server.generate(
-            arguments, enable_hr=True, hr_scale=2, hr_upscaler="Latent", denoising_strength=0.7, hr_second_pass_steps=8,
-            hr_cfg=5, **more,
-        )  # fmt: skip
+            arguments, enable_hr=True, hr_scale=2, denoising_strength=0.7, hr_second_pass_steps=8, hr_cfg=5, **more
+        )
 
     def test_hires(self, server: Server) -> None:
         off = self.hires(server, None)
@@ -356,7 +359,7 @@ class TestOthers:
             assert (said["full"] + said["partial"], said["full"]) == (ours.calls, ours.full), name
             assert said["partial"] > 0, name
             tried += 1
-        assert tried >= (3 if server.kind == "forge" else 1)
+        assert tried >= 3 or server.kind != "forge"
 
     def test_the_network_is_as_it_was(self, server: Server) -> None:
         server.generate([True, MIXED])

@@ -6,6 +6,7 @@ import ast
 import copy
 import functools
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -412,6 +413,23 @@ class TestGeneration:
 
 def _is(choice: str, name: str) -> bool:
     return choice.partition(" [sd15]")[0] in (name, f"{name}.json")
+
+
+def test_warnings_are_shown_where_the_host_shows_errors_alone(host: HostModules, caplog: Any) -> None:
+    """As Forge Neo does: nobody would learn why a picture was made the plain way."""
+    from webui_extension.callbacks import register
+
+    root, ours = logging.getLogger(), logging.getLogger("flexiffusion")
+    levels = root.level, ours.level
+    try:
+        root.setLevel(logging.ERROR)
+        ours.setLevel(logging.NOTSET)
+        register()
+        generate(host, True, "nowhere")
+        assert "there is no schedule 'nowhere'" in caplog.text
+    finally:
+        root.setLevel(levels[0])
+        ours.setLevel(levels[1])
 
 
 class TestUi:

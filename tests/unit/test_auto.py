@@ -58,7 +58,7 @@ def test_then_one_of_the_family_then_the_rule() -> None:
     assert found.source == "family" and "other" in found.said and "another checkpoint of SDXL" in found.said
     found = auto()
     assert found.source == "rule" and found.schedule is not None and found.schedule.sampling.steps == 30
-    assert "the rule for 2x" in found.said and "15 of 30 steps in full" in found.said
+    assert "the rule for 2x" in found.said and "15 full steps in the place of 30" in found.said
 
 
 def test_the_nearest_speed_up_is_taken_and_none_that_is_far() -> None:
@@ -124,6 +124,16 @@ def test_few_step_models_are_sampled_plainly(setting: Setting, family: str, why:
     assert (said is None) == (why is None) and (why or "") in (said or "")
     found = choose(2.0, setting, ModelInfo(family, 9), [searched()])
     assert (found.source == "plain" and "nothing to gain" in found.said) == (why is not None)
+
+
+@pytest.mark.parametrize(("cfg", "family", "kinds"), [
+    (4.0, "qwen-image", {"full"}), (1.0, "qwen-image", {"full", "partial"}), (None, "flux", {"full", "partial"}),
+    (None, "z-image", {"full"}),
+])  # fmt: skip
+def test_the_rule_for_flow_models_depends_on_guidance(cfg: float | None, family: str, kinds: set[str]) -> None:
+    setting = Setting([1 - i / 30 for i in range(30)], "flow", "euler", cfg)
+    made = choose(2.0, setting, ModelInfo(family, 29)).schedule
+    assert made is not None and {action.kind for action in made.plan.actions()} == kinds
 
 
 def test_speed_up_one_is_plain() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from flexiffusion.schedule import FULL, Action, StepsPlan
 from flexiffusion.search.candidate import Candidate, make_candidate, plain
+from flexiffusion.search.method import Evaluated
+from flexiffusion.search.methods.placement import PlacementMethod
 from flexiffusion.search.objective import Objective
 from flexiffusion.search.paired import squared_error
 from flexsearch.errors import ConfigError
@@ -22,7 +25,7 @@ from flexsearch.sampling import references
 
 LATENT = Objective("latent")
 HEAD = Action("partial", -1, "linear")
-SMALL = Settings(model="pixel", steps=6, speedups=(2.0,), images=10, held_out=3, batch=4)
+SMALL = Settings(model="pixel", steps=6, speedups=(2.0,), images=10, held_out=3, batch=4, evaluations=160)
 
 
 @pytest.fixture(scope="module")
@@ -122,15 +125,47 @@ class TestRefining:
         assert evaluator.refine(candidate) == evaluator.fit(candidate, 10) != evaluator.fit(candidate)
 
     def test_only_what_the_search_made_is_refined(self, experiment: Experiment) -> None:
-        candidate, told = candidates(experiment)[2], list[str]()
-        solver = final_table.solver_of(experiment, candidate)
-        kinds = ("found", "placed_fitted", "plain_fitted", "plain")
-        given = [final_table.Entry(kind, 2.0, kind, candidate, solver) for kind in kinds[:3]]  # type: ignore[arg-type]
-        given.append(final_table.Entry("plain", 2.0, "plain", candidate, "dpmpp_2m"))
-        made = final_table.with_refined(experiment, given, told.append)
-        assert [entry.kind for entry in made] == list(kinds) and told == ["found", "placed_fitted"]
-        assert made[0].solver == made[1].solver != solver
-        assert [made[2], made[3]] == given[2:]
+        made, given, told = self.refined(experiment, [0.2, 0.1, 0.3])
+        assert [entry.kind for entry in made] == ["found", "placed_fitted", "plain_fitted", "plain"]
+        assert made[1].candidate == given[1].candidate and made[1].solver != given[1].solver
+        assert made[2:] == given[2:]
+        assert len(told) == 3 == final_table.refinements(experiment, given, self.evaluated(experiment, [0.2, 0.1, 0.3]))
+
+    def test_what_is_nearest_then_is_found(self, experiment: Experiment) -> None:
+        made, _, _ = self.refined(experiment, [0.2, 0.1, 0.3])
+        evaluator = experiment.search_evaluator
+
+        def error(candidate: Candidate, solver: Any) -> float:
+            return LATENT.of(evaluator.evaluate(candidate, solver=solver).latent_errors("teacher"))
+
+        each = {candidate.key: error(candidate, evaluator.refine(candidate)) for candidate in candidates(experiment)}
+        assert made[0].candidate.key == min(each, key=lambda key: each[key])
+        assert error(made[0].candidate, made[0].solver) == min(each.values())
+        assert made[0].file_plan == made[0].candidate.steps_plan(experiment.model.levels)
+
+    @staticmethod
+    def evaluated(experiment: Experiment, errors: list[float]) -> list[Evaluated]:
+        """Finished trials of the candidates, which a search has found this good."""
+        space = experiment.method
+        assert isinstance(space, PlacementMethod)
+        return [
+            Evaluated(i, space.variation.space.encode(candidate), candidate, error, 2.9)
+            for i, (candidate, error) in enumerate(zip(candidates(experiment), errors, strict=True))
+        ]
+
+    def refined(
+        self, experiment: Experiment, errors: list[float]
+    ) -> tuple[list[final_table.Entry], list[final_table.Entry], list[str]]:
+        evaluated, told = self.evaluated(experiment, errors), list[str]()
+        solvers = [final_table.solver_of(experiment, item.candidate) for item in evaluated]
+        placed = evaluated[2].candidate
+        given = [
+            final_table.Entry("found", 2.0, "found", evaluated[1].candidate, solvers[1]),
+            final_table.Entry("placed_fitted", 2.0, "placed", placed, solvers[2]),
+            final_table.Entry("plain_fitted", 2.0, "fitted", placed, solvers[2]),
+            final_table.Entry("plain", 2.0, "plain", placed, "dpmpp_2m"),
+        ]
+        return final_table.with_refined(experiment, given, evaluated, told.append), given, told
 
 
 class TestSettings:

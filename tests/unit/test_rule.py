@@ -50,18 +50,14 @@ def test_without_a_cut_the_levels_between_are_taken_out() -> None:
     assert {action.kind for action in plan.actions} == {"full"} and plan.nulls == 10
 
 
-def test_flow_models_are_predicted_in_the_first_half_only() -> None:
+def test_guided_flow_models_get_fewer_full_steps_from_the_first_level_to_the_last() -> None:
     given = [1 - i / 20 for i in range(20)]
     made = rule(given, 2.5, ModelInfo("flux", 56, blocks=57), "flow")
-    drawn = "".join(action.kind[0] for action in made.plan.actions())
-    assert drawn == "fppfppfppfnnfnnfnfnf"
-    fulls = [i for i, kind in enumerate(drawn) if kind == "f"]
-    assert len(fulls) == 8 and fulls[0] == 0 and fulls[-1] == 19
-    apart = [after - before for before, after in itertools.pairwise(fulls)]
-    assert apart == sorted(apart, reverse=True)
-    assert "n" not in drawn[:10] and "p" not in drawn[10:]
     plan = plan_for(made, given)
-    assert list(plan.levels) == [level for level, kind in zip(given, drawn, strict=True) if kind != "n"]
+    assert len(plan.levels) == 8 and {action.kind for action in plan.actions} == {"full"}
+    assert (plan.levels[0], plan.levels[-1]) == (given[0], pytest.approx(given[-1]))
+    unguided = rule(given, 2.5, ModelInfo("flux", 56, blocks=57), "flow", guided=False)
+    assert plan_for(unguided, given).levels == tuple(given)
 
 
 def test_a_flow_models_schedule_says_so() -> None:

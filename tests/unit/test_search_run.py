@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import flexsearch
 from flexiffusion import codec
 from flexiffusion.search import macro_steps
+from flexsearch.errors import RunFolderError
 from flexsearch.report import figures
 from flexsearch.runs import final_table
 from flexsearch.runs.experiment import Experiment
@@ -77,3 +79,29 @@ def test_a_search_that_begins_with_plans_and_its_files_from_python(
     assert [row.kind for row in again.rows] == ["teacher", "found"]
     found = next(row for row in result.rows if row.kind == "found")
     assert again.rows[1].errors["latent/teacher"].mean == found.errors["latent/teacher"].mean
+
+
+def test_search_is_the_public_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted by its callback, and gone on with: the result is that of the run."""
+    monkeypatch.setattr(references, "CONVERGED_STEPS", 12)
+    monkeypatch.setattr(final_table, "MOST_TURNS", 1)
+    monkeypatch.setattr(final_table, "TIMED_IMAGES", 2)
+    asked = {"steps": 8, "speedups": (2.0,), "evaluations": 6, "images": 2, "held_out": 2, "planner": False}
+    told: list[tuple[str, int, int]] = []
+
+    def stop(stage: str, done: int, total: int) -> None:
+        told.append((stage, done, total))
+        if stage == "search" and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        flexsearch.search(tmp_path / "run", progress=stop, **asked)
+    assert told[0] == ("teacher and converged reference", 0, 2 * 8 + 2 * (8 + 12)) and told[-1] == ("search", 3, 6)
+    with pytest.raises(RunFolderError):
+        flexsearch.search(tmp_path / "run", **asked)
+    told.clear()
+    result = flexsearch.search(tmp_path / "run", progress=lambda *step: told.append(step))
+    assert isinstance(result, flexsearch.Result) and [path.suffix for path in result.schedules] == [".json"]
+    assert ("search", 6, 6) in told and told[-1][0] == "timing"
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        flexsearch.search(tmp_path / "other", speed=2)

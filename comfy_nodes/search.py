@@ -1,0 +1,209 @@
+"""A search inside the host's own sampling: a sampler that spends minutes (`flexiffusion.search.in_place`).
+
+The host prepares the model, its patches and conditionings as for any sampling; in the place of the sampler's loop runs
+the search, which calls the same guided model. So what is found is for exactly this model, adapters and all.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..flexiffusion.codec import dumps, write
+from ..flexiffusion.errors import FlexiffusionError
+from ..flexiffusion.fingerprint import fingerprint_of
+from ..flexiffusion.layouts import find_layout
+from ..flexiffusion.metadata import Sampling
+from ..flexiffusion.noise import NoiseKind, NoiseLevels, initial_scale
+from ..flexiffusion.schedule import Schedule
+from ..flexiffusion.search.denoiser import Calls
+from ..flexiffusion.search.in_place import Found, Told, find, schedule_of
+from ..flexiffusion.solver import SolverMaker, dpmpp_2m, euler
+from .apply import APPLY_MODEL, OUTER_SAMPLE, PREDICT_NOISE, chunks_of
+from .apply import KEY as SCHEDULE_KEY
+from .auto import model_info
+from .network import noise_of, picture_size, prediction_of, uncompiled, why_not_partial
+from .samplers import name_of
+
+KEY = "flexiffusion_search"
+BETWEEN = 16  # places of the search between two levels of the host's list
+FOLDER = "searched"  # of the user's own schedules
+
+_SOLVERS: dict[str, SolverMaker] = {"euler": euler, "ddim": euler, "dpmpp_2m": dpmpp_2m}
+
+
+@dataclass
+class Searched:
+    """What one search gave: `found` and what it was made with, filled in by the sampling that it is."""
+
+    found: Found | None = None
+    schedules: list[Schedule] = field(default_factory=list)
+    plain: Tensor | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _HostDenoiser:
+    """The host's guided model, as a search takes it. `calls` is what the network's calls go through just now."""
+
+    model: Callable[..., Tensor]
+    extra_args: dict[str, Any]
+    network: Any
+    levels: NoiseLevels
+    device: torch.device
+    calls: Calls | None = None
+
+    @property
+    def branches(self) -> int:
+        return find_layout(self.network).branches
+
+    def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
+        self.calls = run
+        try:
+            sigma = torch.full((len(sample),), self.levels.sigma(place), device=sample.device, dtype=sample.dtype)
+            return self.model(sample, sigma, **self.extra_args).float()
+        finally:
+            self.calls = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a search is asked for. seconds: how long; interrupts: what the host throws when its user stops it."""
+
+    speedups: tuple[float, ...]
+    seconds: float
+    scheduler: str | None = None
+    seed: int = 0
+    interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
+    on_progress: Told = lambda progress: None
+    evaluations: int | None = None
+
+
+@dataclass
+class _Holder:
+    """Lies in the host's options, which are copied on their way to the network while objects in them are not."""
+
+    denoiser: _HostDenoiser | None = None
+
+
+def searching(model: Any, request: Request, result: Searched) -> Any:
+    """A clone of the host's MODEL on which the next sampling is a search; it returns the latents of what was found for
+    the first speed-up. `result` is filled in.
+
+    Raises, when sampling:
+        FlexiffusionError: the network cannot be cut, there is a mask, or nothing was found.
+    """
+    clone = model.clone()
+
+    def outer_sample(
+        executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kw: Any
+    ) -> Any:
+        guider = executor.class_obj
+        network = uncompiled(guider.model_patcher.get_model_object("diffusion_model"))
+        why = why_not_partial(network, guider.model_options)
+        if why is not None:
+            raise FlexiffusionError(f"search: {why}. Search on a model that can run in part")
+        if (args and args[0] is not None) or kw.get("denoise_mask") is not None:
+            raise FlexiffusionError("search: the latent has a noise mask. Search without it: a schedule suits both")
+        given, holder = [float(sigma) for sigma in sigmas], _Holder()
+        own = copy.copy(sampler)
+        own.extra_options = {}
+        own.sampler_function = _sampler(guider, network, sampler, given, request, result, holder)
+        options = guider.model_options.setdefault("transformer_options", {})
+        options[KEY] = holder
+        try:
+            return executor(noise, latent, own, sigmas, *args, **kw)
+        finally:
+            options.pop(KEY, None)
+
+    for kind in (OUTER_SAMPLE, PREDICT_NOISE, APPLY_MODEL):
+        clone.remove_wrappers_with_key(kind, SCHEDULE_KEY)  # a schedule that was applied before gives way
+    for kind, wrapper in ((OUTER_SAMPLE, outer_sample), (APPLY_MODEL, _apply_model)):
+        clone.remove_wrappers_with_key(kind, KEY)
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    return clone
+
+
+def _sampler(
+    guider: Any, network: Any, sampler: Any, given: list[float], request: Request, result: Searched, holder: _Holder
+) -> Callable[..., Tensor]:
+    """The search in the place of a sampler's loop."""
+    levels_of, whole = guider.model_patcher.get_model_object("model_sampling"), guider.model_patcher.model
+    name, solver, note = solver_for(name_of(sampler))
+    result.notes += [note] if note else []
+
+    def sample_flexiffusion_search(
+        model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, extra_args: Any = None, *_: Any, **__: Any
+    ) -> Tensor:
+        levels = fine(given[:-1], noise_of(levels_of))
+        denoiser = holder.denoiser = _HostDenoiser(model, extra_args or {}, network, levels, x.device)
+        # the host has scaled the noise, and laid it over the picture of img2img: the same state, told as noise
+        noise = x.float().cpu() / initial_scale(given[0], levels.kind)
+        result.found = found = find(
+            denoiser, noise, given[:-1], request.speedups, seconds=request.seconds, evaluations=request.evaluations,
+            solver=solver, seed=request.seed, batch=len(x), interrupts=request.interrupts,
+            on_progress=request.on_progress,
+        )  # fmt: skip
+        if not found.latents:
+            raise FlexiffusionError(f"search: nothing was found.\n{found.report}")
+        prediction: Any = prediction_of(whole, levels_of)
+        cfg, size = getattr(guider, "cfg", None), picture_size(whole, x)
+        sampling = Sampling(name, request.scheduler, len(given) - 1, cfg, size, prediction)
+        info = replace(model_info(network), fingerprint=fingerprint_of(network))
+        for one in found.schedules:
+            title = f"{info.family}-{name}-{len(given) - 1}-{one.speedup:g}x"
+            made = schedule_of(one, denoiser, title, info, sampling, found.evaluations, request.seed)
+            result.schedules.append(made)
+        result.plain = whole.process_latent_out(found.teacher)
+        return found.latents[0].to(x)
+
+    return sample_flexiffusion_search
+
+
+def _apply_model(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    options = next((value for value in (*args, *kwargs.values()) if isinstance(value, dict) and KEY in value), {})
+    holder: _Holder | None = options.get(KEY)
+    if holder is None or holder.denoiser is None or holder.denoiser.calls is None:
+        return executor(x, *args, **kwargs)
+    return holder.denoiser.calls(lambda: executor(x, *args, **kwargs), x, chunks_of(options))
+
+
+def solver_for(sampler: str | None) -> tuple[str, SolverMaker, str | None]:
+    """The solver that a search replays for a sampler of the host: its name, it, and what to tell if it is another."""
+    if sampler in _SOLVERS:
+        return ("euler" if sampler == "ddim" else str(sampler)), _SOLVERS[str(sampler)], None
+    sibling = "euler" if sampler is not None and sampler.startswith("euler") else "dpmpp_2m"
+    random = sampler is not None and ("ancestral" in sampler or "sde" in sampler or sampler in ("lcm", "ddpm"))
+    why = "adds noise of its own, which cannot be replayed" if random else "cannot be replayed by the search"
+    note = f"sampler {sampler} {why}: searched for {sibling}. Draw with that one"
+    return sibling, _SOLVERS[sibling], note
+
+
+def fine(levels: Sequence[float], kind: NoiseKind) -> NoiseLevels:
+    """The places of a search: the list's own levels, and others between them, even in log sigma."""
+    values = [levels[-1]]
+    for low, high in itertools.pairwise(reversed(levels)):
+        step = (math.log(high) - math.log(low)) / BETWEEN
+        values += [math.exp(math.log(low) + step * i) for i in range(1, BETWEEN)]
+        values.append(high)
+    return NoiseLevels(tuple(values), kind)
+
+
+def save(schedules: Sequence[Schedule], folder: Path) -> list[Path]:
+    """Writes each to a file of its own, named by what it is and a part of its hash. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for schedule in schedules:
+        digest = hashlib.sha256(dumps(schedule)).hexdigest()[:8]
+        paths.append(folder / f"{schedule.name}-{digest}.json")
+        write(paths[-1], schedule)
+    return paths

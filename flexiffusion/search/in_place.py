@@ -1,0 +1,415 @@
+"""A search that is a sampler: it takes a denoiser and a list of noise levels, spends minutes, and returns latents.
+
+What a host has loaded (adapters, ControlNet, guidance, quantised weights, offloading) is in the denoiser, so what is
+found is for exactly that. The teacher runs on the given list. Candidates are the rule's, fewer steps, full and partial
+steps by turns, and then their children (`methods.placement`). They race over the images with the user's own solver; of
+each that becomes the best a solver fitted to the teacher is tried (`fitting`), where there are images enough. The best
+so far of every asked speed-up is known at any moment.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..cost import CostTable
+from ..errors import FlexiffusionError
+from ..metadata import Cost, ModelInfo, Provenance, Sampling
+from ..noise import initial_scale
+from ..plan import Plan
+from ..rule import rule
+from ..run import Run
+from ..schedule import FULL, Action, Schedule, StepsPlan
+from ..solver import Multistep, SolverMaker, Weights, dpmpp_2m
+from .candidate import Candidate, make_candidate, plain
+from .denoiser import Denoiser
+from .fitting import Fitting, TeacherPath, fit
+from .method import Evaluated, stream_of
+from .methods.placement import PlacementMethod
+from .methods.space import PlacementSpace, slots_for
+from .methods.variation import Variation
+from .objective import Objective
+from .paired import Errors, mean_root, squared_error
+from .prefixes import Prefixes
+from .racing import SLACK, race, rival_of
+from .seeds import Seed, alternating
+from .trajectory import Trajectory, joined, sample
+
+FITTED_ON = 8  # images; as many others at least judge what was fitted
+MEMORY = 256 << 20  # bytes of states that candidates share
+BRANCHES = (-1, 0)  # where nearly all of the gain is (docs/method.md 7)
+LATENT = Objective("latent")
+
+
+@dataclass(frozen=True)
+class FoundSchedule:
+    """The best candidate of one asked speed-up, within its cost.
+
+    error, plain: mean squared latent error to the teacher (`paired.mean_root`), and that of fewer steps at equal cost,
+                  spaced as the list is, by the same sampler
+    cost:         in full calls
+    weights:      of a fitted solver; none: the search's own
+    """
+
+    speedup: float
+    candidate: Candidate
+    weights: Weights
+    error: float
+    plain: float
+    cost: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """schedules: of the speed-ups for which one was found, in their order; latents: their samples, (n, ...) each;
+    teacher: the samples without a schedule; report: what was done, in lines."""
+
+    schedules: tuple[FoundSchedule, ...]
+    latents: tuple[Tensor, ...]
+    teacher: Tensor
+    report: str
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """part: of the budget, 0 to 1; seconds_left: None before it can be told; best: by speed-up, the error over that of
+    fewer steps; latents: of the best so far of the first speed-up."""
+
+    part: float
+    seconds_left: float | None
+    evaluations: int
+    best: dict[float, float]
+    latents: Tensor | None = None
+
+
+class Told(Protocol):
+    def __call__(self, progress: Progress) -> None: ...
+
+
+@torch.inference_mode()
+def find(
+    denoiser: Denoiser,
+    noise: Tensor,
+    levels: Sequence[float],
+    speedups: Sequence[float],
+    *,
+    seconds: float | None = None,
+    evaluations: int | None = None,
+    calls: int | None = None,
+    solver: SolverMaker = dpmpp_2m,
+    seed: int = 0,
+    batch: int = 64,
+    interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
+    on_progress: Told = lambda progress: None,
+) -> Found:
+    """Search schedules for the list of noise levels, on these images.
+
+    noise:   standard normal (n, ...), of the denoiser's images 0 to n - 1
+    levels:  the teacher's, falling, without the final 0; each is taken at the nearest place of `denoiser.levels`
+    seconds, evaluations, calls: when to stop: wall time, candidates, or network calls of one image in full steps;
+             whichever comes first. What is under way is finished.
+    solver:  the teacher's and the candidates'. It must know its steps one by one: a step depends on the levels up to it
+             and the next one only (Euler's and DPM-Solver++ 2M's do)
+    interrupts: exceptions that end the search with what was found until then; before the first result they go on.
+
+    Raises:
+        FlexiffusionError: no limit, no levels to search on, or samples of the teacher that are not finite.
+        MemoryError: not even one image fits. (A batch that does not fit is halved before.)
+    """
+    if seconds is None and evaluations is None and calls is None:
+        raise FlexiffusionError("search: no limit was given. Give seconds, evaluations or calls")
+    search = _Search(denoiser, noise, levels, speedups, solver, seed, batch)
+    limits = _Limits(seconds, evaluations, calls)
+    ended = "the limit was reached"
+    try:
+        search.begin()
+        while not limits.reached(search):
+            if not search.step():
+                ended = "nothing new was left to try"
+                break
+            on_progress(search.progress(limits))
+    except interrupts:
+        if not search.best:
+            raise
+        ended = "it was interrupted"
+    return search.found(ended, limits)
+
+
+def schedule_of(
+    found: FoundSchedule,
+    denoiser: Denoiser,
+    name: str,
+    model: ModelInfo,
+    sampling: Sampling,
+    evaluations: int,
+    seed: int = 0,
+) -> Schedule:
+    """The schedule file of what was found.
+
+    sampling: the settings of the search, its number of steps the teacher's
+    """
+    plan = found.candidate.steps_plan(denoiser.levels)
+    if found.weights:
+        rows = zip(plan.steps, found.weights, strict=True)
+        plan = StepsPlan(tuple(replace(step, weights=row) for step, row in rows), plan.noise)
+    return Schedule(
+        name=name,
+        description=f"Searched in place for {found.speedup:g}x; latent error {found.error:.3g}, of as many plain steps "
+        f"{found.plain:.3g}, on the images of the search.",
+        model=model,
+        sampling=sampling,
+        plan=plan,
+        cost=Cost(speedup_macs=sampling.steps / found.cost),
+        provenance=Provenance("searched", "flexiffusion, in place", seed, evaluations),
+    )
+
+
+@dataclass(frozen=True)
+class _Limits:
+    seconds: float | None
+    evaluations: int | None
+    calls: int | None
+
+    def part(self, search: _Search) -> float:
+        """Of what may be spent, what was."""
+        spent = (
+            (time.perf_counter() - search.began, self.seconds),
+            (len(search.evaluated), self.evaluations),
+            (search.work, self.calls),
+        )
+        return max(done / limit for done, limit in spent if limit)
+
+    def reached(self, search: _Search) -> bool:
+        return self.part(search) >= 1
+
+
+class _Search:
+    """One search under way."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        noise: Tensor,
+        levels: Sequence[float],
+        speedups: Sequence[float],
+        solver: SolverMaker,
+        seed: int,
+        batch: int,
+    ) -> None:
+        self.denoiser, self.noise, self.solver, self.seed, self.batch = denoiser, noise, solver, seed, batch
+        self.speedups = tuple(speedups)
+        self.places = tuple(dict.fromkeys(denoiser.levels.place(level) for level in levels))
+        if len(self.places) < 3 or any(a <= b for a, b in zip(self.places, self.places[1:], strict=False)):
+            raise FlexiffusionError(f"search: {len(levels)} noise levels are no falling list of at least three")
+        self.targets = [len(self.places) / speedup * (1 + SLACK) for speedup in self.speedups]
+        self.prefixes = Prefixes(MEMORY)
+        self.evaluated: list[Evaluated] = []
+        self.kept: dict[str, tuple[Weights, Tensor]] = {}  # weights and samples of the candidates that are the best
+        self.best: dict[float, Evaluated] = {}
+        self.work = 0.0  # network calls of one image, in full steps
+        self.diverged = 0
+        self.began = time.perf_counter()
+
+    def begin(self) -> None:
+        """The teacher, fewer steps, and the method."""
+        levels = self.denoiser.levels
+        taught = self._sampled(self.solver, plain(self.places), slice(0, len(self.noise)), keep=True)
+        if not taught.latents.isfinite().all():
+            raise FlexiffusionError(
+                "search: the samples of the list itself are not finite. Draw a picture without a search first: the "
+                "model, its precision or the sampler does not suit it"
+            )
+        self.teacher = taught.latents
+        assert taught.states is not None and taught.denoised is not None
+        few = slice(0, FITTED_ON)
+        self.path = TeacherPath(
+            self.solver, levels.sigmas(self.places), taught.states[:, few], taught.denoised[:, few], self.teacher[few]
+        )
+        self.work += len(self.places) * len(self.noise)
+        self.costs = self._costs()
+        self.method = self._method()
+        self.rivals: dict[float, float] = {}
+        for speedup, target in zip(self.speedups, self.targets, strict=True):
+            rival = plain(self._spaced(int(target)))
+            made = self._sampled(self.solver, rival, slice(0, len(self.noise)))
+            self.work += len(rival.places) * len(self.noise)
+            self.rivals[speedup] = mean_root(squared_error(made.latents, self.teacher))
+
+    def step(self) -> bool:
+        """Evaluate one candidate; False: there is none."""
+        number = len(self.evaluated)
+        genes = self.method.propose(number, self.evaluated, stream_of(self.seed, number))
+        if genes is None:
+            return False
+        candidate = self.method.candidate(genes)
+        cost = candidate.cost(self.costs)
+        parts: list[Trajectory] = []
+
+        def errors_of(first: int, last: int) -> Errors:
+            parts.append(self._sampled(self.solver, candidate, slice(first, last)))
+            return squared_error(parts[-1].latents, self.teacher[first:last])
+
+        rival = rival_of(candidate, cost, self.evaluated, len(self.noise))
+        judged = race(errors_of, len(self.noise), rival, LATENT)
+        self.work += len(judged.errors) * cost
+        error = judged.error if math.isfinite(judged.error) else math.inf
+        self.diverged += not math.isfinite(error)
+        item = Evaluated(number, genes, candidate, error, cost, judged.errors)
+        self.evaluated.append(item)
+        if len(judged.errors) == len(self.noise) and math.isfinite(error):
+            self._consider(item, joined(parts).latents)
+        return True
+
+    def _consider(self, item: Evaluated, latents: Tensor) -> None:
+        """Keep the candidate where it is the best; then its samples by a fitted solver, if these are nearer."""
+        better = [
+            speedup
+            for speedup, target in zip(self.speedups, self.targets, strict=True)
+            if item.cost <= target + 1e-9 and (speedup not in self.best or item.error < self.best[speedup].error)
+        ]
+        if not better:
+            return
+        self.best.update(dict.fromkeys(better, item))
+        used = {best.candidate.key for best in self.best.values()}
+        self.kept = {key: value for key, value in self.kept.items() if key in used}
+        self.kept[item.candidate.key] = self._fitted(item.candidate, latents)
+
+    def _fitted(self, candidate: Candidate, own: Tensor) -> tuple[Weights, Tensor]:
+        """Weights and samples by the solver that is fitted on the first images, where it is the better one on the
+        others; else none, and the samples by the search's own solver.
+
+        Fitted on two to four images, weights were three to ten times worse than the solver's own at 2x
+        (benchmarks/README.md, "A search where you draw"): with fewer than sixteen it is not tried.
+        """
+        count = len(self.noise)
+        if count < 2 * FITTED_ON:
+            return (), own
+        few = slice(0, FITTED_ON)
+        made, weights = fit(
+            self.denoiser, self.path, Fitting(), self.noise[few], candidate.places, candidate.actions,
+            batch=self.batch, prefixes=self.prefixes,
+        )  # fmt: skip
+        rest = slice(FITTED_ON, count)
+        others = self._sampled(partial(Multistep, weights=weights), candidate, rest)
+        self.work += count * candidate.cost(self.costs)
+        errors = squared_error(others.latents, self.teacher[rest])
+        if mean_root(errors) < mean_root(squared_error(own[rest], self.teacher[rest])):
+            return weights, joined([made, others]).latents
+        return (), own
+
+    def progress(self, limits: _Limits) -> Progress:
+        part = min(1.0, limits.part(self))
+        spent = time.perf_counter() - self.began
+        first = self.best.get(self.speedups[0])
+        return Progress(
+            part,
+            spent * (1 - part) / part if part > 0 else None,
+            len(self.evaluated),
+            {speedup: item.error / self.rivals[speedup] for speedup, item in self.best.items() if self.rivals[speedup]},
+            None if first is None else self.kept[first.candidate.key][1],
+        )
+
+    def found(self, ended: str, limits: _Limits) -> Found:
+        schedules, latents, lines = [], [], []
+        for speedup in self.speedups:
+            item = self.best.get(speedup)
+            if item is None:
+                lines.append(f"{speedup:g}x: nothing was found")
+                continue
+            weights, made = self.kept[item.candidate.key]
+            error = mean_root(squared_error(made, self.teacher))
+            schedules.append(FoundSchedule(speedup, item.candidate, weights, error, self.rivals[speedup], item.cost))
+            latents.append(made)
+            fulls = sum(action == FULL for action in item.candidate.actions)
+            rest = len(item.candidate.actions) - fulls
+            how = ", with a fitted solver" if weights else ""
+            lines.append(
+                f"{speedup:g}x: {fulls} full steps and {rest} partial ones, cost {item.cost:.2f} of {len(self.places)} "
+                f"calls; latent error {error:.3g}{how}, of {int(len(self.places) / speedup)} plain steps "
+                f"{self.rivals[speedup]:.3g}"
+            )
+        lines.append(
+            f"{len(self.evaluated)} candidates on {len(self.noise)} images, {self.work:.0f} full calls of one image, "
+            f"{time.perf_counter() - self.began:.0f} s; {ended}"
+        )
+        if self.diverged:
+            lines.append(f"{self.diverged} candidates did not stay finite and were not considered")
+        return Found(tuple(schedules), tuple(latents), self.teacher, "\n".join(lines), len(self.evaluated))
+
+    def _sampled(self, solver: SolverMaker, candidate: Candidate, rows: slice, keep: bool = False) -> Trajectory:
+        made = sample(
+            self.denoiser, solver, self.noise[rows], candidate.places, candidate.actions, origin=rows.start,
+            batch=self.batch, together=keep, keep_states=keep,
+            prefixes=self.prefixes if solver is self.solver else None,
+        )  # fmt: skip
+        self._note(made)
+        return made
+
+    def _note(self, made: Trajectory) -> None:
+        self.batch = min(self.batch, made.batch)  # where memory ran out, the next one begins with less
+
+    def _costs(self) -> CostTable:
+        """Multiply-adds of a full call and of the partial ones, as one image takes them."""
+        place, sigma = self.places[0], self.denoiser.levels.sigma(self.places[0])
+        state = self.noise[:1].to(self.denoiser.device) * initial_scale(sigma, self.denoiser.levels.kind)
+        branches = [branch for branch in BRANCHES if branch < self.denoiser.branches]
+        counted: dict[int, float] = {}
+        for branch in branches:
+            plan = Plan(self.denoiser.levels.sigmas(self.places[:2]), (FULL, Action("partial", branch)), 0)
+            with Run(self.denoiser.network, plan, self.denoiser.levels.kind) as run:
+                for index, level in enumerate(plan.levels):
+                    run.evaluate(level)
+                    with FlopCounterMode(display=False) as counter:
+                        self.denoiser(state, self.places[index], slice(0, 1), run)
+                    counted[-2 if index == 0 else branch] = float(counter.get_total_flops()) / 2
+            self.work += 2
+        full = counted.pop(-2)
+        if not full:
+            raise FlexiffusionError(
+                f"search: the calls of {type(self.denoiser.network).__name__} cannot be counted at place {place}"
+            )
+        return CostTable("macs", full, {branch: max(macs, full * 1e-4) for branch, macs in counted.items()})
+
+    def _method(self) -> PlacementMethod:
+        levels = self.denoiser.levels
+        seeds = self._seeds()
+        slots = max(
+            slots_for(self.costs, max(self.targets), len(levels)), *(len(seed.candidate.places) for seed in seeds)
+        )
+        space = PlacementSpace(self.places[0], slots, min(len(self.costs.partial) - 1, self.denoiser.branches))
+        return PlacementMethod(seeds, self.targets, Variation(space, levels, self.costs))
+
+    def _seeds(self) -> list[Seed]:
+        """The rule's schedule, fewer steps, and turns; within the asked costs."""
+        kind, found = self.denoiser.levels.kind, []
+        for speedup, target in zip(self.speedups, self.targets, strict=True):
+            ruled = rule(self.places, min(max(speedup, 1.0), 4.0), ModelInfo("any", 64), kind, guided=False).plan
+            steps = list(zip(self.places, ruled.actions(), strict=True))
+            while sum(self.costs.of(action) for _, action in steps) > target * self.costs.full and len(steps) > 3:
+                partials = [i for i, (_, action) in enumerate(steps) if action.kind == "partial"]
+                del steps[partials[-1] if partials else len(steps) // 2]
+            made = make_candidate([place for place, _ in steps], [action for _, action in steps])
+            found.append(Seed("alternating", f"the rule, {speedup:g}x", made))
+            found.append(Seed("plain", f"{int(target)} steps", plain(self._spaced(int(target)))))
+            for branch in self.costs.partial:
+                share = self.costs.partial[branch] / self.costs.full
+                for partials_each in (1, 2):
+                    count = (1 + partials_each) * int(target / (1 + partials_each * share))
+                    if 3 <= count <= len(self.places):
+                        turns = alternating(self._spaced(count), branch, "linear", partials_each)
+                        found.append(Seed("alternating", f"turns, branch {branch}, {count} steps", turns))
+        return list({seed.candidate.key: seed for seed in reversed(found)}.values())[::-1]
+
+    def _spaced(self, count: int) -> tuple[int, ...]:
+        """As many places of the list, evenly in position, from its first to its last level."""
+        last = len(self.places) - 1
+        return tuple(self.places[round(i * last / max(1, count - 1))] for i in range(max(1, min(count, last + 1))))
