@@ -93,7 +93,7 @@ class Progress:
 
 
 class Told(Protocol):
-    def __call__(self, progress: Progress) -> None: ...
+    def __call__(self, progress: Progress, /) -> None: ...
 
 
 @torch.inference_mode()
