@@ -24,7 +24,16 @@ from torch import Tensor
 from ..flexiffusion.auto import Setting
 from ..flexiffusion.errors import ModelMismatch
 from ..flexiffusion.fit import distilled, misfit, require_fit, require_noise
-from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, side_by_side, why_not_cut
+from ..flexiffusion.host import (
+    SamplingReport,
+    checkpoint_note,
+    full_plan,
+    gain_note,
+    in_full,
+    nothing_saved,
+    side_by_side,
+    why_not_cut,
+)
 from ..flexiffusion.noise import NoiseKind
 from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for
 from ..flexiffusion.presets import Preset
@@ -265,21 +274,14 @@ class _Applied:
         Run(network, plan, noise_of(levels_of)).close()  # refuses before anything is sampled
         if plan.warning:
             notes.append(plan.warning)
+        gain = [note for note in [gain_note(schedule.name, plan, levels)] if note]
         if len(levels) < FEWEST_STEPS:
-            notes.append(f"no gain is to be expected of {len(levels)} steps: they are sampled as ever")
-            return wanted, plan, notes
+            return wanted, plan, notes + gain
         if plan.weights is not None:
             own, sampler = f"{schedule.name} brings its own solver: sampler {name_of(sampler)} is not used", None
             notes.append(own)
         notes += _notes(as_given, plan, guider, noise, sampler, levels if self._mapping == "position" else None)
-        fulls = sum(action == FULL for action in plan.actions)
-        if fulls >= len(levels):
-            notes.append(
-                f"{schedule.name} has no effect here: every step runs in full"
-                if fulls == len(plan.actions) and wanted == given
-                else f"{schedule.name} runs {fulls} full steps, the sampler alone {len(levels)}: nothing is gained here"
-            )
-        return wanted, plan, notes
+        return wanted, plan, notes + gain
 
 
 def _notes(
@@ -299,10 +301,7 @@ def _notes(
         prediction=prediction_of(model, _model_sampling(guider)),
         levels=levels if isinstance(schedule.plan, SegmentsPlan) else None,
     )
-    checkpoint = schedule.model.sha256 and (
-        f"{schedule.name} was searched on the checkpoint with SHA-256 {schedule.model.sha256[:12]}...; "
-        "this host does not tell which one is loaded. On another one its quality was not measured"
-    )
+    checkpoint = checkpoint_note(schedule, _network(guider))
     counts = None if sampler is None else count_note(sampler)
     few = distilled(_network(guider))
     prompts = conditionings.note(getattr(guider, "conds", {}), plan, _model_sampling(guider))

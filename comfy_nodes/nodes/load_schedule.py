@@ -96,9 +96,10 @@ class LoadSchedule(io.ComfyNode):
     def execute(cls, preset: str, json: str = "", speedup: float = 2.0, embed: bool = False) -> Any:
         schedule = chosen(preset, json, speedup)
         saved = getattr(getattr(cls, "hidden", None), "extra_pnginfo", None)
-        if embed and not isinstance(schedule, Schedule):
+        if embed and isinstance(schedule, Schedule):
+            if isinstance(saved, dict):
+                # the host writes every entry as JSON into the pictures of this run, under the entry's name
+                saved[EMBEDDED] = loads(dumps(schedule))
+        elif embed:
             _log.warning("embed: what %s chooses is known only when sampling starts, so nothing is embedded", preset)
-        elif embed and isinstance(saved, dict):
-            # the host writes every entry as JSON into the pictures of this run, under the entry's name
-            saved[EMBEDDED] = loads(dumps(schedule))
         return io.NodeOutput(schedule)
