@@ -18,16 +18,27 @@ from typing import Any
 import pytest
 import torch
 import webui_stand_in as stand_in
+from contract.networks import CONTEXT
 from webui_modules import ROOT, Component, HostModules, Processing, Script, installed
-from webui_stand_in import SamplerObject, WebUI, own_levels, segments
+from webui_stand_in import BRANCHES, SamplerObject, WebUI
 
 from flexiffusion import codec
+from flexiffusion.families import FAMILIES
 from flexiffusion.fingerprint import fingerprint_of
 from flexiffusion.metadata import ModelInfo, Provenance, Sampling
 from flexiffusion.strip import KIND_COLOURS
 from webui_extension.network import network_of
 
 GOLDEN = ROOT / "tests" / "golden" / "webui_script.json"
+SD15 = ModelInfo("sd15", BRANCHES)
+segments = functools.partial(stand_in.segments, **{"model": SD15})
+own_levels = functools.partial(stand_in.own_levels, model=SD15)
+
+
+@pytest.fixture(autouse=True)
+def _small_sd15(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in's network counts as one of the family that its schedules are for."""
+    monkeypatch.setitem(FAMILIES, "sd15", replace(FAMILIES["sd15"], width=CONTEXT, branches=BRANCHES))
 
 
 @pytest.fixture
@@ -600,7 +611,7 @@ def write_header(path: Path, family: str | None) -> None:
     """A checkpoint's file without its tensors."""
     shapes: dict[str, list[int]] = {}
     if family in ("sd15", "sdxl"):
-        width, branches = (768, 12) if family == "sd15" else (2048, 9)
+        width, branches = FAMILIES[family].width, FAMILIES[family].branches
         for i in range(branches):
             shapes[f"model.diffusion_model.input_blocks.{i}.1.transformer_blocks.0.attn2.to_k.weight"] = [320, width]
     elif family == "flux":
