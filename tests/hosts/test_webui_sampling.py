@@ -486,7 +486,7 @@ class TestStarts:
         # of 20 steps the last 9 (timesteps: 8): the tail of the four segments, not the four squeezed into it
         schedule = segments("FPPPP FPPPP FPPPP FPPPP")
         with Counter(host.unet) as counter:
-            _, sampler = host.run(schedule, func, steps=20, denoise=0.4)
+            host.run(schedule, func, steps=20, denoise=0.4)
         # 20 timesteps are 19 steps, over which equal segments are repeated as they are
         assert host.warnings == []
         report = host.outcomes[0].report
