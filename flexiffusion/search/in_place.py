@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from ..cost import CostTable
 from ..errors import FlexiffusionError
@@ -46,6 +46,7 @@ from .trajectory import Trajectory, joined, sample
 FITTED_ON = 8  # images; as many others at least judge what was fitted
 MEMORY = 256 << 20  # bytes of states that candidates share
 BRANCHES = (-1, 0)  # where nearly all of the gain is (docs/method.md 7)
+ASSUMED = {-1: 0.01, 0: 0.1}  # shares of a full step, where nothing can be counted
 LATENT = Objective("latent")
 
 
@@ -173,6 +174,27 @@ def schedule_of(
     )
 
 
+@contextmanager
+def multiply_adds(network: nn.Module) -> Iterator[list[float]]:
+    """A list that grows by the multiply-adds of every layer with a matrix that runs in the block, on whatever thread.
+    Those of attention's products are not among them."""
+    counted: list[float] = []
+
+    def count(layer: Any, _: Any, output: Any) -> None:
+        weight = layer.weight
+        read = getattr(layer, "in_features", None) or math.prod(weight.shape[1:])  # quantised weights are packed
+        if isinstance(output, Tensor):
+            counted.append(float(output.numel() * read))
+
+    layers = [layer for layer in network.modules() if getattr(getattr(layer, "weight", None), "ndim", 0) > 1]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        yield counted
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @dataclass(frozen=True)
 class _Limits:
     seconds: float | None
@@ -217,6 +239,7 @@ class _Search:
         self.best: dict[float, Evaluated] = {}
         self.work = 0.0  # network calls of one image, in full steps
         self.diverged = 0
+        self.notes: list[str] = []
         self.began = time.perf_counter()
 
     def begin(self) -> None:
@@ -343,7 +366,8 @@ class _Search:
         )
         if self.diverged:
             lines.append(f"{self.diverged} candidates did not stay finite and were not considered")
-        return Found(tuple(schedules), tuple(latents), self.teacher, "\n".join(lines), len(self.evaluated))
+        report = "\n".join([*lines, *self.notes])
+        return Found(tuple(schedules), tuple(latents), self.teacher, report, len(self.evaluated))
 
     def _sampled(self, solver: SolverMaker, candidate: Candidate, rows: slice, keep: bool = False) -> Trajectory:
         made = sample(
@@ -359,25 +383,25 @@ class _Search:
 
     def _costs(self) -> CostTable:
         """Multiply-adds of a full call and of the partial ones, as one image takes them."""
-        place, sigma = self.places[0], self.denoiser.levels.sigma(self.places[0])
+        sigma = self.denoiser.levels.sigma(self.places[0])
         state = self.noise[:1].to(self.denoiser.device) * initial_scale(sigma, self.denoiser.levels.kind)
         branches = [branch for branch in BRANCHES if branch < self.denoiser.branches]
-        counted: dict[int, float] = {}
+        full, partials = 0.0, {}
         for branch in branches:
             plan = Plan(self.denoiser.levels.sigmas(self.places[:2]), (FULL, Action("partial", branch)), 0)
+            spent = []
             with Run(self.denoiser.network, plan, self.denoiser.levels.kind) as run:
                 for index, level in enumerate(plan.levels):
                     run.evaluate(level)
-                    with FlopCounterMode(display=False) as counter:
+                    with multiply_adds(self.denoiser.network) as counted:
                         self.denoiser(state, self.places[index], slice(0, 1), run)
-                    counted[-2 if index == 0 else branch] = float(counter.get_total_flops()) / 2
+                    spent.append(sum(counted))
+            full, partials[branch] = spent
             self.work += 2
-        full = counted.pop(-2)
-        if not full:
-            raise FlexiffusionError(
-                f"search: the calls of {type(self.denoiser.network).__name__} cannot be counted at place {place}"
-            )
-        return CostTable("macs", full, {branch: max(macs, full * 1e-4) for branch, macs in counted.items()})
+        if not full:  # a compiled network shows nothing of its layers
+            self.notes.append("the cost of partial steps is assumed: the network's layers cannot be counted")
+            return CostTable("macs", 1.0, {branch: ASSUMED[branch] for branch in branches})
+        return CostTable("macs", full, {branch: max(macs, full * 1e-4) for branch, macs in partials.items()})
 
     def _method(self) -> PlacementMethod:
         levels = self.denoiser.levels
