@@ -45,7 +45,7 @@ def test_the_diffusers_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEXIFFUSION_PRESETS", str(ROOT / "examples"))  # bundled presets only
     names = run(ROOT / "examples" / "diffusers.ipynb")
     printed = "".join(names["__printed__"])
-    assert "full 14, partial 13, null 3, misses 0" in printed
+    assert "full 14, partial 15, null 1, misses 0" in printed
     assert "rule-3x full 10, partial 20, null 0, misses 0" in printed and "Auto: the rule for 3x" in printed
     assert "DDIMScheduler steps over levels of its own only" in printed
     assert names["plain"][0].tobytes() != names["fast"][0].tobytes()
