@@ -408,7 +408,7 @@ class TestSamplers:
             first, second = slices(used, 0, 6, 12)
             assert first["sigmas"][-1] == second["sigmas"][0] > 0
             everywhere = {round(call["sigma"], 4): call["deep"] for call in whole["calls"]}
-            # the second has a full step of its own to begin with, and is thinned where it lists more than were asked for
+            # the second begins with a full step of its own, and is thinned where it lists more than were asked for
             for call in first["calls"]:
                 if round(call["sigma"], 4) in everywhere:
                     assert call["deep"] == everywhere[round(call["sigma"], 4)]
