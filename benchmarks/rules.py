@@ -12,7 +12,8 @@ models, where UniPC is not offered. Models without prompts have no guidance: one
 Every cell is one JSON file in FOLDER; interrupted, it goes on where it stopped. `table` is fitted on the other models
 only, from fits that are kept in FOLDER too. Printed, as Markdown: for each rule the geometric mean of the ratios, how
 many of the cells and speed-ups are not worse (ratio at most 1.02: four images tell no finer), the worst ones, and
-the cost; then the same by model and by speed-up.
+the cost; then the mean by model and by speed-up; and what one rule for all, chosen on two models, does on the third.
+`flexiffusion.rule` is what the product does in each cell.
 """
 
 from __future__ import annotations
@@ -404,33 +405,77 @@ def write(path: Path, document: Any) -> None:
         draft.write_text(json.dumps(document))
 
 
+RULE = "flexiffusion.rule"
+PREDICTED, PLACED = "filled, growing gaps to the end, branch -1", "fewer, even on the list"
+Ratios = dict[tuple[str, str], tuple[float, float]]  # of each cell and speed-up, those of errors and of costs
+
+
 def print_tables(found: dict[str, Any]) -> None:
-    ratios: dict[str, dict[tuple[str, str], tuple[float, float]]] = {}
+    ratios: dict[str, Ratios] = {}
     for cell, speedups in found.items():
+        model, _, guidance, *_ = cell.split("-")
         for speedup, rows in speedups.items():
             base = rows["fewer steps"]
+            chosen = PLACED if model == "emoji" and float(guidance) > 1 else PREDICTED  # as flexiffusion.rule has it
+            rows = rows | ({RULE: rows[chosen]} if chosen in rows else {})
             for label, row in rows.items():
                 errors = np.nan_to_num(np.array(row["errors"]), nan=DIVERGED, posinf=DIVERGED)
                 ratio = mean_root(errors) / mean_root(np.array(base["errors"]))
                 ratios.setdefault(label, {})[cell, speedup] = ratio, row["cost"] / base["cost"]
     models = sorted({cell.split("-")[0] for cell in found})
     by = sorted({speedup for speedups in found.values() for speedup in speedups}, key=float)
-    print(f"{len(found)} cells.\n\n| rule | mean ratio | not worse | 95 % | worst | cost |", end="")
-    print(" | ".join([*models, *(f"{speedup}x" for speedup in by)]), "|\n" + "|---" * (6 + len(models) + len(by)) + "|")
-    for label, known in sorted(ratios.items(), key=lambda item: geometric(item[1].values())):
+    headings = (
+        "rule",
+        "cells",
+        "mean ratio",
+        "not worse",
+        "95 %",
+        "worst",
+        "cost",
+        *models,
+        *(f"{one}x" for one in by),
+    )
+    print(f"{len(found)} settings.\n\n| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
+    for label, known in sorted(ratios.items(), key=lambda item: geometric(item[1])):
         values = np.array([ratio for ratio, _ in known.values()])
-        cells = [geometric(v for k, v in known.items() if k[0].startswith(model)) for model in models]
-        cells += [geometric(v for k, v in known.items() if k[1] == speedup) for speedup in by]
+        parts = [geometric(known, lambda k, model=model: k[0].startswith(model)) for model in models]  # type: ignore[misc]
+        parts += [geometric(known, lambda k, one=one: k[1] == one) for one in by]  # type: ignore[misc]
+        cost = np.mean([cost for _, cost in known.values()])
         print(
-            f"| {label} | {geometric(known.values()):.2f} | {100 * np.mean(values <= NOT_WORSE):.0f} % "
-            f"| {np.percentile(values, 95):.2f} | {values.max():.2f} | {np.mean([c for _, c in known.values()]):.3f} | "
-            + " | ".join(f"{value:.2f}" for value in cells),
+            f"| {label} | {len(values)} | {geometric(known):.2f} | {100 * np.mean(values <= NOT_WORSE):.0f} % "
+            f"| {np.percentile(values, 95):.2f} | {values.max():.2f} | {cost:.3f} | "
+            + " | ".join("" if math.isnan(value) else f"{value:.2f}" for value in parts),
             "|",
         )
+    print("\nOne rule for all, chosen on the other models (the most cells not worse, then the least mean):\n")
+    print("| model left out | rule | there: mean ratio | not worse | worst |\n|---|---|---|---|---|")
+    for model in models:
+        everywhere = set.intersection(
+            *(set(known) for label, known in ratios.items() if label in RULES and len(known) > 20)
+        )
+        others = [key for key in everywhere if not key[0].startswith(model)]
+        there = [key for key in everywhere if key[0].startswith(model)]
+        if not others or not there:
+            continue
+        able = {label: known for label, known in ratios.items() if label in RULES and everywhere <= set(known)}
+        able.pop("fewer steps", None)
+        best = max(
+            able, key=lambda label: (share(able[label], others), -geometric({k: able[label][k] for k in others}))
+        )
+        held = {key: able[best][key] for key in there}
+        worst = max(ratio for ratio, _ in held.values())
+        print(f"| {model} | {best} | {geometric(held):.2f} | {100 * share(held, there):.0f} % | {worst:.2f} |")
 
 
-def geometric(pairs: Any) -> float:
-    return math.exp(np.mean([math.log(max(ratio, 1e-6)) for ratio, _ in pairs]))
+def share(known: Ratios, keys: Sequence[tuple[str, str]]) -> float:
+    """Of these cells, those that are not worse."""
+    return float(np.mean([known[key][0] <= NOT_WORSE for key in keys]))
+
+
+def geometric(known: Ratios, of: Callable[[tuple[str, str]], bool] = lambda key: True) -> float:
+    """The geometric mean of ratios; NaN of none."""
+    logs = [math.log(max(ratio, 1e-6)) for key, (ratio, _) in known.items() if of(key)]
+    return math.exp(np.mean(logs)) if logs else math.nan
 
 
 if __name__ == "__main__":

@@ -24,7 +24,16 @@ from torch import Tensor
 from ..flexiffusion.auto import Setting
 from ..flexiffusion.errors import ModelMismatch
 from ..flexiffusion.fit import distilled, misfit, require_fit, require_noise
-from ..flexiffusion.host import SamplingReport, full_plan, in_full, nothing_saved, side_by_side, why_not_cut
+from ..flexiffusion.host import (
+    SamplingReport,
+    checkpoint_note,
+    full_plan,
+    gain_note,
+    in_full,
+    nothing_saved,
+    side_by_side,
+    why_not_cut,
+)
 from ..flexiffusion.noise import NoiseKind
 from ..flexiffusion.plan import FEWEST_STEPS, LevelMapping, Plan, plan_for
 from ..flexiffusion.presets import Preset
@@ -47,12 +56,14 @@ def apply(
     mapping: LevelMapping = "position",
     presets: Iterable[Preset] = (),
     listener: Callable[[SamplingReport], None] | None = None,
+    part: tuple[float, float] = (0.0, 1.0),
 ) -> Any:
     """A clone of the host's MODEL on which every sampling follows the schedule; one that was applied before gives way.
 
     schedule: None: every step in full, for the counts and seconds only; an `Auto` is chosen at the start of each
     presets:  what a refusal may offer instead; read only then
     listener: told the report of every sampling that comes to an end
+    part:     where in the run the schedule acts, from 0 (the noise) to 1 (the picture), as the host counts percents
 
     Raises:
         ModelMismatch: the schedule was not made for this network, or for noise levels of another kind.
@@ -63,7 +74,7 @@ def apply(
         if why_not_cut(network) is None:
             require_fit(schedule, network, presets)
     clone = model.clone()
-    applied = _Applied(schedule, mapping, listener)
+    applied = _Applied(schedule, mapping, listener, part)
     for kind, wrapper in (
         (OUTER_SAMPLE, applied.outer_sample),
         (PREDICT_NOISE, _predict_noise),
@@ -80,15 +91,22 @@ def report_text(schedule: Schedule | Auto, reports: Sequence[SamplingReport]) ->
     return "\n".join([*lines, *dict.fromkeys(note for report in reports for note in report.notes)])
 
 
-def thin(schedule: Schedule, sigmas: Sequence[float], mapping: LevelMapping = "position") -> tuple[list[float], Plan]:
+def thin(
+    schedule: Schedule,
+    sigmas: Sequence[float],
+    mapping: LevelMapping = "position",
+    within: tuple[float, float] = (math.inf, 0.0),
+) -> tuple[list[float], Plan]:
     """The host's noise levels as the schedule wants them, the last entry included, and the plan behind them.
 
     sigmas: as samplers take them: T levels that are evaluated and the one where the run ends, mostly 0
+    within: the highest and the lowest noise level at which the schedule acts
     """
     *levels, end = sigmas
-    plan = _drawn_already(schedule, levels) if mapping == "position" else None
+    whole = within == (math.inf, 0.0)
+    plan = _drawn_already(schedule, levels) if mapping == "position" and whole else None
     if plan is None:
-        plan = plan_for(schedule, levels, mapping, max(end, 0.0), own_solver=True)
+        plan = plan_for(schedule, levels, mapping, max(end, 0.0), own_solver=True, within=within)
     return [*plan.levels, end], plan
 
 
@@ -151,9 +169,14 @@ class _Applied:
     """A schedule with where its reports go. Lives as long as the MODEL does, so it has no state of a run."""
 
     def __init__(
-        self, schedule: Schedule | Auto | None, mapping: LevelMapping, listener: Callable[[SamplingReport], None] | None
+        self,
+        schedule: Schedule | Auto | None,
+        mapping: LevelMapping,
+        listener: Callable[[SamplingReport], None] | None,
+        part: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         self._schedule = schedule
+        self._part = part
         self._mapping = mapping
         self._listener = listener
 
@@ -244,28 +267,21 @@ class _Applied:
             )
         if self._mapping == "level" and schedule.levels is None and isinstance(schedule.plan, SegmentsPlan):
             schedule = replace(schedule, levels=_even_levels(levels_of, schedule.plan.total_steps))
-        wanted, plan = thin(schedule, given, self._mapping)
+        wanted, plan = thin(schedule, given, self._mapping, _within(self._part, levels_of))
         if whole:
             plan = in_full(plan)
             notes.append(f"{schedule.name}: {whole}; only null steps act")
         Run(network, plan, noise_of(levels_of)).close()  # refuses before anything is sampled
         if plan.warning:
             notes.append(plan.warning)
+        gain = [note for note in [gain_note(schedule.name, plan, levels)] if note]
         if len(levels) < FEWEST_STEPS:
-            notes.append(f"no gain is to be expected of {len(levels)} steps: they are sampled as ever")
-            return wanted, plan, notes
+            return wanted, plan, notes + gain
         if plan.weights is not None:
             own, sampler = f"{schedule.name} brings its own solver: sampler {name_of(sampler)} is not used", None
             notes.append(own)
         notes += _notes(as_given, plan, guider, noise, sampler, levels if self._mapping == "position" else None)
-        fulls = sum(action == FULL for action in plan.actions)
-        if fulls >= len(levels):
-            notes.append(
-                f"{schedule.name} has no effect here: every step runs in full"
-                if fulls == len(plan.actions) and wanted == given
-                else f"{schedule.name} runs {fulls} full steps, the sampler alone {len(levels)}: nothing is gained here"
-            )
-        return wanted, plan, notes
+        return wanted, plan, notes + gain
 
 
 def _notes(
@@ -285,10 +301,7 @@ def _notes(
         prediction=prediction_of(model, _model_sampling(guider)),
         levels=levels if isinstance(schedule.plan, SegmentsPlan) else None,
     )
-    checkpoint = schedule.model.sha256 and (
-        f"{schedule.name} was searched on the checkpoint with SHA-256 {schedule.model.sha256[:12]}...; "
-        "this host does not tell which one is loaded. On another one its quality was not measured"
-    )
+    checkpoint = checkpoint_note(schedule, _network(guider))
     counts = None if sampler is None else count_note(sampler)
     few = distilled(_network(guider))
     prompts = conditionings.note(getattr(guider, "conds", {}), plan, _model_sampling(guider))
@@ -343,6 +356,15 @@ def _drawn_already(schedule: Schedule, levels: Sequence[float]) -> Plan | None:
         f"{schedule.name}: the list has no null steps left; the {len(levels)} evaluated steps are taken as they are"
     )
     return Plan(tuple(levels), (FULL, *actions[1:]), 0, warning)
+
+
+def _within(part: tuple[float, float], model_sampling: Any) -> tuple[float, float]:
+    """The noise levels of a part of the run, highest first."""
+    start, end = part
+    return (
+        math.inf if start <= 0 else float(model_sampling.percent_to_sigma(start)),
+        0.0 if end >= 1 else float(model_sampling.percent_to_sigma(end)),
+    )
 
 
 def _even_levels(model_sampling: Any, count: int) -> tuple[float, ...]:

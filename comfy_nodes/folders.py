@@ -29,13 +29,14 @@ def register() -> None:
 
 
 def names() -> list[str]:
-    """Schedule files by name, as they are told apart in a dropdown; subfolders of the user's are part of the name."""
-    return [name for name in folder_paths.get_filename_list(FOLDER) if Path(name).parts[0] not in _NO_SCHEDULES]
+    """Schedules by name, as they are told apart in a dropdown; subfolders of the user's are part of the name."""
+    files = folder_paths.get_filename_list(FOLDER)
+    return [name.removesuffix(".json") for name in files if Path(name).parts[0] not in _NO_SCHEDULES]
 
 
 def path_of(name: str) -> Path:
-    """The file behind a name. Raises ScheduleError when there is none."""
-    path = folder_paths.get_full_path(FOLDER, name)
+    """The file behind a name, with ".json" (as workflows of 0.1 have it) or without. Raises ScheduleError."""
+    path = folder_paths.get_full_path(FOLDER, name.removesuffix(".json") + ".json")
     if path is None:
         raise ScheduleError(
             name,
@@ -50,11 +51,16 @@ def load(name: str) -> Schedule:
     return read(path_of(name))
 
 
-def presets() -> Iterator[Preset]:
-    """Every schedule that can be read, one by one. What cannot be is told when somebody picks it."""
+def readable() -> Iterator[tuple[str, Preset]]:
+    """Every schedule that can be read, one by one, by its name. What cannot be is told when somebody picks it."""
     for name in names():
         try:
             path = path_of(name)
-            yield Preset(path, read(path))
+            yield name, Preset(path, read(path))
         except ScheduleError:
             continue
+
+
+def presets() -> Iterator[Preset]:
+    """Every schedule that can be read, one by one."""
+    return (preset for _, preset in readable())

@@ -88,14 +88,15 @@ def checkpoint_note(schedule: Schedule, network: nn.Module) -> str | None:
     )
 
 
-def gain_note(schedule: str, plan: Plan, steps: int) -> str | None:
-    """A sentence where a plan saves nothing against `steps` full steps of the host's own list; None: it saves."""
+def gain_note(schedule: str, plan: Plan, levels: Sequence[float]) -> str | None:
+    """A sentence where a plan saves nothing against the host's own levels, all in full; None: it saves."""
+    steps = len(levels)
     if steps < FEWEST_STEPS:
         return f"no gain is to be expected of {steps} steps: they are sampled as ever"
     fulls = sum(action == FULL for action in plan.actions)
     if fulls < steps:
         return None
-    if fulls == len(plan.actions) and fulls == steps:
+    if fulls == len(plan.actions) and plan.levels == tuple(levels):
         return f"{schedule} has no effect here: every step runs in full"
     return f"{schedule} runs {fulls} full steps, the sampler alone {steps}: nothing is gained here"
 

@@ -346,7 +346,7 @@ class _Sampling:
         self._nulls += plan.nulls
         self._steps += len(whole)
         if schedule is not None:
-            gain = gain_note(schedule.name, plan, len(whole))
+            gain = gain_note(schedule.name, plan, whole)
             for note in (plan.warning, gain, distilled(network), checkpoint_note(schedule, network)):
                 if note:
                     self._note(note)

@@ -10,7 +10,7 @@ import bisect
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .checks import MAX_STEPS, one_of, shown, whole
@@ -168,6 +168,7 @@ def plan_for(
     end: float = 0.0,
     start: int = 0,
     own_solver: bool = False,
+    within: tuple[float, float] = (math.inf, 0.0),
 ) -> Plan:
     """The plan of one sampling run over the host's own list of noise levels.
 
@@ -185,6 +186,7 @@ def plan_for(
     aside where nothing would be saved or its solver would not fit, with a warning: the host's own levels, all in full.
     Levels that rise, repeat or are not finite and positive, and lists of < 5 or > 1000, run in full with a warning.
     own_solver: the caller runs the solver that a schedule may bring (`StepsPlan.weights`).
+    within: the highest and the lowest noise level at which the schedule may save; every step above or below is full.
     Raises ScheduleError when "level" is asked of a schedule that records no levels, and without `own_solver` for one
     that brings its own.
     """
@@ -200,7 +202,8 @@ def plan_for(
     if refused:
         return Plan(run, (FULL,) * len(run), 0, f"{schedule.name}: {refused}; every step runs in full")
     if isinstance(schedule.plan, StepsPlan):
-        return _steps(schedule.name, schedule.plan, run, end)
+        plan = _steps(schedule.name, schedule.plan, run, end)
+        return replace(plan, actions=tuple(_full_outside(plan.actions, plan.levels, within)))
     warning = None
     if mapping == "level":
         if schedule.levels is None:
@@ -218,7 +221,15 @@ def plan_for(
                 warning += "; its quality was not measured there" if measured else ""
             segments = stretched(segments, len(levels))
         actions = list(segments.actions())
-    return _with_nulls_out(run, actions[start:], warning)
+    return _with_nulls_out(run, _full_outside(actions[start:], run, within), warning)
+
+
+def _full_outside(actions: Sequence[Action], levels: Sequence[float], within: tuple[float, float]) -> list[Action]:
+    high, low = within
+    return [
+        action if action.kind == "full" or low <= level <= high else FULL
+        for level, action in zip(levels, actions, strict=True)
+    ]
 
 
 def _by_level(

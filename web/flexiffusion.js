@@ -7,6 +7,7 @@ import { app } from "../../scripts/app.js";
 const HEIGHT = 64;
 const MARGIN = 15;
 const REPORTING = ["FlexiffusionSampler", "FlexiffusionCompare"];
+const LOADERS = ["ckpt_name", "unet_name", "model_name"]; // widgets of nodes that load a model file
 
 function ink() {
   return globalThis.LiteGraph?.WIDGET_SECONDARY_TEXT_COLOR ?? "#999";
@@ -20,6 +21,22 @@ function words(ctx, text, x, y, width) {
   let shown = text;
   while (shown.length > 1 && ctx.measureText(shown).width > width) shown = shown.slice(0, -2) + "…";
   ctx.fillText(shown, x, y);
+}
+
+// A text on as many lines as it needs, at most `count`; the last one is cut.
+function lines(ctx, text, x, y, width, count, step = 13) {
+  const rest = text.split(/\s+/);
+  for (let line = 0; line < count && rest.length; line += 1) {
+    let shown = rest.shift();
+    while (rest.length && ctx.measureText(`${shown} ${rest[0]}`).width <= width) shown += ` ${rest.shift()}`;
+    words(ctx, line === count - 1 ? [shown, ...rest].join(" ") : shown, x, y + line * step, width);
+  }
+}
+
+// In Nodes 2.0 (Vue) a widget draws on a canvas of its own, which nothing but this asks to be drawn again.
+function redraw(node, widget) {
+  widget.triggerDraw?.();
+  node.setDirtyCanvas(true, true);
 }
 
 // One bar a step. Kinds differ in height as well as in colour: full is tall, partial half, null a dash.
@@ -49,8 +66,9 @@ function stripWidget() {
     state: { words: "…" },
     computeSize: (width) => [width ?? 240, HEIGHT],
     draw(ctx, node, width, y) {
-      const x = MARGIN;
-      const inner = width - 2 * MARGIN;
+      // the frames of Nodes 2.0 leave their own margin
+      const x = this.triggerDraw ? 0 : MARGIN;
+      const inner = width - 2 * x;
       ctx.save();
       ctx.fillStyle = paper();
       ctx.beginPath();
@@ -61,7 +79,8 @@ function stripWidget() {
       ctx.textBaseline = "alphabetic";
       if (this.state.steps?.length) drawStrip(ctx, this.state, x + 8, y + 8, inner - 16, 26);
       ctx.fillStyle = this.state.error ? "#ff6b6b" : ink();
-      words(ctx, this.state.words, x + 8, y + HEIGHT - 12, inner - 16);
+      if (this.state.error) lines(ctx, this.state.words, x + 8, y + 17, inner - 16, 4);
+      else words(ctx, this.state.words, x + 8, y + HEIGHT - 12, inner - 16);
       ctx.restore();
     },
   };
@@ -69,7 +88,7 @@ function stripWidget() {
 
 async function refresh(node, strip) {
   const value = (name) => node.widgets?.find((widget) => widget.name === name)?.value ?? "";
-  const asked = JSON.stringify({ preset: value("preset"), json: value("json") });
+  const asked = JSON.stringify({ preset: value("preset"), json: value("json"), speedup: Number(value("speedup")) || 2 });
   if (asked === strip.asked) return;
   strip.asked = asked;
   try {
@@ -87,7 +106,36 @@ async function refresh(node, strip) {
   } catch (error) {
     strip.state = { words: String(error), error: true };
   }
-  node.setDirtyCanvas(true, true);
+  redraw(node, strip);
+}
+
+// The file of the model that a schedule goes to: from the node that takes both, up its model links to the loader.
+function modelOf(node) {
+  for (const link of node.outputs?.[0]?.links ?? []) {
+    let upper = node.graph?.getNodeById(node.graph.links[link]?.target_id);
+    for (let hops = 0; upper && hops < 50; hops += 1) {
+      const loaded = upper.widgets?.find((widget) => LOADERS.includes(widget.name));
+      if (loaded) return String(loaded.value);
+      const place = upper.inputs?.findIndex((input) => input.type === "MODEL") ?? -1;
+      upper = place < 0 ? null : upper.getInputNode(place);
+    }
+  }
+  return "";
+}
+
+// Offers the presets for the connected model's family only; all of them where none is connected or it is not known.
+async function filterPresets(node) {
+  const preset = node.widgets?.find((widget) => widget.name === "preset");
+  const model = modelOf(node);
+  if (!preset || model === node.flexiffusionModel) return;
+  node.flexiffusionModel = model;
+  const response = await api.fetchApi("/flexiffusion/presets", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ model }),
+  });
+  if (!response.ok || model !== modelOf(node)) return;
+  preset.options.values = (await response.json()).presets;
 }
 
 function watch(widget, changed) {
@@ -103,12 +151,25 @@ function watch(widget, changed) {
 function addStrip(node) {
   const strip = node.addCustomWidget(stripWidget());
   const changed = () => refresh(node, strip);
-  node.widgets.filter((widget) => ["preset", "json"].includes(widget.name)).forEach((widget) => watch(widget, changed));
+  node.widgets.filter((widget) => ["preset", "json", "speedup"].includes(widget.name)).forEach((widget) => watch(widget, changed));
   const configure = node.onConfigure;
   node.onConfigure = function (...args) {
     const result = configure?.apply(this, args);
     changed();
     return result;
+  };
+  const filter = () => filterPresets(node).catch((error) => console.warn("Flexiffusion:", error));
+  const connected = node.onConnectionsChange;
+  node.onConnectionsChange = function (...args) {
+    const result = connected?.apply(this, args);
+    filter();
+    return result;
+  };
+  // another model may be chosen, or linked farther up, without a word to this node: ask when the mouse comes to it
+  const entered = node.onMouseEnter;
+  node.onMouseEnter = function (...args) {
+    filter();
+    return entered?.apply(this, args);
   };
   changed();
 }
@@ -129,18 +190,37 @@ function showReport(node, text) {
         ctx.font = "11px sans-serif";
         ctx.textAlign = "left";
         ctx.fillStyle = ink();
-        words(ctx, this.value, MARGIN, y + 14, width - 2 * MARGIN);
+        const x = this.triggerDraw ? 0 : MARGIN;
+        words(ctx, this.value, x, y + 14, width - 2 * x);
         ctx.restore();
       },
     });
   }
   shown.value = text.split("\n")[0];
   shown.tooltip = text;
-  node.setDirtyCanvas(true, true);
+  redraw(node, shown);
+}
+
+// A node by the id that the server knows it by: "7", or "12:7" for one in a subgraph.
+function nodeById(id) {
+  let graph = app.rootGraph ?? app.graph;
+  let found = null;
+  for (const part of String(id).split(":")) {
+    found = graph?.getNodeById(Number(part)) ?? graph?.getNodeById(part);
+    graph = found?.subgraph;
+  }
+  return found;
 }
 
 app.registerExtension({
   name: "Flexiffusion",
+  setup() {
+    // Apply Schedule has long been executed when the sampling ends that it reports of
+    api.addEventListener("flexiffusion.report", ({ detail }) => {
+      const node = nodeById(detail.node);
+      if (node) showReport(node, detail.text);
+    });
+  },
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!REPORTING.includes(nodeData.name)) return;
     const executed = nodeType.prototype.onExecuted;

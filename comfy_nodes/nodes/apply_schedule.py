@@ -6,9 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .. import folders
-from ..apply import apply
-from .common import mapping_input, model_input, schedule_input, schema
+from ...flexiffusion.host import SamplingReport
+from .. import folders, reports
+from ..apply import apply, report_text
+from .common import mapping_input, model_input, range_inputs, schedule_input, schema
 
 
 class ApplySchedule(io.ComfyNode):
@@ -22,11 +23,20 @@ class ApplySchedule(io.ComfyNode):
             display_name="Flexiffusion Apply Schedule",
             category="model_patches/unet",
             description="Makes every sampling with this model follow the schedule, in whatever sampler node. "
-            "What was run is written to the log.",
-            inputs=[model_input(), schedule_input(), mapping_input()],
+            "What was run is shown under this node, and written to the log.",
+            inputs=[model_input(), schedule_input(), mapping_input(), *range_inputs()],
+            hidden=[io.Hidden.unique_id],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with the schedule on it.")],
         )
 
     @classmethod
-    def execute(cls, model: Any, schedule: Any, mapping: Any) -> Any:
-        return io.NodeOutput(apply(model, schedule, mapping, folders.presets()))
+    def execute(
+        cls, model: Any, schedule: Any, mapping: Any, start_percent: float = 0.0, end_percent: float = 1.0
+    ) -> Any:
+        node = getattr(getattr(cls, "hidden", None), "unique_id", None)
+
+        def listener(report: SamplingReport) -> None:
+            reports.show(node, report_text(schedule, [report]))
+
+        part = (start_percent, end_percent)
+        return io.NodeOutput(apply(model, schedule, mapping, folders.presets(), listener, part))

@@ -49,6 +49,30 @@ def mapping_input() -> Any:
     )
 
 
+def range_inputs() -> list[Any]:
+    """Start and end of the acceleration, as other nodes of the host have theirs. Last everywhere: they came later."""
+    return [
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            tooltip="Where in the run the schedule begins to act; every step before runs in full. 0: at once.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            tooltip="Where in the run the schedule ceases to act; every step after runs in full. 1: at the end.",
+        ),
+    ]
+
+
 def speedup_input(**more: Any) -> Any:
     return io.Float.Input(
         "speedup",
@@ -68,15 +92,19 @@ def steps_of(schedule: Any, steps: int) -> int:
     return steps or (USUAL_STEPS if isinstance(schedule, Auto) else int(schedule.sampling.steps))
 
 
-def sampling_inputs() -> list[Any]:
-    """Those of the core KSampler, with the steps from the schedule."""
+def sampling_inputs(after_generate: str = "randomize") -> list[Any]:
+    """Those of the core KSampler, with the steps from the schedule.
+
+    after_generate: what becomes of the seed after a run in a new node; hosts before 0.4 know "randomize" only
+    """
+    choices = getattr(io, "ControlAfterGenerate", None)
     return [
         io.Int.Input(
             "seed",
             default=0,
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
+            control_after_generate=True if choices is None else getattr(choices, after_generate),
             tooltip="Seed of the starting noise, as in KSampler.",
         ),
         io.Int.Input(

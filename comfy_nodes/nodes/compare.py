@@ -12,7 +12,9 @@ from comfy_api.latest import io, ui
 from ...flexiffusion.host import SamplingReport
 from .. import folders
 from ..apply import apply, report_text
-from .common import mapping_input, model_input, sampling_inputs, schedule_input, schema, steps_of
+from .common import mapping_input, model_input, range_inputs, sampling_inputs, schedule_input, schema, steps_of
+
+AMPLIFIED = 4  # of the difference picture: what an eye hardly sees side by side is plain there
 
 
 class Compare(io.ComfyNode):
@@ -26,13 +28,14 @@ class Compare(io.ComfyNode):
             display_name="Flexiffusion Compare",
             category="sampling",
             description="Samples twice from the same seed, without the schedule (left) and with it (right), and shows "
-            "both pictures with their seconds: what a schedule gains, and what it costs in fidelity.",
+            "both pictures, their difference and their seconds: what a schedule gains, and what it costs in fidelity.",
             inputs=[
                 model_input(),
                 schedule_input(),
-                *sampling_inputs(),
+                *sampling_inputs("fixed"),  # another run is to show another schedule, not another picture
                 mapping_input(),
                 io.Vae.Input("vae", tooltip="Decodes both latents."),
+                *range_inputs(),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="Left without the schedule, right with it."),
@@ -41,19 +44,35 @@ class Compare(io.ComfyNode):
                     display_name="report",
                     tooltip="Seconds of both, what was run, and how far the pictures are apart.",
                 ),
+                io.Image.Output("without", display_name="without", tooltip="For Compare Images (a slider): without."),
+                io.Image.Output("with", display_name="with", tooltip="For Compare Images (a slider): with."),
+                io.Image.Output(
+                    "difference",
+                    display_name="difference",
+                    tooltip=f"How far each pixel is apart, {AMPLIFIED} times as bright. Black: the same.",
+                ),
             ],
             is_output_node=True,
         )
 
     @classmethod
     def execute(
-        cls, model: Any, schedule: Any, mapping: Any, latent_image: Any, vae: Any, steps: int, **settings: Any
+        cls,
+        model: Any,
+        schedule: Any,
+        mapping: Any,
+        latent_image: Any,
+        vae: Any,
+        steps: int,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        **settings: Any,
     ) -> Any:
         steps = steps_of(schedule, steps)
         pictures, runs = [], []
         for used in (None, schedule):
             reports: list[SamplingReport] = []
-            patched = apply(model, used, mapping, folders.presets(), reports.append)
+            patched = apply(model, used, mapping, folders.presets(), reports.append, (start_percent, end_percent))
             (latent,) = host.common_ksampler(patched, steps=steps, latent=latent_image, **settings)
             pictures.append(vae.decode(latent["samples"]))
             runs.append(reports)
@@ -66,8 +85,14 @@ class Compare(io.ComfyNode):
             )
         )
         image = torch.cat(pictures, dim=-2)  # (B, H, 2 W, C)
-        shown = ui.PreviewImage(image, cls=cls).as_dict()
-        return io.NodeOutput(image, report, ui={**shown, "text": (report,)})
+        difference = _difference(*pictures)
+        shown = ui.PreviewImage(torch.cat([image, difference], dim=-2), cls=cls).as_dict()
+        return io.NodeOutput(image, report, *pictures, difference, ui={**shown, "text": (report,)})
+
+
+def _difference(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """How far two pictures in 0..1 are apart, amplified. # (B, H, W, C) each"""
+    return ((first - second).abs() * AMPLIFIED).clamp(max=1)
 
 
 def _times(before: float, after: float) -> str:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
+from json import loads
 from typing import Any
 
 from comfy_api.latest import io
 
+from ...flexiffusion.codec import dumps
 from ...flexiffusion.errors import ScheduleError
+from ...flexiffusion.schedule import Schedule
 from .. import folders
 from ..inline import AUTO, chosen
 from .common import SCHEDULE, schema, speedup_input
+
+_log = logging.getLogger("flexiffusion")
+EMBEDDED = "flexiffusion"  # the entry of a picture's metadata that holds a schedule
 
 
 class LoadSchedule(io.ComfyNode):
@@ -41,7 +49,15 @@ class LoadSchedule(io.ComfyNode):
                     "so that the workflow carries its schedule along.",
                 ),
                 speedup_input(optional=True),
+                io.Boolean.Input(
+                    "embed",
+                    default=False,
+                    optional=True,
+                    tooltip="Write the schedule's text into saved pictures, so that whoever has a picture has its "
+                    "schedule (flexsearch presets add PICTURE.png).",
+                ),
             ],
+            hidden=[io.Hidden.extra_pnginfo],
             outputs=[
                 SCHEDULE.Output(
                     "schedule", display_name="schedule", tooltip="The schedule, for the other Flexiffusion nodes."
@@ -58,8 +74,15 @@ class LoadSchedule(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, preset: str | None = None, json: str | None = "") -> str:
-        """The file may change behind its name. (None: from another node, whose own change is what counts.)"""
+    def fingerprint_inputs(
+        cls, preset: str | None = None, json: str | None = "", speedup: float = 2.0, embed: bool = False
+    ) -> str | float:
+        """The file may change behind its name. (None: from another node, whose own change is what counts.)
+
+        What is embedded is embedded by every run's own `execute`: then no two runs are the same.
+        """
+        if embed:
+            return math.nan
         if json and json.strip():
             return hashlib.sha256(json.encode()).hexdigest()
         if not preset or preset == AUTO:
@@ -70,5 +93,13 @@ class LoadSchedule(io.ComfyNode):
             return ""  # `execute` says what is wrong
 
     @classmethod
-    def execute(cls, preset: str, json: str = "", speedup: float = 2.0) -> Any:
-        return io.NodeOutput(chosen(preset, json, speedup))
+    def execute(cls, preset: str, json: str = "", speedup: float = 2.0, embed: bool = False) -> Any:
+        schedule = chosen(preset, json, speedup)
+        saved = getattr(getattr(cls, "hidden", None), "extra_pnginfo", None)
+        if embed:
+            if not isinstance(schedule, Schedule):
+                _log.warning("embed: what %s chooses is known when sampling starts: nothing is embedded", preset)
+            elif isinstance(saved, dict):
+                # the host writes every entry as JSON into the pictures of this run, under the entry's name
+                saved[EMBEDDED] = loads(dumps(schedule))
+        return io.NodeOutput(schedule)

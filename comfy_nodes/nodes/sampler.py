@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ...flexiffusion.host import SamplingReport
 from .. import folders
 from ..apply import apply, report_text
-from .common import mapping_input, model_input, sampling_inputs, schedule_input, schema, steps_of
+from .common import mapping_input, model_input, range_inputs, sampling_inputs, schedule_input, schema, steps_of
 
 
 class Sampler(io.ComfyNode):
@@ -25,7 +25,7 @@ class Sampler(io.ComfyNode):
             category="sampling",
             description="A KSampler that follows a schedule: some steps run in full, some only in part, some not at "
             "all.",
-            inputs=[model_input(), schedule_input(), *sampling_inputs(), mapping_input()],
+            inputs=[model_input(), schedule_input(), *sampling_inputs(), mapping_input(), *range_inputs()],
             outputs=[
                 io.Latent.Output("latent", display_name="latent", tooltip="The denoised latent."),
                 io.String.Output(
@@ -38,9 +38,19 @@ class Sampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, schedule: Any, mapping: Any, latent_image: Any, steps: int, **settings: Any) -> Any:
+    def execute(
+        cls,
+        model: Any,
+        schedule: Any,
+        mapping: Any,
+        latent_image: Any,
+        steps: int,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        **settings: Any,
+    ) -> Any:
         reports: list[SamplingReport] = []
-        patched = apply(model, schedule, mapping, folders.presets(), reports.append)
+        patched = apply(model, schedule, mapping, folders.presets(), reports.append, (start_percent, end_percent))
         steps = steps_of(schedule, steps)
         (latent,) = host.common_ksampler(patched, steps=steps, latent=latent_image, **settings)
         report = report_text(schedule, reports)

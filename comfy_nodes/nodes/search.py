@@ -47,8 +47,7 @@ class Search(io.ComfyNode):
                     min=0.1,
                     max=600.0,
                     step=0.5,
-                    tooltip="How long to search. The first minute has most of the gain; more is never worse on the "
-                    "images of the search.",
+                    tooltip="How long to search. More is never worse on the images of the search.",
                 ),
                 io.Int.Input(
                     "images",

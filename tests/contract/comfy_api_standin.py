@@ -33,6 +33,7 @@ class Schema:
     description: str = ""
     inputs: list[Any] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
+    hidden: list[Any] = field(default_factory=list)
     is_output_node: bool = False
     search_aliases: list[str] = field(default_factory=list)
 
@@ -41,6 +42,8 @@ class _Io(ModuleType):
     Schema = Schema
     ComfyNode = object
     Custom = _Kind
+    Hidden = SimpleNamespace(unique_id="UNIQUE_ID", extra_pnginfo="EXTRA_PNGINFO")
+    ControlAfterGenerate = SimpleNamespace(fixed="fixed", randomize="randomize")
 
     @staticmethod
     def NodeOutput(*results: Any, **more: Any) -> SimpleNamespace:
@@ -83,6 +86,9 @@ def install(monkeypatch: pytest.MonkeyPatch, models: Any) -> SimpleNamespace:
 def _folder_paths(module: Any, models: Any) -> None:
     """The host's folders of models: kinds, each with folders and endings."""
     known: dict[str, tuple[list[str], set[str]]] = {}
+
+    known["checkpoints"] = ([str(models / "checkpoints")], {".safetensors"})
+    known["diffusion_models"] = ([str(models / "diffusion_models")], {".safetensors"})
 
     def add(kind: str, path: str, is_default: bool = False) -> None:
         folders, _ = known.setdefault(kind, ([], set()))

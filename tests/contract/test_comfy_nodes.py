@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfy_api_standin
@@ -161,7 +162,7 @@ class TestLoad:
 
     def test_the_dropdown(self, pack: Any) -> None:
         options = pack.schemas[2].inputs[0].facts["options"]
-        assert options == ["auto", *sorted(path.name for path in (ROOT / "schedules").glob("*.json"))]
+        assert options == ["auto", *sorted(path.stem for path in (ROOT / "schedules").glob("*.json"))]
 
     def test_what_is_added_while_the_host_runs_is_there(
         self, pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -172,7 +173,7 @@ class TestLoad:
         (tmp_path / "later").mkdir()
         bytes_of = (ROOT / "schedules" / "sd15-turns-6.json").read_bytes()
         (tmp_path / "later" / "theirs.json").write_bytes(bytes_of)
-        assert "theirs.json" in part("comfy_nodes.folders").names()
+        assert "theirs" in part("comfy_nodes.folders").names()
         assert self.node(pack).execute("theirs.json")
 
     def test_a_folder_of_extra_model_paths_stays(self, pack: Any, tmp_path: Path) -> None:
@@ -183,8 +184,48 @@ class TestLoad:
         bytes_of = (ROOT / "schedules" / "sd15-turns-6.json").read_bytes()
         (tmp_path / "extra" / "sub" / "theirs.json").write_bytes(bytes_of)
         part("comfy_nodes.folders").register()
-        assert "sub/theirs.json" in part("comfy_nodes.folders").names()
+        assert "sub/theirs" in part("comfy_nodes.folders").names()
         assert folder_paths.get_folder_paths("flexiffusion")[0] == str(pack.models / "flexiffusion")
+
+
+def test_presets_for_the_connected_model(pack: Any) -> None:
+    """21 of 30 presets refuse any given model: the list has those that fit, and all where the model is not known."""
+    from test_comfy_headers import unet, written
+
+    folder = pack.models / "checkpoints"
+    folder.mkdir(parents=True)
+    written(folder / "xl.safetensors", unet(9, 2048))
+    fitting = part("comfy_nodes.routes").fitting
+    found = fitting("xl.safetensors")
+    assert found["family"] == "sdxl" and "sdxl-turns-10" in found["presets"]
+    assert found["presets"][0] == "auto" and all(name.startswith("sdxl-") for name in found["presets"][1:])
+    for unknown in ("", "not there.safetensors", "../xl.safetensors"):
+        assert fitting(unknown) == {"family": None, "presets": ["auto", *part("comfy_nodes.folders").names()]}
+
+
+def test_a_schedule_is_embedded_where_asked(pack: Any) -> None:
+    node = pack.nodes[2]
+    saved: dict[str, Any] = {"workflow": {}}
+    node.hidden = SimpleNamespace(extra_pnginfo=saved)
+    try:
+        node.execute("sd15-turns-6")
+        assert list(saved) == ["workflow"]
+        (schedule,) = node.execute("sd15-turns-6", embed=True).args
+        assert part("flexiffusion.codec").loads(json.dumps(saved["flexiffusion"]).encode(), "picture") == schedule
+        node.hidden = SimpleNamespace(extra_pnginfo=None)  # an API call without a workflow
+        node.execute("sd15-turns-6", embed=True)
+    finally:
+        del node.hidden
+    first, second = (node.fingerprint_inputs("sd15-turns-6", "", embed=True) for _ in range(2))
+    assert first != second, "every run embeds into its own pictures"
+
+
+def test_the_difference_picture(pack: Any) -> None:
+    difference = part("comfy_nodes.nodes.compare")._difference
+    first = torch.full((1, 2, 2, 3), 0.5)
+    assert difference(first, first).abs().max() == 0
+    torch.testing.assert_close(difference(first, first + 0.1), torch.full_like(first, 0.4))
+    assert difference(first, first + 0.5).max() == 1
 
 
 class TestAuto:
@@ -242,9 +283,9 @@ def test_the_strip(pack: Any) -> None:
     json.dumps(shown)
     dropping = inline.chosen("", (Path(__file__).parents[1] / "golden" / "steps.json").read_text(encoding="utf-8"))
     assert inline.strip(dropping)["counts"].endswith(", 3 units dropped, own noise levels")
-    assert list(pack.routes) == ["/flexiffusion/strip"]
+    assert list(pack.routes) == ["/flexiffusion/strip", "/flexiffusion/presets"]
     part("comfy_nodes.routes").register()
-    assert list(pack.routes) == ["/flexiffusion/strip"]
+    assert list(pack.routes) == ["/flexiffusion/strip", "/flexiffusion/presets"]
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:

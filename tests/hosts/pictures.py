@@ -35,7 +35,7 @@ def start(places: dict[str, Place], preset: str | None) -> tuple[Graph, Any, Any
     loaded = put((0, 0, 320, 100), "CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
     schedule = None
     if preset is not None:
-        schedule = put((0, 170, 320, 280), "FlexiffusionLoadSchedule", preset=f"{preset}.json", json="", speedup=2.0)
+        schedule = put((0, 170, 320, 280), "FlexiffusionLoadSchedule", preset=preset, json="", speedup=2.0, embed=False)
     positive = put((370, 0, 320, 130), "CLIPTextEncode", clip=loaded[1], text="a red fox in the snow, morning light")
     negative = put((370, 190, 320, 130), "CLIPTextEncode", clip=loaded[1], text="blurry, text, watermark")
     latent = put((370, 380, 320, 110), "EmptyLatentImage", width=512, height=512, batch_size=1)
@@ -55,6 +55,8 @@ def settings(conditioning: Any, latent: Any) -> dict[str, Any]:
         "latent_image": latent,
         "denoise": 1.0,
         "mapping": "position",
+        "start_percent": 0.0,
+        "end_percent": 1.0,
     }
 
 
@@ -69,19 +71,23 @@ def faster_text_to_image(places: dict[str, Place]) -> Graph:
     return graph
 
 
-def compare(places: dict[str, Place]) -> Graph:
+def compare_with_and_without(places: dict[str, Place]) -> Graph:
     graph, put, loaded, schedule, conditioning, latent = start(places, "sd15-turns-12")
     compared = put(
         (740, 0, 420, 720), "FlexiffusionCompare", model=loaded[0], schedule=schedule, vae=loaded[2],
         **settings(conditioning, latent),
     )  # fmt: skip
     put((1210, 0, 320, 200), "PreviewAny", source=compared[1])
+    put((1210, 260, 320, 360), "PreviewImage", images=compared[4])
     return graph
 
 
-def any_sampler(places: dict[str, Place]) -> Graph:
+def faster_with_any_sampler(places: dict[str, Place]) -> Graph:
     graph, put, loaded, schedule, conditioning, latent = start(places, "sd15-alternate-linear")
-    model = put((0, 510, 320, 100), "FlexiffusionApplySchedule", model=loaded[0], schedule=schedule, mapping="position")
+    model = put(
+        (0, 510, 320, 150), "FlexiffusionApplySchedule", model=loaded[0], schedule=schedule, mapping="position",
+        start_percent=0.0, end_percent=1.0,
+    )  # fmt: skip
     sigmas = put((740, 0, 300, 110), "BasicScheduler", model=model, scheduler="karras", steps=30, denoise=1.0)
     thinned = put((740, 170, 300, 60), "FlexiffusionScheduleSigmas", sigmas=sigmas, schedule=schedule)
     chosen = put((740, 290, 300, 60), "KSamplerSelect", sampler_name="dpmpp_2m")
@@ -109,7 +115,8 @@ def auto(places: dict[str, Place]) -> Graph:
 def search(places: dict[str, Place]) -> Graph:
     graph, put, loaded, _, conditioning, latent = start(places, None)
     asked = settings(conditioning, latent) | {"steps": 30, "scheduler": "karras"}
-    del asked["mapping"]
+    for name in ("mapping", "start_percent", "end_percent"):
+        del asked[name]
     found = put(
         (740, 0, 380, 560), "FlexiffusionSearch", model=loaded[0], **asked, speedups="2, 3", minutes=3.0, images=4
     )
@@ -120,8 +127,9 @@ def search(places: dict[str, Place]) -> Graph:
     return graph
 
 
-LAY_OUT = """([prompt, places]) => {
-  window.app.loadApiJson(prompt, "example");
+LAY_OUT = """async ([prompt, places]) => {
+  await window.app.loadApiJson(prompt, "example");
+  await new Promise((resolve) => setTimeout(resolve, 1500));  // the front end arranges the nodes by itself
   for (const node of window.app.graph._nodes) {
     const [x, y, width, height] = places[String(node.id)];
     node.pos = [x, y];
@@ -174,7 +182,8 @@ def main() -> None:
         page.wait_for_timeout(4000)
         page.keyboard.press("Escape")
         named = [argument for argument in sys.argv[1:] if argument != "--images"]
-        for make in () if "--images" in sys.argv else (faster_text_to_image, compare, any_sampler, auto, search):
+        makers = (faster_text_to_image, compare_with_and_without, faster_with_any_sampler, auto, search)
+        for make in () if "--images" in sys.argv else makers:
             if named and make.__name__ not in named:
                 continue
             places: dict[str, Place] = {}
@@ -182,6 +191,9 @@ def main() -> None:
             page.evaluate(LAY_OUT, [graph.prompt, places])
             page.wait_for_timeout(1500)
             saved = page.evaluate(SAVED)
+            for node in saved["nodes"]:
+                if node["type"] == "FlexiffusionCompare":
+                    node["widgets_values"][1] = "fixed"  # loading a prompt sets what becomes of a seed to "randomize"
             text = json.dumps(saved, indent=1, ensure_ascii=False)
             (examples / f"{make.__name__}.json").write_text(text + "\n", encoding="utf-8")
             photograph(page, examples / f"{make.__name__}.jpg")
@@ -196,8 +208,9 @@ def schedules(page: Page, images: Path) -> None:
     nulls = nulls.replace('"steps": 3, "active": 3', '"steps": 3, "active": 2').replace(
         '"layout": "front"', '"layout": "even"'
     )
-    for theme in ("dark", "light"):
+    for theme, vue in ((theme, vue) for vue in (False, True) for theme in ("dark", "light")):
         page.evaluate("(theme) => window.app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+        page.evaluate("(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
         graph, places = Graph(), {}
         for row, (preset, text) in enumerate(
             (
@@ -207,12 +220,13 @@ def schedules(page: Page, images: Path) -> None:
                 ("sd15-turns-10", '{"format": 1}'),
             )
         ):
-            node = graph("FlexiffusionLoadSchedule", preset=f"{preset}.json", json=text)
+            node = graph("FlexiffusionLoadSchedule", preset=preset, json=text, embed=False)
             places[node.name] = (row % 2 * 380, row // 2 * 290, 350, 230)
         page.evaluate(LAY_OUT, [graph.prompt, places])
         page.wait_for_timeout(1500)
-        photograph(page, images / f"comfyui-strip-{theme}.png")
+        photograph(page, images / f"comfyui-strip-{theme}{'-nodes2' if vue else ''}.png")
     page.evaluate("() => window.app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
 
 
 if __name__ == "__main__":

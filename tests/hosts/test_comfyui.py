@@ -17,8 +17,8 @@ from drawn_schedules import schedule, segments, steps
 from torch import Tensor
 from workflows import TextToImage
 
-from flexiffusion.codec import dumps
-from flexiffusion.schedule import SegmentsPlan, StepsPlan
+from flexiffusion.codec import dumps, loads
+from flexiffusion.schedule import ModelInfo, SegmentsPlan, StepsPlan
 
 pytestmark = pytest.mark.host
 
@@ -28,6 +28,8 @@ NODES = {
     "FlexiffusionLoadSchedule",
     "FlexiffusionScheduleSigmas",
     "FlexiffusionCompare",
+    "FlexiffusionAuto",
+    "FlexiffusionSearch",
 }
 T = 8
 # every sampler of the host that evaluates once at each listed level, by what the pack says; the others get a note
@@ -39,7 +41,7 @@ _names = itertools.count()
 
 
 def written(plan: SegmentsPlan | StepsPlan, name: str = "test", **more: Any) -> str:
-    return dumps(schedule(plan, name, teacher=T, **more)).decode()
+    return dumps(schedule(plan, name, teacher=T, **({"model": ModelInfo("sd15", 12)} | more))).decode()
 
 
 ALL_FULL = written(segments("F " * T))
@@ -89,7 +91,7 @@ class TestLoading:
         info = comfyui.get("/object_info")
         assert {name for name in info if name.startswith("Flexiffusion")} == NODES | {"FlexiffusionTestProbe"}
         presets = info["FlexiffusionLoadSchedule"]["input"]["required"]["preset"][1]["options"]
-        assert "sd15-turns-8.json" in presets and not any("schema" in name for name in presets)
+        assert "sd15-turns-8" in presets and not any("schema" in name for name in presets)
         for name in NODES:
             node = info[name]
             inputs = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
@@ -105,6 +107,13 @@ class TestLoading:
         translations = comfyui.get("/i18n")
         for language in ("en", "zh", "ja"):
             assert set(translations[language]["nodeDefs"]).issuperset(NODES)
+
+    def test_presets_for_a_model_file(self, comfyui: Server) -> None:
+        found = comfyui.post("/flexiffusion/presets", {"model": "tiny-sd1.safetensors"})
+        assert found["family"] == "sd15"
+        assert "sd15-turns-10" in found["presets"]
+        assert all(name.startswith("sd15-") for name in found["presets"] if name != "auto")
+        assert "flux-alternate-linear" in comfyui.post("/flexiffusion/presets", {"model": "none"})["presets"]
 
     def test_the_strip(self, comfyui: Server) -> None:
         shown = comfyui.post("/flexiffusion/strip", {"preset": "sd15-deepcache-3.json"})
@@ -160,7 +169,10 @@ class TestSchedules:
         _, (_, probed) = sampled(comfyui, workflow, after)
         first = probed["sigmas"][0]
         assert first < 2.5 and kinds(probed)[0] == "F"
-        assert probed["sigmas"][1:] == pytest.approx([s for s in (2.0, 1.0, 0.6, 0.3, 0.1, 0.0) if s < first * 0.999])
+        # it comes after a level, and takes the place of the next one where it is nearer to that
+        levels = (6.0, 2.0, 1.0, 0.6, 0.3, 0.1)
+        below = [low for high, low in itertools.pairwise(levels) if low * (high / low) ** 0.45 < first]
+        assert probed["sigmas"][1:] == pytest.approx([*below, 0.0])
 
     def test_batch_of_four(self, comfyui: Server) -> None:
         """Row 3: noise differs by place in the batch, so one alone is picked out of it."""
@@ -396,7 +408,8 @@ class TestSamplers:
             first, second = slices(used, 0, 6, 12)
             assert first["sigmas"][-1] == second["sigmas"][0] > 0
             everywhere = {round(call["sigma"], 4): call["deep"] for call in whole["calls"]}
-            for call in (*first["calls"], *second["calls"][1:]):
+            # the second begins with a full step of its own, and is thinned where it lists more than were asked for
+            for call in first["calls"]:
                 if round(call["sigma"], 4) in everywhere:
                     assert call["deep"] == everywhere[round(call["sigma"], 4)]
             assert second["calls"][0]["deep"]
@@ -459,6 +472,42 @@ class TestTrouble:
             results.append(result)
         assert torch.equal(results[0], results[2])
 
+    def test_never_more_calls_than_were_asked_for(self, comfyui: Server) -> None:
+        """8 steps asked, 30 calls were run."""
+        workflow = TextToImage()
+        loaded = workflow.graph("FlexiffusionLoadSchedule", preset="sd15-turns-15", json="")
+        workflow.model = workflow.graph(
+            "FlexiffusionApplySchedule", model=workflow.model, schedule=loaded, mapping="position"
+        )
+        workflow.probe()
+        before = len(comfyui.log())
+        _, (probed,) = sampled(comfyui, workflow, workflow.ksampler())
+        assert kinds(probed) == "FPFPFPFP"
+        assert "sd15-turns-15 has 30 steps here and 8 were asked for: it is thinned to 8" in comfyui.log()[before:]
+
+    def test_a_picture_carries_its_schedule_where_asked(self, comfyui: Server) -> None:
+        from PIL import Image
+
+        workflow = plain()
+        loaded = workflow.graph("FlexiffusionLoadSchedule", preset="sd15-turns-6", json="", embed=True)
+        latent = workflow.sampler(HALF, schedule=loaded)
+        picture = workflow.graph("VAEDecode", samples=latent, vae=workflow.vae)
+        workflow.graph("SaveImage", images=picture, filename_prefix="embedded")
+        comfyui.wait(
+            comfyui.post(
+                "/prompt", {"prompt": workflow.graph.prompt, "extra_data": {"extra_pnginfo": {"workflow": {}}}}
+            )["prompt_id"]
+        )
+        (file,) = (comfyui.folder / "output").glob("embedded_*.png")
+        text = Image.open(file).text["flexiffusion"]  # type: ignore[attr-defined]
+        assert loads(text.encode()).name == "sd15-turns-6"
+
+    def test_start_and_end(self, comfyui: Server) -> None:
+        workflow = plain()
+        _, (probed,) = sampled(comfyui, workflow, workflow.sampler(HALF, start_percent=0.3, end_percent=0.8))
+        drawn = kinds(probed)
+        assert drawn.startswith("FF") and drawn.endswith("FF") and "P" in drawn
+
     def test_a_preset_that_is_not_there(self, comfyui: Server) -> None:
         """With its text inside a workflow runs anywhere; without, the refusal names the file and the folders."""
         workflow = plain()
@@ -475,8 +524,9 @@ class TestTrouble:
     def test_a_broken_text_is_refused_with_its_place(self, comfyui: Server) -> None:
         workflow = plain()
         workflow.save(workflow.sampler(HALF.replace('"steps": 2', '"steps": 0', 1)), "never")
-        with pytest.raises(Failed, match=r"segments\[0\].steps"):
+        with pytest.raises(Failed, match=r"segments\[0\].steps") as refusal:
             comfyui.run(workflow.graph.prompt)
+        assert json.loads(str(refusal.value))[1]["exception_message"].count("segments[0].steps") == 1, "said once"
 
     def test_another_family_is_refused_with_those_that_fit(self, comfyui: Server) -> None:
         """Row 18."""
@@ -499,7 +549,7 @@ class TestTrouble:
                 seen.append(kinds(sampled(comfyui, workflow, workflow.sampler(HALF, schedule=loaded))[1][0]))
             assert seen == ["FPFPFPFP", "FPPFP"]
             node = comfyui.get("/object_info/FlexiffusionLoadSchedule")["FlexiffusionLoadSchedule"]
-            assert "mine.json" in node["input"]["required"]["preset"][1]["options"]
+            assert "mine" in node["input"]["required"]["preset"][1]["options"]
         finally:
             mine.unlink()
 

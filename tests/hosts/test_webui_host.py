@@ -222,7 +222,7 @@ class TestSamplers:
 class TestPasses:
     def hires(self, server: Server, arguments: list[Any] | None) -> Any:
         more: dict[str, Any] = {"hr_additional_modules": ["Use same choices"]} if server.gradio4 else {}
-        more["hr_upscaler"] = "Lanczos" if server.kind == "neo" else "Latent"  # Forge Neo has none in latents
+        more["hr_upscaler"] = "None" if server.kind == "neo" else "Latent"  # Forge Neo has none in latents
         return server.generate(
             arguments, enable_hr=True, hr_scale=2, denoising_strength=0.7, hr_second_pass_steps=8, hr_cfg=5, **more
         )

@@ -18,16 +18,27 @@ from typing import Any
 import pytest
 import torch
 import webui_stand_in as stand_in
+from contract.networks import CONTEXT
 from webui_modules import ROOT, Component, HostModules, Processing, Script, installed
-from webui_stand_in import SamplerObject, WebUI, own_levels, segments
+from webui_stand_in import BRANCHES, SamplerObject, WebUI
 
 from flexiffusion import codec
+from flexiffusion.families import FAMILIES
 from flexiffusion.fingerprint import fingerprint_of
 from flexiffusion.metadata import ModelInfo, Provenance, Sampling
 from flexiffusion.strip import KIND_COLOURS
 from webui_extension.network import network_of
 
 GOLDEN = ROOT / "tests" / "golden" / "webui_script.json"
+SD15 = ModelInfo("sd15", BRANCHES)
+segments = functools.partial(stand_in.segments, **{"model": SD15})
+own_levels = functools.partial(stand_in.own_levels, model=SD15)
+
+
+@pytest.fixture(autouse=True)
+def _small_sd15(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in's network counts as one of the family that its schedules are for."""
+    monkeypatch.setitem(FAMILIES, "sd15", replace(FAMILIES["sd15"], width=CONTEXT, branches=BRANCHES))
 
 
 @pytest.fixture
@@ -36,6 +47,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HostModule
     folder = tmp_path / "models" / "flexiffusion"
     folder.mkdir(parents=True)
     codec.write(folder / "mixed.json", segments("FPP FPN FPNN"))
+    codec.write(folder / "fifteen.json", segments("FPP FPN FPNN", model=ModelInfo("sd15", 12)))
     codec.write(folder / "turns.json", own_levels((14.6, "F"), (6.0, "P"), (3.0, "F"), (1.5, "P"), (0.7, "F")))
     codec.write(folder / "other.json", segments("FP FP FP FP FP", model=ModelInfo("sdxl", 9)))
     made = HostModules(WebUI(), tmp_path / "models")
@@ -412,7 +424,7 @@ class TestGeneration:
 
 
 def _is(choice: str, name: str) -> bool:
-    return choice.partition(" [sd15]")[0] in (name, f"{name}.json")
+    return choice.partition(" [tiny]")[0] in (name, f"{name}.json")
 
 
 def test_warnings_are_shown_where_the_host_shows_errors_alone(host: HostModules, caplog: Any) -> None:
@@ -444,7 +456,7 @@ class TestUi:
         choices = host.script.ui(False)[1].choices
         marked = [choice for choice in choices if choice.endswith("]")]
         assert choices[-len(marked) :] == marked and "other [sdxl]" in marked
-        assert "mixed" in choices and "sd15-deepcache-3" in choices and "mixed [sd15]" not in choices
+        assert "fifteen" in choices and "sd15-deepcache-3" in choices and "fifteen [sd15]" not in choices
         turns = [choice for choice in choices if choice.startswith("sd15-turns-")]
         assert turns == [f"sd15-turns-{number}" for number in (6, 8, 10, 12, 15)]
         monkeypatch.setattr(of_host, "checkpoint_family", lambda title=None: None)
@@ -476,7 +488,7 @@ class TestUi:
         assert "sd15-deepcache-2 [sd15]" in schedules["choices"] and hires["choices"][:3] == ["same", "off", "auto"]
         schedules, _, shown = page.fire("checkpoint", schedule="sdxl-deepcache-3", checkpoint="old")
         assert schedules["value"] == "auto" and "Does not fit" not in shown and "Auto: of 20 steps 10 in full" in shown
-        assert page.fire("checkpoint", schedule="mixed", checkpoint="old")[0]["value"] == "mixed"
+        assert page.fire("checkpoint", schedule="fifteen", checkpoint="old")[0]["value"] == "fifteen"
         assert page.fire("checkpoint", schedule="mixed", checkpoint="flux")[0]["value"] == "auto"
         text = codec.dumps(segments("FPP FPN FPNN")).decode()
         assert page.fire("checkpoint", schedule=text, checkpoint="xl")[0]["value"] == text
@@ -599,7 +611,7 @@ def write_header(path: Path, family: str | None) -> None:
     """A checkpoint's file without its tensors."""
     shapes: dict[str, list[int]] = {}
     if family in ("sd15", "sdxl"):
-        width, branches = (768, 12) if family == "sd15" else (2048, 9)
+        width, branches = FAMILIES[family].width, FAMILIES[family].branches
         for i in range(branches):
             shapes[f"model.diffusion_model.input_blocks.{i}.1.transformer_blocks.0.attn2.to_k.weight"] = [320, width]
     elif family == "flux":

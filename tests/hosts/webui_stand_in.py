@@ -59,9 +59,9 @@ def segments(pattern: str, branch: int = 2, predictor: Any = "reuse", **more: An
     return drawn_schedules.schedule(drawn_schedules.segments(pattern, branch, predictor), branches=BRANCHES, **more)
 
 
-def own_levels(*levels: tuple[float, str]) -> Schedule:
+def own_levels(*levels: tuple[float, str], **more: Any) -> Schedule:
     """A steps plan: (12.0, "F"), (6.0, "P"), ..."""
-    return drawn_schedules.schedule(drawn_schedules.steps(*levels, branch=2), "own", BRANCHES)
+    return drawn_schedules.schedule(drawn_schedules.steps(*levels, branch=2), "own", BRANCHES, **more)
 
 
 class SdModel:

@@ -244,7 +244,8 @@ def test_few_steps_are_sampled_as_ever(pipe: Any) -> None:
 def test_other_settings_than_the_schedule_s_are_told_before_sampling(pipe: Any, caplog: Any) -> None:
     made = schedule_for(pipe, segments(TURNS))
     settings = replace(made.sampling, sampler="euler", cfg=7.0, size=(512, 512), prediction="v_prediction")
-    with flexiffusion.apply(pipe, replace(made, sampling=settings)) as handle:
+    searched = replace(made, sampling=settings, provenance=Provenance("searched"))
+    with flexiffusion.apply(pipe, searched) as handle:
         sample(pipe)
     note = "here: sampler dpmpp_2m, cfg 3, 32 x 32 pixels, epsilon model. Its quality was not measured there"
     assert any(note in text for text in handle.report.notes) and note in caplog.text

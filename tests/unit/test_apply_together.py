@@ -72,7 +72,7 @@ def both_orders(pipe: Any, change: Callable[[Any], None], undo: Callable[[Any], 
 
 
 class TestOffload:
-    """accelerate's hooks on the CPU. With a GPU: tests/unit/test_apply_gpu.py."""
+    """accelerate's and diffusers' hooks, on the CPU."""
 
     def test_of_whole_models(self, pipe: Any) -> None:
         hooks: list[Any] = []

@@ -242,6 +242,24 @@ def test_lists_that_no_schedule_fits_run_in_full(sigmas: tuple[float, ...], reas
         assert not plan.actions or plan.actions[plan.index_at(sigma)] == FULL
 
 
+class TestWithin:
+    """Start and end of the acceleration: outside of them every step is full."""
+
+    def test_segments(self) -> None:
+        plan = plan_for(drawn("FPPNN FPPPP"), TEN, within=(8.5, 2.5))
+        assert plan.levels == (10.0, 9.0, 8.0, 5.0, 4.0, 3.0, 2.0, 1.0)
+        assert pattern(plan) == "FFPFPPFF"
+
+    def test_null_steps_outside_run(self) -> None:
+        plan = plan_for(drawn("FNNNN FPPPP"), TEN, within=(8.5, 0.0))
+        assert plan.levels == (10.0, 9.0, 5.0, 4.0, 3.0, 2.0, 1.0) and pattern(plan) == "FFFPPPP"
+
+    def test_steps(self) -> None:
+        own = schedule(steps((10.0, "F"), (6.0, "P"), (3.0, "F"), (1.5, "P"), (0.5, "F"), (0.2, "P")))
+        assert pattern(plan_for(own, TEN, within=(5.0, 0.4))) == "FFFPFF"
+        assert pattern(plan_for(own, TEN)) == "FPFPFP"
+
+
 class TestLookUp:
     PLAN = Plan((10.0, 5.0, 1.0), (FULL, P0, P1), 0)
 

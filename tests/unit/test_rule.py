@@ -50,12 +50,13 @@ def test_without_a_cut_the_levels_between_are_taken_out() -> None:
     assert {action.kind for action in plan.actions} == {"full"} and plan.nulls == 10
 
 
-def test_guided_flow_models_get_fewer_full_steps_from_the_first_level_to_the_last() -> None:
+def test_guided_flow_models_get_fewer_full_steps_even_on_the_list() -> None:
     given = [1 - i / 20 for i in range(20)]
     made = rule(given, 2.5, ModelInfo("flux", 56, blocks=57), "flow")
     plan = plan_for(made, given)
     assert len(plan.levels) == 8 and {action.kind for action in plan.actions} == {"full"}
-    assert (plan.levels[0], plan.levels[-1]) == (given[0], pytest.approx(given[-1]))
+    assert plan.levels[::2] == tuple(given[::5]), "positions 2.5 i: every second one is a level of the list"
+    assert given[3] < plan.levels[1] < given[2]
     unguided = rule(given, 2.5, ModelInfo("flux", 56, blocks=57), "flow", guided=False)
     assert plan_for(unguided, given).levels == tuple(given)
 

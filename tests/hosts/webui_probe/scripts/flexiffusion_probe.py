@@ -4,18 +4,20 @@ A full call runs a convolution in the middle block, every call runs the last con
 needs nothing of what is tested.
 """
 
+import importlib
 import os
 from collections import Counter
 
 import torch
 from modules import script_callbacks, scripts, shared
 
-try:  # Forge recognises models by their width; the narrow one of the tests is SD1.5 in every other respect
-    from huggingface_guess import model_list
-
-    model_list.SD15.unet_config["model_channels"] = int(os.environ["FLEXIFFUSION_PROBE_WIDTH"])
-except ImportError:
-    pass
+# Forge and its kin recognise models by their width; the narrow one of the tests is SD1.5 in every other respect
+for name in ("huggingface_guess.model_list", "ldm_patched.modules.supported_models"):
+    try:
+        known = importlib.import_module(name)
+    except ImportError:
+        continue
+    known.SD15.unet_config["model_channels"] = int(os.environ["FLEXIFFUSION_PROBE_WIDTH"])
 
 counts: Counter = Counter()
 dump: dict = {}
