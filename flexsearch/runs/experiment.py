@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from torch import nn
+
 from flexiffusion.cost import CostTable
 from flexiffusion.noise import spaced_places
 from flexiffusion.search import macro_steps
@@ -87,6 +89,10 @@ class Experiment:
     @cached_property
     def features(self) -> Features:
         if self.features_name == OWN:
+            if self.settings.real is not None:
+                place = f"--features {self.settings.features}"
+                problem = "a checkpoint's own features are of its latents, and real pictures have none"
+                raise ConfigError(place, problem, "Choose inception:FILE, or package.module:Class")
             return OwnFeatures(self.model)
         return load_features(self.features_name).to(self.model.device)
 
@@ -274,11 +280,9 @@ class Experiment:
         settings = self.settings
         if settings.real is None:
             return None
-        if isinstance(self.features, OwnFeatures):
-            place = f"--features {self.settings.features}"
-            problem = "a checkpoint's own features are of its latents, and real pictures have none"
-            raise ConfigError(place, problem, "Choose inception:FILE, or package.module:Class")
-        named = (self.features_name, self.features)
+        features = self.features
+        assert isinstance(features, nn.Module)  # own features are refused before
+        named = (self.features_name, features)
         return RealFid(real_statistics(Path(settings.real), named, self.model.image_size, self.folder))
 
     @property

@@ -51,12 +51,19 @@ def to_candidate(schedule: Schedule, model: Checkpoint, teacher: Sequence[int]) 
 def solver_in(schedule: Schedule, candidate: Candidate, levels: NoiseLevels, usual: str) -> str | Weights:
     """What a file's candidate is sampled with: the weights that the file brings, or the usual solver.
 
-    Raises ModelMismatch where the file's noise levels are not the model's: its weights are of no use at others.
+    Raises ModelMismatch where the file's noise levels are not the model's: its weights are of no use at others; and for
+    more steps than the teacher has.
     """
     plan = schedule.plan
     if isinstance(plan, SegmentsPlan) or plan.weights is None:
         return usual
     here = levels.sigmas(candidate.places)
+    steps, teacher = len(plan.levels), schedule.sampling.steps
+    if len(here) < steps and teacher < steps:
+        raise ModelMismatch(
+            f"{schedule.name}: it has {steps} steps, more than its teacher's {teacher}. As it may make no more calls than "
+            f"are asked for, it cannot be measured beside this teacher; hosts run it where {steps} steps are asked for"
+        )
     if plan.noise != levels.kind or len(here) != len(plan.levels) or not all(map(is_fitted_level, here, plan.levels)):
         raise ModelMismatch(
             f"{schedule.name}: its solver is fitted to noise levels that this model has not. Use it with a checkpoint "

@@ -305,7 +305,8 @@ class TestEvaluateAndCompare:
         (path,) = (finished / "schedules").glob("*.json")
         made = document(call("compare", str(path), "--images", "3", "--choose-on", "2", "--json"))
         assert {row["kind"] for row in made["rows"]} >= {"teacher", "found", "plain", "deepcache"}
-        assert {item["rival"] for item in made["comparisons"]} == RIVALS
+        everywhere = RIVALS - {"spectrum", "easycache"}  # those exist near some costs only
+        assert everywhere <= {item["rival"] for item in made["comparisons"]} <= RIVALS
 
     def test_the_table_on_a_terminal(self, finished: Path) -> None:
         (path,) = (finished / "schedules").glob("*.json")

@@ -53,7 +53,7 @@ def finished(model: str, pictures: str, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("runs") / "finished"
     document(
         call("run", *SMALL, "--model", model, "--method", "autodiffusion", "--timesteps", "5", "--cost", "units",
-             "--reference", pictures, "--evaluations", "9", "--out", str(folder), "--json")
+             "--reference", pictures, "--features", "bundled", "--evaluations", "9", "--out", str(folder), "--json")
     )  # fmt: skip
     return folder
 
@@ -90,7 +90,7 @@ class TestAutoDiffusion:
         folder = tmp_path / "run"
         document(
             call("run", *SMALL, "--model", model, "--method", "autodiffusion", "--timesteps", "5", "--cost", "units",
-                 "--reference", pictures, "--evaluations", "4", "--out", str(folder), "--json")
+                 "--reference", pictures, "--features", "bundled", "--evaluations", "4", "--out", str(folder), "--json")
         )  # fmt: skip
         settings = json.loads((folder / "settings.json").read_text())
         (folder / "settings.json").write_text(json.dumps(settings | {"evaluations": 9}))
@@ -139,7 +139,7 @@ class TestAutoDiffusion:
         [
             (["--method", "autodiffusion", "--timesteps", "8", "--cost", "units"], "8 timesteps cost at least"),
             (["--method", "joint", "--timesteps", "4"], "--timesteps: --method joint finds their number"),
-            (["--reference", "/no/such"], "--reference: '/no/such' is not known"),
+            (["--reference", "/no/such", "--features", "bundled"], "--reference: '/no/such' is not known"),
             (["--error", "fid"], "--error: 'fid' with --reference 'teacher'"),
         ],
     )

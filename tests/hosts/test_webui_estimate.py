@@ -16,7 +16,9 @@ from flexsearch.models.model import NetworkInputs, unet_skeleton
 from tools.make_random_checkpoint import checkpoint_shape
 from webui_extension.estimate import SHARES, Pass, cost, hires, image_to_image, outlook, sentence, text_to_image
 
-TURNS = schedule(steps(*((14.6146 * 0.8**i, "FP"[i % 2]) for i in range(30)), branch=0), "turns", 12)
+TURNS = schedule(
+    steps(*((14.6146 * 0.8**i, "FP"[i % 2]) for i in range(30)), branch=0), "turns", model=ModelInfo("sd15", 12)
+)
 
 
 class RealWidths:

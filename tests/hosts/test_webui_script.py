@@ -350,7 +350,7 @@ class TestGeneration:
     def test_every_name_that_is_listed_can_be_chosen(self, host: HostModules, tmp_path: Path, name: str) -> None:
         from webui_extension.host import library
 
-        codec.write(tmp_path / "models" / "flexiffusion" / f"{name}.json", segments("FPPPP FPPPP"))
+        codec.write(tmp_path / "models" / "flexiffusion" / f"{name}.json", segments("FPPPP FPPPP", model=SD15))
         library.refresh()
         for family in ("sd15", "sdxl", None):
             (choice,) = (c for c in library.choices(family) if name.strip() in c and "/" not in c and _is(c, name))
@@ -424,7 +424,7 @@ class TestGeneration:
 
 
 def _is(choice: str, name: str) -> bool:
-    return choice.partition(" [tiny]")[0] in (name, f"{name}.json")
+    return choice.partition(" [sd15]")[0] in (name, f"{name}.json")
 
 
 def test_warnings_are_shown_where_the_host_shows_errors_alone(host: HostModules, caplog: Any) -> None:

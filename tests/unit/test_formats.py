@@ -49,7 +49,7 @@ def test_what_is_lost_is_said() -> None:
         "its 3 null steps: take the noise levels of steps 5, 7, 8 out of the list of 10 (counted from 0); the 7 steps "
         "here are what is left",
         "the branch of partial steps (1): the target has its own",
-        "sd.cpp skips steps of transformers only, and this is for sd15",
+        "sd.cpp skips steps of transformers only, and this is for tiny",
     )
     assert export(TURNS, "sigmas").lost == ("that 2 of 5 steps are partial: all of them run in full",)
     assert export(TURNS, "steps").lost[0].startswith("its noise levels: use --to sigmas beside it")
@@ -82,5 +82,5 @@ def test_the_command() -> None:
     assert "lost  how features are predicted (linear)" in result.stderr
     result = CliRunner().invoke(main, ["presets", "export", "sd15-turns-10", "--to", "sigmas", "--json"])
     told = json.loads(result.stdout)
-    assert told["preset"] == "sd15-turns-10" and told["to"] == "sigmas" and told["text"].startswith("14.6146, 10.5363")
+    assert told["preset"] == "sd15-turns-10" and told["to"] == "sigmas" and told["text"].startswith("14.6146, 9.72747")
     assert told["lost"] == ["that 10 of 20 steps are partial: all of them run in full"]

@@ -40,4 +40,4 @@ def test_real_pictures_have_no_latents(tmp_path: Path) -> None:
     settings = Settings(model="tiny", features="model", method="autodiffusion", error="fid", reference=str(tmp_path))
     experiment = Experiment(dataclasses.replace(settings), tmp_path)
     with pytest.raises(ConfigError, match=r"real pictures have none.*inception:FILE"):
-        _ = experiment.real
+        _ = experiment.features

@@ -62,7 +62,8 @@ def test_a_search_that_begins_with_plans_and_its_files_from_python(
         figures, "samples", lambda path, strips: (drawn.extend(label for label, _ in strips), samples(path, strips))
     )
     result = start(tmp_path / "run", settings, told)
-    assert told.stages == ["teacher and converged reference", "planner's tables", "search", "final table", "timing"]
+    assert told.stages == ["teacher and converged reference", "planner's tables", "search",
+                           "rivals on the search images", "solvers refined", "final table", "timing"]  # fmt: skip
     assert told.expected == told.stages, "what the time left is told by has every stage"
     assert told.totals[0] == sum(told.counts[0]) == 2 * 8 + 2 * (8 + 12), "inside an image set, step by step"
     assert len(told.counts[0]) == 8 + 8 + 12

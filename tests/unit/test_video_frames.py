@@ -104,7 +104,7 @@ def test_perceptual_errors_of_videos_are_the_mean_over_their_frames() -> None:
 
 def test_a_search_on_videos(folder: Callable[[str], Path], tmp_path: Path) -> None:
     settings = Settings(
-        model=str(folder("wan")), device="cpu", size=(32, 32), frames=5, guidance=1.0, steps=5, speedups=(2.0,),
+        model=str(folder("wan")), device="cpu", size=(32, 32), frames=5, guidance=1.0, steps=8, speedups=(2.0,),
         evaluations=4, images=2, held_out=2, planner=False,
     )  # fmt: skip
     result = start(tmp_path / "run", settings, Silent())
@@ -112,7 +112,7 @@ def test_a_search_on_videos(folder: Callable[[str], Path], tmp_path: Path) -> No
     schedule = codec.read(path)
     assert schedule.extra == {"frames": 5}
     row = next(row for row in result.rows if row.kind == "found")
-    assert row.relative_fid_n == 2 * 5 and row.errors["features/teacher"].mean > 0
+    assert row.relative_fid_n == 2 and row.errors["features/teacher"].mean > 0
 
     unsaid = dataclasses.replace(settings, frames=None)
     assert settings_of(schedule, unsaid).frames == 5
