@@ -61,8 +61,8 @@ def solver_in(schedule: Schedule, candidate: Candidate, levels: NoiseLevels, usu
     steps, teacher = len(plan.levels), schedule.sampling.steps
     if len(here) < steps and teacher < steps:
         raise ModelMismatch(
-            f"{schedule.name}: it has {steps} steps, more than its teacher's {teacher}. As it may make no more calls "
-            f"than are asked for, it cannot be measured beside this teacher; hosts run it where {steps} steps are asked for"
+            f"{schedule.name}: it has {steps} steps, more than its teacher's {teacher}. It may make no more calls "
+            f"than are asked for, so it cannot be measured beside this teacher. Hosts run it at {steps} steps or more"
         )
     if plan.noise != levels.kind or len(here) != len(plan.levels) or not all(map(is_fitted_level, here, plan.levels)):
         raise ModelMismatch(
