@@ -97,6 +97,7 @@ def test_the_threshold_is_that_of_the_nearest_cost(experiment: Experiment) -> No
         assert found <= abs(cost(experiment, other, IMAGES) - 6.0)
 
 
+@pytest.mark.slow
 def test_their_rows_have_the_cost_that_was_counted(experiment: Experiment) -> None:
     steps = plain(experiment.teacher)
     caches = {

@@ -36,6 +36,7 @@ def found(result: Result) -> list[float]:
     return [row.errors["latent/teacher"].mean for row in result.rows if row.kind == "found"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # its two final tables count the calls of diffusers' caches: minutes on a busy machine
 def test_placement_with_the_planner(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(macro_steps, "LEVELS", 6)
