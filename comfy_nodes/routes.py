@@ -9,8 +9,8 @@ from typing import Any
 import folder_paths
 
 from ..flexiffusion.errors import ScheduleError
+from ..flexiffusion.headers import family_of_file
 from . import folders
-from .headers import family_of_file
 from .inline import AUTO, chosen, strip
 
 STRIP = "/flexiffusion/strip"

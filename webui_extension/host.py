@@ -11,11 +11,11 @@ from modules import paths, sd_models, shared
 from flexiffusion import presets
 from flexiffusion.families import FAMILIES
 from flexiffusion.fingerprint import is_same_checkpoint
+from flexiffusion.headers import family_of_file
 from flexiffusion.host import why_not_cut
 from flexiffusion.metadata import ModelInfo
 
 from . import automatic
-from .checkpoint import family_of_file
 from .library import Library
 from .network import Network, network_of
 
@@ -39,7 +39,8 @@ def checkpoint_family(title: str | None = None) -> str | None:
     loaded = getattr(getattr(sd_models, "model_data", None), "sd_model", None)
     if info is None or getattr(loaded, "sd_checkpoint_info", None) == info:
         return family()
-    return family_of_file(Path(info.filename))
+    path = Path(info.filename)
+    return family_of_file(path) if path.suffix.lower() == ".safetensors" else None
 
 
 def model(title: str | None = None) -> tuple[ModelInfo, Callable[[Sequence[float]], bool]]:

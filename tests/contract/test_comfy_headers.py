@@ -11,7 +11,7 @@ import pytest
 import torch
 from pack import part
 
-headers = part("comfy_nodes.headers")
+headers = part("flexiffusion.headers")
 
 
 def written(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:

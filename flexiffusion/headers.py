@@ -1,4 +1,7 @@
-"""The family of a model file, by the names and shapes in its safetensors header: no weight is read."""
+"""The family of a model file, by the names and shapes in its safetensors header: no weight is read.
+
+Forge loads a model at the first picture, ComfyUI when a queue runs: until then this tells which schedules fit.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..flexiffusion.families import markers, recognised
+from .families import markers, recognised
 
 LARGEST = 32 * 2**20  # bytes of a header; that of a checkpoint with thousands of tensors has one
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
