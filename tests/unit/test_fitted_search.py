@@ -24,6 +24,7 @@ from flexsearch.runs.settings import Settings
 from flexsearch.sampling import references
 
 LATENT = Objective("latent")
+Refined = tuple[list[final_table.Entry], list[final_table.Entry], list[str]]
 HEAD = Action("partial", -1, "linear")
 SMALL = Settings(model="pixel", steps=6, speedups=(2.0,), images=10, held_out=3, batch=4, evaluations=160)
 
@@ -124,15 +125,15 @@ class TestRefining:
         assert candidate.actions.count(FULL) == 3
         assert evaluator.refine(candidate) == evaluator.fit(candidate, 10) != evaluator.fit(candidate)
 
-    def test_only_what_the_search_made_is_refined(self, experiment: Experiment) -> None:
-        made, given, told = self.refined(experiment, [0.2, 0.1, 0.3])
+    def test_only_what_the_search_made_is_refined(self, experiment: Experiment, refined: Refined) -> None:
+        made, given, told = refined
         assert [entry.kind for entry in made] == ["found", "placed_fitted", "plain_fitted", "plain"]
         assert made[1].candidate == given[1].candidate and made[1].solver != given[1].solver
         assert made[2:] == given[2:]
-        assert len(told) == 3 == final_table.refinements(experiment, given, self.evaluated(experiment, [0.2, 0.1, 0.3]))
+        assert len(told) == 3 == final_table.refinements(experiment, given, self.evaluated(experiment))
 
-    def test_what_is_nearest_then_is_found(self, experiment: Experiment) -> None:
-        made, _, _ = self.refined(experiment, [0.2, 0.1, 0.3])
+    def test_what_is_nearest_then_is_found(self, experiment: Experiment, refined: Refined) -> None:
+        made, _, _ = refined
         evaluator = experiment.search_evaluator
 
         def error(candidate: Candidate, solver: Any) -> float:
@@ -144,19 +145,19 @@ class TestRefining:
         assert made[0].file_plan == made[0].candidate.steps_plan(experiment.model.levels)
 
     @staticmethod
-    def evaluated(experiment: Experiment, errors: list[float]) -> list[Evaluated]:
+    def evaluated(experiment: Experiment) -> list[Evaluated]:
         """Finished trials of the candidates, which a search has found this good."""
         space = experiment.method
         assert isinstance(space, PlacementMethod)
         return [
             Evaluated(i, space.variation.space.encode(candidate), candidate, error, 2.9)
-            for i, (candidate, error) in enumerate(zip(candidates(experiment), errors, strict=True))
+            for i, (candidate, error) in enumerate(zip(candidates(experiment), [0.2, 0.1, 0.3], strict=True))
         ]
 
-    def refined(
-        self, experiment: Experiment, errors: list[float]
-    ) -> tuple[list[final_table.Entry], list[final_table.Entry], list[str]]:
-        evaluated, told = self.evaluated(experiment, errors), list[str]()
+    @pytest.fixture(scope="class")
+    def refined(self, experiment: Experiment) -> Refined:
+        """The entries refined, as they were before, and what was told."""
+        evaluated, told = self.evaluated(experiment), list[str]()
         solvers = [final_table.solver_of(experiment, item.candidate) for item in evaluated]
         placed = evaluated[2].candidate
         given = [
