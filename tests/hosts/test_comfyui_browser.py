@@ -35,9 +35,7 @@ class FrontEnd:
         self.tab, self.host = tab, host
         # no first-run dialog; whatever a graph is drawn as, it stays as it was asked for
         host.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})
-        tab.send(
-            "Emulation.setDeviceMetricsOverride", width=1500, height=1000, deviceScaleFactor=1, mobile=False
-        )
+        tab.send("Emulation.setDeviceMetricsOverride", width=1500, height=1000, deviceScaleFactor=1, mobile=False)
         tab.send("Page.navigate", url=f"http://{host.address}/")
         self.until("!!(window.app?.graph?._nodes && window.LiteGraph?.registered_node_types?.FlexiffusionAuto)")
 

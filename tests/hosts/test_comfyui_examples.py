@@ -1,4 +1,4 @@
-"""The example workflows, as they are saved, on a running ComfyUI: only checkpoint, size and time are those of a test."""
+"""The saved example workflows on a running ComfyUI: only checkpoint, size and time are a test's."""
 
 from __future__ import annotations
 
