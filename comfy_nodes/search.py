@@ -122,7 +122,7 @@ def _sampler(
             on_progress=request.on_progress,
         )  # fmt: skip
         if not found.latents:
-            raise FlexiffusionError(f"search: nothing was found.\n{found.report}")
+            raise FlexiffusionError(f"search: nothing was found. Try another sampler or precision.\n{found.report}")
         prediction: Any = prediction_of(whole, levels_of)
         cfg, size = getattr(guider, "cfg", None), picture_size(whole, x)
         sampling = Sampling(name, request.scheduler, len(given) - 1, cfg, size, prediction)

@@ -119,7 +119,7 @@ def find(
     noise:   standard normal (n, ...), of the denoiser's images 0 to n - 1
     levels:  the teacher's, falling, without the final 0; each is taken at the nearest place of `denoiser.levels`
     seconds, evaluations, calls: when to stop: wall time, candidates, or network calls of one image in full steps;
-             whichever comes first. What is under way is finished.
+             whichever comes first. What is under way is finished, and each speed-up has the rule's schedule at least.
     solver:  the teacher's, and the candidates' where none is fitted. It must know its steps one by one: a step depends
              on the levels up to it and the next one only (Euler's and DPM-Solver++ 2M's do)
     interrupts: exceptions that end the search with what was found until then; before the first result they go on.
@@ -140,6 +140,7 @@ def find(
                 ended = "nothing new was left to try"
                 break
             on_progress(search.progress(limits))
+        search.complete()
     except interrupts:
         if not search.best:
             raise
@@ -285,7 +286,18 @@ class _Search:
         genes = self.method.propose(number, self.evaluated, stream_of(self.seed, number))
         if genes is None:
             return False
-        candidate = self.method.candidate(genes)
+        self._evaluate(number, genes, self.method.candidate(genes))
+        return True
+
+    def complete(self) -> None:
+        """The rule's schedule of every speed-up that has none yet: a limit that the teacher alone has reached would
+        leave nothing, after all that time."""
+        for speedup, candidate in zip(self.speedups, self.ruled, strict=True):
+            known = {item.candidate.key for item in self.evaluated}
+            if speedup not in self.best and candidate.key not in known:
+                self._evaluate(len(self.evaluated), self.method.variation.space.encode(candidate), candidate)
+
+    def _evaluate(self, number: int, genes: dict[str, int], candidate: Candidate) -> None:
         cost = candidate.cost(self.costs)
         parts: list[Trajectory] = []
         weights: Weights = ()
@@ -310,7 +322,6 @@ class _Search:
         self.evaluated.append(item)
         if len(judged.errors) == len(self.noise) and math.isfinite(error):
             self._consider(item, weights, joined(parts).latents)
-        return True
 
     def _consider(self, item: Evaluated, weights: Weights, latents: Tensor) -> None:
         """Keep the candidate where it is clearly the best; with the user's own solver, if its samples are nearer."""
@@ -427,6 +438,7 @@ class _Search:
     def _seeds(self) -> list[Seed]:
         """The rule's schedule, fewer steps, and turns; within the asked costs."""
         kind, found = self.denoiser.levels.kind, []
+        self.ruled: list[Candidate] = []
         for speedup, target in zip(self.speedups, self.targets, strict=True):
             ruled = rule(self.places, min(max(speedup, 1.0), 4.0), ModelInfo("any", 64), kind, guided=False).plan
             steps = list(zip(self.places, ruled.actions(), strict=True))
@@ -434,6 +446,7 @@ class _Search:
                 partials = [i for i, (_, action) in enumerate(steps) if action.kind == "partial"]
                 del steps[partials[-1] if partials else len(steps) // 2]
             made = make_candidate([place for place, _ in steps], [action for _, action in steps])
+            self.ruled.append(made)
             found.append(Seed("alternating", f"the rule, {speedup:g}x", made))
             found.append(Seed("plain", f"{int(target)} steps", plain(self._spaced(int(target)))))
             for branch in self.costs.partial:

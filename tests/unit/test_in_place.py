@@ -70,9 +70,15 @@ def test_progress_has_the_best_so_far_and_time_left(denoiser: FormulaDenoiser) -
 
 
 @pytest.mark.parametrize("limit", [{"seconds": 1e-6}, {"calls": 1}])
-def test_other_limits(denoiser: FormulaDenoiser, limit: dict[str, float]) -> None:
+def test_a_limit_that_the_teacher_alone_reaches_leaves_the_rules_schedules(
+    denoiser: FormulaDenoiser, limit: dict[str, float]
+) -> None:
+    """Three minutes are gone before the first candidate where a step takes a second: it ended with nothing."""
     found = searched(denoiser, evaluations=None, **limit)
-    assert found.evaluations <= 1
+    assert [one.speedup for one in found.schedules] == [2.0, 3.0] and found.evaluations == 2
+    for one in found.schedules:
+        assert one.cost <= 20 / one.speedup * 1.01 and one.error < one.plain
+    assert "the limit was reached" in found.report
 
 
 def test_an_interrupt_returns_what_was_found(denoiser: FormulaDenoiser) -> None:
