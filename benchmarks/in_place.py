@@ -21,8 +21,8 @@ from flexiffusion.metadata import ModelInfo
 from flexiffusion.noise import spaced_places
 from flexiffusion.rule import rule
 from flexiffusion.search.candidate import Candidate, make_candidate, plain
-from flexiffusion.search.fitting import TeacherPath, fit
-from flexiffusion.search.in_place import FEW_IMAGES, find
+from flexiffusion.search.fitting import FEW_IMAGES, TeacherPath, fit
+from flexiffusion.search.in_place import find
 from flexiffusion.search.paired import mean_root, squared_error
 from flexiffusion.search.trajectory import sample
 from flexiffusion.solver import Multistep, SolverMaker, dpmpp_2m
