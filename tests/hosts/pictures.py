@@ -147,7 +147,8 @@ FIT = """([margin, only]) => {
   const right = Math.max(...box.map((b) => b[2])) + margin, bottom = Math.max(...box.map((b) => b[3])) + margin;
   const ds = window.app.canvas.ds, shown = window.app.canvas.canvas.getBoundingClientRect();
   const [x, y] = [90, 110];  // right of the side bar and below the menu
-  ds.scale = Math.min((shown.width - x - 20) / (right - left), (shown.height - y - 60) / (bottom - top), only ? 1 : 1.5);
+  const [wide, high] = [(shown.width - x - 20) / (right - left), (shown.height - y - 60) / (bottom - top)];
+  ds.scale = Math.min(wide, high, only ? 1 : 1.5);
   ds.offset = [x / ds.scale - left, y / ds.scale - top];
   window.app.canvas.draw(true, true);
   return [(right - left) * ds.scale, (bottom - top) * ds.scale, shown.left + x, shown.top + y];
