@@ -385,16 +385,16 @@ def measure(options: argparse.Namespace) -> None:
         path = options.work / cell.file
         there = json.loads(path.read_text()) if path.exists() else {}
         possible = set(options.rules) - ({*EMULATED, TABLE} if cell.solver == "third" else set())
-        if len(there) == len(options.speedups) and all(possible <= set(rows) for rows in there.values()):
+        if all(possible <= set(there.get(f"{speedup:g}", ())) for speedup in options.speedups):
             continue
-        for model in options.models:
+        for model in options.models if TABLE in possible else ():
             kept = options.work / f"fits-{model}.json"
             if model not in fits:
                 if not kept.exists():
                     made = bench(model, 1.0 if model == "pixel" else 2.0).fits(options.steps, options.speedups)
                     write(kept, made)
                 fits[model] = json.loads(kept.read_text())
-        others = [fits[model] for model in options.models if model != cell.model]
+        others = [fitted for model, fitted in fits.items() if model != cell.model and TABLE in possible]
         tables = table_of(others) if others else {}
         write(path, bench(cell.model, cell.guidance).measured(cell, options.speedups, tables, options.rules, there))
         print(path.name, file=sys.stderr, flush=True)

@@ -130,10 +130,18 @@ def test_no_limit_and_no_list_are_refused(denoiser: FormulaDenoiser) -> None:
         find(denoiser, noise(), [1.0, 2.0], (2.0,), evaluations=1)
 
 
-def test_a_fitted_solver_is_tried_with_sixteen_images(denoiser: FormulaDenoiser) -> None:
-    found = searched(denoiser, count=16)
+@pytest.mark.parametrize("count", [1, 4, 16])
+def test_solvers_are_fitted_on_any_number_of_images(denoiser: FormulaDenoiser, count: int) -> None:
+    found = searched(denoiser, count=count)
     assert any(one.weights for one in found.schedules) and "with a fitted solver" in found.report
-    assert not any(one.weights for one in searched(denoiser, count=4).schedules)
+
+
+def test_the_own_solver_stays_where_it_is_nearer(denoiser: FormulaDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flexiffusion.search.fitting.fitted_row", lambda predictions, *rest: (0.5,))  # a poor fit
+    found = searched(denoiser)
+    assert found.schedules and not any(one.weights for one in found.schedules)
+    for one, latents in zip(found.schedules, found.latents, strict=True):
+        assert one.error == pytest.approx(mean_root(squared_error(latents, found.teacher)), rel=1e-6)
 
 
 def test_what_is_found_is_a_file(denoiser: FormulaDenoiser) -> None:
