@@ -8,15 +8,10 @@ from functools import cache
 from typing import Any
 
 from ..flexiffusion.auto import Chosen, Setting, choose
-from ..flexiffusion.errors import ModelMismatch
 from ..flexiffusion.fingerprint import fingerprint_of, is_same_checkpoint
-from ..flexiffusion.fit import family_of
-from ..flexiffusion.layouts import find_layout
-from ..flexiffusion.layouts.transformer import TransformerLayout
-from ..flexiffusion.metadata import ModelInfo
+from ..flexiffusion.fit import model_info
 from ..flexiffusion.presets import Preset
 
-UNKNOWN = "unknown"  # family of a network that `families` does not have
 USUAL_STEPS = 30  # where a node takes the number of steps from its schedule
 
 
@@ -46,13 +41,3 @@ class Auto:
             return is_same_checkpoint(network, known, own())
 
         return choose(self.speedup, setting, model_info(network), self.presets(), recognises, cut)
-
-
-def model_info(network: Any) -> ModelInfo:
-    """What a schedule file says of a loaded network; without its fingerprint."""
-    try:
-        layout = find_layout(network)
-    except ModelMismatch:
-        return ModelInfo(UNKNOWN, 1)
-    blocks = sum(layout.lists) if isinstance(layout, TransformerLayout) else None
-    return ModelInfo(family_of(network) or UNKNOWN, layout.branches, blocks=blocks)

@@ -7,38 +7,25 @@ the search, which calls the same guided model. So what is found is for exactly t
 from __future__ import annotations
 
 import copy
-import hashlib
-import itertools
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..flexiffusion.codec import dumps, write
 from ..flexiffusion.errors import FlexiffusionError
-from ..flexiffusion.fingerprint import fingerprint_of
-from ..flexiffusion.layouts import find_layout
 from ..flexiffusion.metadata import Sampling
-from ..flexiffusion.noise import NoiseKind, NoiseLevels, initial_scale
+from ..flexiffusion.noise import initial_scale
 from ..flexiffusion.schedule import Schedule
-from ..flexiffusion.search.denoiser import Calls
-from ..flexiffusion.search.in_place import Found, Told, find, schedule_of
-from ..flexiffusion.solver import SolverMaker, dpmpp_2m, euler
+from ..flexiffusion.search.in_host import HostDenoiser, fine, schedules_of, solver_for
+from ..flexiffusion.search.in_place import Found, Told, find
 from .apply import APPLY_MODEL, OUTER_SAMPLE, PREDICT_NOISE, chunks_of
 from .apply import KEY as SCHEDULE_KEY
-from .auto import model_info
 from .network import noise_of, picture_size, prediction_of, uncompiled, why_not_partial
 from .samplers import name_of
 
 KEY = "flexiffusion_search"
-BETWEEN = 16  # places of the search between two levels of the host's list
-FOLDER = "searched"  # of the user's own schedules
-
-_SOLVERS: dict[str, SolverMaker] = {"euler": euler, "ddim": euler, "dpmpp_2m": dpmpp_2m}
 
 
 @dataclass
@@ -49,30 +36,6 @@ class Searched:
     schedules: list[Schedule] = field(default_factory=list)
     plain: Tensor | None = None
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class _HostDenoiser:
-    """The host's guided model, as a search takes it. `calls` is what the network's calls go through just now."""
-
-    model: Callable[..., Tensor]
-    extra_args: dict[str, Any]
-    network: Any
-    levels: NoiseLevels
-    device: torch.device
-    calls: Calls | None = None
-
-    @property
-    def branches(self) -> int:
-        return find_layout(self.network).branches
-
-    def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
-        self.calls = run
-        try:
-            sigma = torch.full((len(sample),), self.levels.sigma(place), device=sample.device, dtype=sample.dtype)
-            return self.model(sample, sigma, **self.extra_args).float()
-        finally:
-            self.calls = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +55,7 @@ class Request:
 class _Holder:
     """Lies in the host's options, which are copied on their way to the network while objects in them are not."""
 
-    denoiser: _HostDenoiser | None = None
+    denoiser: HostDenoiser | None = None
 
 
 def searching(model: Any, request: Request, result: Searched) -> Any:
@@ -145,7 +108,12 @@ def _sampler(
         model: Callable[..., Tensor], x: Tensor, sigmas: Tensor, extra_args: Any = None, *_: Any, **__: Any
     ) -> Tensor:
         levels = fine(given[:-1], noise_of(levels_of))
-        denoiser = holder.denoiser = _HostDenoiser(model, extra_args or {}, network, levels, x.device)
+
+        def predict(sample: Tensor, place: int) -> Tensor:
+            sigma = torch.full((len(sample),), levels.sigma(place), device=sample.device, dtype=sample.dtype)
+            return model(sample, sigma, **(extra_args or {}))
+
+        denoiser = holder.denoiser = HostDenoiser(predict, network, levels, x.device)
         # the host has scaled the noise, and laid it over the picture of img2img: the same state, told as noise
         noise = x.float().cpu() / initial_scale(given[0], levels.kind)
         result.found = found = find(
@@ -154,15 +122,11 @@ def _sampler(
             on_progress=request.on_progress,
         )  # fmt: skip
         if not found.latents:
-            raise FlexiffusionError(f"search: nothing was found.\n{found.report}")
+            raise FlexiffusionError(f"search: nothing was found. Try another sampler or precision.\n{found.report}")
         prediction: Any = prediction_of(whole, levels_of)
         cfg, size = getattr(guider, "cfg", None), picture_size(whole, x)
         sampling = Sampling(name, request.scheduler, len(given) - 1, cfg, size, prediction)
-        info = replace(model_info(network), fingerprint=fingerprint_of(network))
-        for one in found.schedules:
-            title = f"{info.family}-{name}-{len(given) - 1}-{one.speedup:g}x"
-            made = schedule_of(one, denoiser, title, info, sampling, found.evaluations, request.seed)
-            result.schedules.append(made)
+        result.schedules = schedules_of(found, denoiser, sampling, request.seed)
         result.plain = whole.process_latent_out(found.teacher)
         return found.latents[0].to(x)
 
@@ -175,35 +139,3 @@ def _apply_model(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     if holder is None or holder.denoiser is None or holder.denoiser.calls is None:
         return executor(x, *args, **kwargs)
     return holder.denoiser.calls(lambda: executor(x, *args, **kwargs), x, chunks_of(options))
-
-
-def solver_for(sampler: str | None) -> tuple[str, SolverMaker, str | None]:
-    """The solver that a search replays for a sampler of the host: its name, it, and what to tell if it is another."""
-    if sampler in _SOLVERS:
-        return ("euler" if sampler == "ddim" else str(sampler)), _SOLVERS[str(sampler)], None
-    sibling = "euler" if sampler is not None and sampler.startswith("euler") else "dpmpp_2m"
-    random = sampler is not None and ("ancestral" in sampler or "sde" in sampler or sampler in ("lcm", "ddpm"))
-    why = "adds noise of its own, which cannot be replayed" if random else "cannot be replayed by the search"
-    note = f"sampler {sampler} {why}: searched for {sibling}. Draw with that one"
-    return sibling, _SOLVERS[sibling], note
-
-
-def fine(levels: Sequence[float], kind: NoiseKind) -> NoiseLevels:
-    """The places of a search: the list's own levels, and others between them, even in log sigma."""
-    values = [levels[-1]]
-    for low, high in itertools.pairwise(reversed(levels)):
-        step = (math.log(high) - math.log(low)) / BETWEEN
-        values += [math.exp(math.log(low) + step * i) for i in range(1, BETWEEN)]
-        values.append(high)
-    return NoiseLevels(tuple(values), kind)
-
-
-def save(schedules: Sequence[Schedule], folder: Path) -> list[Path]:
-    """Writes each to a file of its own, named by what it is and a part of its hash. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for schedule in schedules:
-        digest = hashlib.sha256(dumps(schedule)).hexdigest()[:8]
-        paths.append(folder / f"{schedule.name}-{digest}.json")
-        write(paths[-1], schedule)
-    return paths

@@ -15,11 +15,14 @@ from .errors import ModelMismatch
 from .families import FAMILIES, markers, recognised
 from .layouts import Layout, find_layout
 from .layouts.transformer import TransformerLayout
+from .metadata import ModelInfo
 from .noise import NoiseKind
 from .plan import TOLERANCE
 from .presets import Preset, for_family
 from .schedule import Schedule, SegmentsPlan
 from .summary import sampling_text
+
+UNKNOWN = "unknown"  # family of a network that `families` does not have
 
 # Two names of one solver: DDIM without noise is Euler's method in the noise level (arXiv 2206.00364, section 4).
 _SAME_SAMPLER = {"ddim": "euler"}
@@ -39,6 +42,16 @@ def family_of(network: nn.Module) -> str | None:
         return recognised(_width(layout), layout.branches, layout.lists, has)
     widths = _text_widths(network)
     return recognised(widths[0], layout.branches) if len(widths) == 1 else None
+
+
+def model_info(network: nn.Module) -> ModelInfo:
+    """What a schedule file says of a loaded network; without its fingerprint."""
+    try:
+        layout = find_layout(network)
+    except ModelMismatch:
+        return ModelInfo(UNKNOWN, 1)
+    blocks = sum(layout.lists) if isinstance(layout, TransformerLayout) else None
+    return ModelInfo(family_of(network) or UNKNOWN, layout.branches, blocks=blocks)
 
 
 def _text_widths(network: nn.Module) -> list[int]:

@@ -6,6 +6,9 @@ import { app } from "../../scripts/app.js";
 
 const HEIGHT = 64;
 const MARGIN = 15;
+const LINE = 13;
+const FONT = "11px sans-serif";
+const REPORT_LINES = 6;
 const REPORTING = ["FlexiffusionSampler", "FlexiffusionCompare"];
 const LOADERS = ["ckpt_name", "unet_name", "model_name"]; // widgets of nodes that load a model file
 
@@ -23,14 +26,22 @@ function words(ctx, text, x, y, width) {
   ctx.fillText(shown, x, y);
 }
 
-// A text on as many lines as it needs, at most `count`; the last one is cut.
-function lines(ctx, text, x, y, width, count, step = 13) {
-  const rest = text.split(/\s+/);
-  for (let line = 0; line < count && rest.length; line += 1) {
-    let shown = rest.shift();
-    while (rest.length && ctx.measureText(`${shown} ${rest[0]}`).width <= width) shown += ` ${rest.shift()}`;
-    words(ctx, line === count - 1 ? [shown, ...rest].join(" ") : shown, x, y + line * step, width);
+// A text as the lines it needs, each line of its own wrapped; at most `count`, the last one then has all of the rest.
+function wrapped(ctx, text, width, count) {
+  const found = [];
+  for (const line of text.split("\n")) {
+    const rest = line.split(/\s+/);
+    while (rest.length) {
+      let shown = rest.shift();
+      while (rest.length && ctx.measureText(`${shown} ${rest[0]}`).width <= width) shown += ` ${rest.shift()}`;
+      found.push(shown);
+    }
   }
+  return found.length > count ? [...found.slice(0, count - 1), found.slice(count - 1).join(" ")] : found;
+}
+
+function lines(ctx, text, x, y, width, count) {
+  wrapped(ctx, text, width, count).forEach((line, index) => words(ctx, line, x, y + index * LINE, width));
 }
 
 // In Nodes 2.0 (Vue) a widget draws on a canvas of its own, which nothing but this asks to be drawn again.
@@ -74,7 +85,7 @@ function stripWidget() {
       ctx.beginPath();
       ctx.roundRect(x, y + 2, inner, HEIGHT - 4, 6);
       ctx.fill();
-      ctx.font = "11px sans-serif";
+      ctx.font = FONT;
       ctx.textAlign = "left";
       ctx.textBaseline = "alphabetic";
       if (this.state.steps?.length) drawStrip(ctx, this.state, x + 8, y + 8, inner - 16, 26);
@@ -109,24 +120,34 @@ async function refresh(node, strip) {
   redraw(node, strip);
 }
 
-// The file of the model that a schedule goes to: from the node that takes both, up its model links to the loader.
-function modelOf(node) {
+// The widget with the file of the model that a schedule goes to: from the node that takes both, up its model links to the
+// loader.
+function loaderOf(node) {
   for (const link of node.outputs?.[0]?.links ?? []) {
     let upper = node.graph?.getNodeById(node.graph.links[link]?.target_id);
     for (let hops = 0; upper && hops < 50; hops += 1) {
       const loaded = upper.widgets?.find((widget) => LOADERS.includes(widget.name));
-      if (loaded) return String(loaded.value);
+      if (loaded) return loaded;
       const place = upper.inputs?.findIndex((input) => input.type === "MODEL") ?? -1;
       upper = place < 0 ? null : upper.getInputNode(place);
     }
   }
-  return "";
+  return null;
+}
+
+function complain(error) {
+  console.warn("Flexiffusion:", error);
 }
 
 // Offers the presets for the connected model's family only; all of them where none is connected or it is not known.
 async function filterPresets(node) {
   const preset = node.widgets?.find((widget) => widget.name === "preset");
-  const model = modelOf(node);
+  const loader = loaderOf(node);
+  if (loader && loader !== node.flexiffusionLoader) {
+    node.flexiffusionLoader = loader;
+    watch(loader, () => filterPresets(node).catch(complain));
+  }
+  const model = String(loader?.value ?? "");
   if (!preset || model === node.flexiffusionModel) return;
   node.flexiffusionModel = model;
   const response = await api.fetchApi("/flexiffusion/presets", {
@@ -134,7 +155,7 @@ async function filterPresets(node) {
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ model }),
   });
-  if (!response.ok || model !== modelOf(node)) return;
+  if (!response.ok || model !== String(loaderOf(node)?.value ?? "")) return;
   preset.options.values = (await response.json()).presets;
 }
 
@@ -158,14 +179,14 @@ function addStrip(node) {
     changed();
     return result;
   };
-  const filter = () => filterPresets(node).catch((error) => console.warn("Flexiffusion:", error));
+  const filter = () => filterPresets(node).catch(complain);
   const connected = node.onConnectionsChange;
   node.onConnectionsChange = function (...args) {
     const result = connected?.apply(this, args);
     filter();
     return result;
   };
-  // another model may be chosen, or linked farther up, without a word to this node: ask when the mouse comes to it
+  // another model may be linked farther up without a word to this node: ask when the mouse comes to it
   const entered = node.onMouseEnter;
   node.onMouseEnter = function (...args) {
     filter();
@@ -174,7 +195,15 @@ function addStrip(node) {
   changed();
 }
 
-// The first line of the last run's report under the node, the rest in its tooltip; not saved with the workflow.
+// Measures texts where nothing is being drawn.
+let ruler = null;
+function rows(text, width) {
+  ruler ??= document.createElement("canvas").getContext("2d");
+  ruler.font = FONT;
+  return wrapped(ruler, text, width, REPORT_LINES).length;
+}
+
+// The last run's report under the node, all of it in the tooltip; not saved with the workflow.
 function showReport(node, text) {
   let shown = node.widgets?.find((widget) => widget.name === "last report");
   if (!shown) {
@@ -184,20 +213,23 @@ function showReport(node, text) {
       value: "",
       serialize: false,
       options: { serialize: false },
-      computeSize: (width) => [width ?? 240, 20],
+      computeSize(width) {
+        return [width ?? 240, 8 + LINE * rows(this.value, (width ?? node.size[0]) - 2 * MARGIN)];
+      },
       draw(ctx, _node, width, y) {
         ctx.save();
-        ctx.font = "11px sans-serif";
+        ctx.font = FONT;
         ctx.textAlign = "left";
+        ctx.textBaseline = "alphabetic";
         ctx.fillStyle = ink();
-        const x = this.triggerDraw ? 0 : MARGIN;
-        words(ctx, this.value, x, y + 14, width - 2 * x);
+        lines(ctx, this.value, MARGIN, y + 14, width - 2 * MARGIN, REPORT_LINES);
         ctx.restore();
       },
     });
   }
-  shown.value = text.split("\n")[0];
+  shown.value = text;
   shown.tooltip = text;
+  node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
   redraw(node, shown);
 }
 
@@ -215,7 +247,7 @@ function nodeById(id) {
 app.registerExtension({
   name: "Flexiffusion",
   setup() {
-    // Apply Schedule has long been executed when the sampling ends that it reports of
+    // Apply Schedule and Auto have long been executed when the sampling ends that they report of
     api.addEventListener("flexiffusion.report", ({ detail }) => {
       const node = nodeById(detail.node);
       if (node) showReport(node, detail.text);

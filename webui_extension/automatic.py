@@ -9,9 +9,8 @@ from typing import Any
 from flexiffusion.auto import Chosen, Setting, choose
 from flexiffusion.errors import FlexiffusionError
 from flexiffusion.fingerprint import is_same_checkpoint
+from flexiffusion.fit import model_info
 from flexiffusion.host import why_not_cut
-from flexiffusion.layouts import find_layout
-from flexiffusion.metadata import ModelInfo
 from flexiffusion.presets import Preset
 from flexiffusion.schedule import Schedule, StepsPlan
 
@@ -19,7 +18,6 @@ from .network import Network
 
 # of the levels that are run, whether the caller can run a schedule's own solver, and the network: the schedule
 Chooser = Callable[[Sequence[float], bool, Network], Schedule]
-UNKNOWN = "unknown"  # a family without a name: its networks are judged by their branches
 
 
 def chosen(
@@ -37,10 +35,9 @@ def chosen(
     unet = network.unet
     if problem := why_not_cut(unet):
         raise FlexiffusionError(f"Auto: this model is not supported, the picture is made the plain way: {problem}")
-    model = ModelInfo(network.family or UNKNOWN, find_layout(unet).branches)
     runnable = [preset for preset in presets if own_solver or not _has_solver(preset.schedule)]
     setting = Setting(levels, network.noise, **settings)
-    return choose(speedup, setting, model, runnable, functools.partial(is_same_checkpoint, unet))
+    return choose(speedup, setting, model_info(unet), runnable, functools.partial(is_same_checkpoint, unet))
 
 
 def _has_solver(schedule: Schedule) -> bool:

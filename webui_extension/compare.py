@@ -6,9 +6,10 @@ import copy
 import time
 from typing import Any
 
-from modules import images, processing, shared
+from modules import devices, images, processing, sd_samplers_common, shared
 
 from .generation import ATTRIBUTE
+from .search import Result
 
 _PLAIN = f"{ATTRIBUTE}_plain"
 _STOPPED = f"{ATTRIBUTE}_stopped"
@@ -65,9 +66,24 @@ def add_plain(p: Any, processed: Any, name: str) -> None:
     pairs = list(zip(_pictures(plain), _pictures(processed), strict=False))
     if not pairs:
         return
+    titles = [f"plain, {seconds:.1f} s", f"{name}, {own:.1f} s ({seconds / own:.2f}x)"]
+    _add_sheet(processed, pairs, titles)
+    processed.comments += f"Flexiffusion: {'; '.join(titles)} (whole generation)\n"
+
+
+def add_found(processed: Any, result: Result) -> None:
+    """After a search: adds one sheet with the plain picture and the found schedule's, then the plain picture."""
+    for found in _pictures(processed)[:1]:
+        plain = sd_samplers_common.sample_to_image(result.plain.to(devices.device), 0, 0)  # 0: by the full autoencoder
+        (best,) = result.found.schedules
+        titles = [f"plain, {result.steps} steps", f"{result.name}, as much work as {best.cost:.1f} steps"]
+        _add_sheet(processed, [((plain, found[1]), found)], titles)
+
+
+def _add_sheet(processed: Any, pairs: list[tuple[tuple[Any, str], tuple[Any, str]]], titles: list[str]) -> None:
+    """pairs: of each picture the plain one and the other, with their texts."""
     first = pairs[0][0][0]
     sheet = images.image_grid([picture for pair in pairs for picture, _ in pair], rows=len(pairs))
-    titles = [f"plain, {seconds:.1f} s", f"{name}, {own:.1f} s ({seconds / own:.2f}x)"]
     sheet = images.draw_grid_annotations(
         sheet,
         first.width,
@@ -80,7 +96,6 @@ def add_plain(p: Any, processed: Any, name: str) -> None:
     for (picture, text), _ in pairs:
         processed.images.append(picture)
         processed.infotexts.append(text)
-    processed.comments += f"Flexiffusion: {'; '.join(titles)} (whole generation)\n"
 
 
 def _stopped_now() -> bool:

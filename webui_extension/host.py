@@ -6,18 +6,20 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from modules import paths, sd_models, shared
+from modules import paths, sd_models, sd_samplers_common, shared
 
 from flexiffusion import presets
 from flexiffusion.families import FAMILIES
 from flexiffusion.fingerprint import is_same_checkpoint
+from flexiffusion.fit import UNKNOWN
 from flexiffusion.headers import family_of_file
 from flexiffusion.host import why_not_cut
 from flexiffusion.metadata import ModelInfo
+from flexiffusion.search.in_host import FOLDER
 
-from . import automatic
 from .library import Library
 from .network import Network, network_of
+from .search import Surroundings
 
 
 def network() -> Network | None:
@@ -47,7 +49,7 @@ def model(title: str | None = None) -> tuple[ModelInfo, Callable[[Sequence[float
     """As much as is known of the chosen checkpoint's network, and whether it has a fingerprint, which only what is
     loaded can tell."""
     name = checkpoint_family(title)
-    known = ModelInfo(name or automatic.UNKNOWN, FAMILIES[name].branches if name in FAMILIES else 12)
+    known = ModelInfo(name or UNKNOWN, FAMILIES[name].branches if name in FAMILIES else 12)
     info = sd_models.get_closet_checkpoint_match(title) if title else None
     loaded = getattr(getattr(sd_models, "model_data", None), "sd_model", None)
     found = network_of(loaded)
@@ -72,10 +74,39 @@ def progress(steps: int) -> None:
         shared.total_tqdm.update()
 
 
+class SearchProgress:
+    """Shows on the host's page how far a search is, and its time left.
+
+    The page takes both from the number of jobs that are done; the step of the sampling stays what ControlNet and others
+    take it for.
+    """
+
+    JOBS = 1000
+
+    def __enter__(self) -> SearchProgress:
+        state = shared.state
+        self._before = {name: getattr(state, name) for name in ("job_count", "job_no", "sampling_step", "textinfo")}
+        state.job_count, state.job_no = self.JOBS, 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, value in self._before.items():
+            setattr(shared.state, name, value)
+
+    def step(self, index: int) -> None:
+        shared.state.sampling_step = index
+
+    def told(self, part: float, text: str) -> None:
+        shared.state.job_no, shared.state.textinfo = min(self.JOBS - 1, int(self.JOBS * part)), text
+
+
 def own_folder() -> Path:
-    """Where the WebUI's user keeps schedules; it follows --data-dir and --models-dir, and is never created."""
+    """Where the WebUI's user keeps schedules; it follows --data-dir and --models-dir. A search makes it."""
     return Path(paths.models_path) / "flexiffusion"
 
 
 # The user's own folders also where they are not there yet: `flexsearch presets add` may make them while we run.
-library = Library((presets.bundled_folder(), *presets.own_folders(), own_folder()))
+library = Library((presets.bundled_folder(), *presets.own_folders(), own_folder(), own_folder() / FOLDER))
+surroundings = Surroundings(
+    network, own_folder() / FOLDER, sd_samplers_common.InterruptedException, SearchProgress, library.refresh
+)

@@ -11,7 +11,8 @@ SCHEDULE, HIRES, MAPPING, COMPARE = "Flexi schedule", "Flexi hires", "Flexi mapp
 RUN, HIRES_RUN = "Flexi run", "Flexi hires run"  # what was really run: written only
 SPEEDUP = "Flexi speed-up"  # of "auto"
 NOTE = "Flexi note"  # why a picture, or a pass of it, was made the plain way: written only
-KEYS = (SCHEDULE, HIRES, MAPPING, COMPARE, SPEEDUP, RUN, HIRES_RUN, NOTE)
+SEARCH = "Flexi search"  # what a search found; its picture has the found schedule's name: written only
+KEYS = (SCHEDULE, HIRES, MAPPING, COMPARE, SPEEDUP, RUN, HIRES_RUN, NOTE, SEARCH)
 
 
 def written(settings: Settings, schedule: str, hires: str) -> dict[str, str]:
@@ -48,6 +49,8 @@ def read(parameters: Mapping[str, Any], field: str) -> Any:
         return parameters.get(MAPPING, BY_POSITION)
     if field == "speedup":
         return _number(parameters.get(SPEEDUP))
+    if field == "search":
+        return 0  # a picture never begins a search
     return parameters.get(COMPARE) == "True"
 
 

@@ -84,7 +84,7 @@ class Timesteps:
         ends_at = int(self._given[0])
         by_timestep: dict[int, Any] = {}
         for level, action in zip(plan.levels, plan.actions, strict=True):
-            timestep = self._timestep(level)
+            timestep = self.timestep(level)
             if timestep > ends_at and (timestep not in by_timestep or action.kind == "full"):
                 by_timestep[timestep] = action
         falling = sorted(by_timestep, reverse=True)
@@ -100,7 +100,8 @@ class Timesteps:
     def _levels(self, rising: Tensor) -> tuple[float, ...]:
         return tuple(self.sigma(timestep) for timestep in reversed(_floats(rising[1:])))
 
-    def _timestep(self, sigma: float) -> int:
+    def timestep(self, sigma: float) -> int:
+        """The whole one whose noise level is nearest."""
         wanted = math.log(sigma)
         above = min(bisect_left(self._log_sigmas, wanted), len(self._log_sigmas) - 1)
         below = max(above - 1, 0)

@@ -9,7 +9,12 @@ from torch import nn
 
 from flexiffusion.errors import ModelMismatch
 from flexiffusion.fit import family_of
+from flexiffusion.metadata import Prediction
 from flexiffusion.noise import NoiseKind
+
+_PREDICTIONS: dict[str, Prediction] = {
+    "eps": "epsilon", "epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction", "const": "flow",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,12 +23,14 @@ class Network:
 
     sha256: of the checkpoint; None where the host has not computed it.
     noise: what the host's noise levels are, of a flow model or not.
+    prediction: what the network predicts, in the words of schedule files; None where the host does not tell.
     """
 
     unet: nn.Module  # or a transformer: the host calls every diffusion network so
     checkpoint: object
     sha256: str | None
     noise: NoiseKind = "vp"
+    prediction: Prediction | None = None
 
     def is_same(self, other: Network | None) -> bool:
         """Whether features of one mean anything to the other."""
@@ -49,10 +56,7 @@ def network_of(sd_model: Any) -> Network | None:
     if not isinstance(unet, nn.Module):
         return None
     info = getattr(sd_model, "sd_checkpoint_info", None)
-    return Network(unet, info, getattr(info, "sha256", None), _noise(wrapped))
-
-
-def _noise(model: Any) -> NoiseKind:
-    """Forge and Forge Neo say it in the predictor, "const" for flow matching; AUTOMATIC1111 has no flow models."""
-    predictor = getattr(model, "predictor", None)
-    return "flow" if getattr(predictor, "prediction_type", None) == "const" else "vp"
+    # Forge and Forge Neo say it in the predictor, AUTOMATIC1111 in the model
+    told = getattr(getattr(wrapped, "predictor", None), "prediction_type", getattr(sd_model, "parameterization", None))
+    prediction = _PREDICTIONS.get(str(told))
+    return Network(unet, info, getattr(info, "sha256", None), "flow" if prediction == "flow" else "vp", prediction)

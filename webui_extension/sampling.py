@@ -78,8 +78,7 @@ class Sampling:
         self._run: Run | None = None
         self._reports: list[Report] = []
         self._sigma = math.nan
-        self._rows = 1
-        self._offset = 0
+        self._conditionings = Conditionings()
         self._asked = 0.0  # when the denoiser was last called
 
     def attach(self) -> None:
@@ -115,7 +114,6 @@ class Sampling:
             self._enter_network(network)
         if self._run is not None:
             self._run.evaluate(self._sigma)
-            self._offset = 0
 
     def _noting(self, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         @functools.wraps(original)
@@ -220,7 +218,7 @@ class Sampling:
             self._asked = time.perf_counter()
             # one value is read from the device for each evaluation, as samplers do themselves
             self._sigma = self._usable(levels.sigma(float(sigma.flatten()[0])))
-            self._rows = x.shape[0]
+            self._conditionings.begin(x.shape[0])
             if step is not None:
                 step.set()
             return original(x, sigma, *args, **kwargs)
@@ -253,7 +251,7 @@ class Sampling:
             sample = args[0] if args else kwargs.get("x")
             if not isinstance(sample, Tensor):
                 return original(*args, **kwargs)
-            return run(lambda: original(*args, **kwargs), sample, self._chunks(sample, kwargs))
+            return run(lambda: original(*args, **kwargs), sample, self._conditionings.of(sample, kwargs))
 
         self._unet.put_function(network.unet, "forward", forward)
 
@@ -264,12 +262,31 @@ class Sampling:
             self._reports.append(self._run.report)
             self._run = None
 
-    def _chunks(self, sample: Tensor, arguments: dict[str, Any]) -> tuple[Hashable, ...]:
-        """The conditioning of each equal slice of a network call's batch.
 
-        Forge says it. AUTOMATIC1111 gives its rows in one order, the conds first and the unconds last, be they joined,
-        split or with the unconds left out: there the place of a row in the evaluation tells its conditioning.
-        """
+def begin_evaluation(denoiser: Any) -> None:
+    """For the host's callback before every evaluation: nothing, unless this denoiser samples under a schedule."""
+    sampling = vars(denoiser).get(MARK) if denoiser is not None else None
+    if isinstance(sampling, Sampling):
+        sampling.begin_evaluation()
+
+
+class Conditionings:
+    """The conditioning of each equal slice of a network call's batch.
+
+    Forge says it. AUTOMATIC1111 gives its rows in one order, the conds first and the unconds last, be they joined,
+    split or with the unconds left out: there the place of a row in the evaluation tells its conditioning.
+    """
+
+    def __init__(self) -> None:
+        self._rows = 1
+        self._offset = 0
+
+    def begin(self, rows: int) -> None:
+        """An evaluation of the sampler begins. rows: of its sample"""
+        self._rows, self._offset = rows, 0
+
+    def of(self, sample: Tensor, arguments: dict[str, Any]) -> tuple[Hashable, ...]:
+        """Of one network call. arguments: the network's"""
         said = (arguments.get("transformer_options") or {}).get("cond_or_uncond")
         if said:
             return tuple(said)
@@ -278,13 +295,6 @@ class Sampling:
         chunks = tuple((size, (self._offset + row) // size) for row in range(0, rows, size))
         self._offset += rows
         return chunks
-
-
-def begin_evaluation(denoiser: Any) -> None:
-    """For the host's callback before every evaluation: nothing, unless this denoiser samples under a schedule."""
-    sampling = vars(denoiser).get(MARK) if denoiser is not None else None
-    if isinstance(sampling, Sampling):
-        sampling.begin_evaluation()
 
 
 class _Steps:

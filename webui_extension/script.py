@@ -12,6 +12,7 @@ from flexiffusion.errors import FlexiffusionError
 
 from . import compare, host, infotext, ui
 from .generation import ATTRIBUTE, Generation, forget, note, override, say
+from .search import Search
 from .settings import ARGUMENTS, Settings, settings_of
 
 # of AUTOMATIC1111 since 1.10; without it this script would be there and do nothing
@@ -58,7 +59,7 @@ class FlexiffusionScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        controls = ui.build(self.elem_id, why_not_here())
+        controls = ui.build(self.elem_id, is_img2img, why_not_here())
         if self._controls is None:  # later ones are made for the API's defaults alone, and are never seen
             self._controls = controls
         self.infotext_fields = [
@@ -86,6 +87,10 @@ class FlexiffusionScript(scripts.Script):
 
     def before_process(self, p: Any, *arguments: Any) -> None:
         settings = self._settings(p, arguments)
+        if settings is not None and settings.search:
+            # one picture, of one network and one pass: what is judged is the sampling itself
+            p.batch_size, p.n_iter, p.enable_hr, p.refiner_checkpoint = 1, 1, False, None
+            return
         # ADetailer's inner pictures are parts of one: nothing to compare
         wanted = settings is not None and settings.compare and why_not_here() is None
         if wanted and not getattr(p, "_ad_inner", False):
@@ -100,6 +105,9 @@ class FlexiffusionScript(scripts.Script):
         try:
             if unable := why_not_here():
                 raise FlexiffusionError(f"Flexiffusion: {unable}")
+            if settings.search:
+                setattr(p, ATTRIBUTE, Search(p, settings, host.surroundings))
+                return
             generation = Generation(p, settings, host.library, host.network, host.progress)
         except FlexiffusionError as error:
             say(p, str(error))
@@ -118,7 +126,10 @@ class FlexiffusionScript(scripts.Script):
 
     def postprocess(self, p: Any, processed: Any, *arguments: Any) -> None:
         generation = getattr(p, ATTRIBUTE, None)
-        if generation is not None:
+        if isinstance(generation, Search):
+            if generation.result is not None:
+                compare.add_found(processed, generation.result)
+        elif generation is not None:
             compare.add_plain(p, processed, generation.name)
 
     def _settings(self, p: Any, arguments: tuple[Any, ...]) -> Settings | None:

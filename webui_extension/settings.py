@@ -14,6 +14,7 @@ from flexiffusion.rule import FASTEST
 AUTO = "auto"  # what `schedule` and `hires` can be besides a preset's name: the one that fits `speedup`
 SAME, OFF = "same", "off"  # and `hires`
 BY_POSITION, BY_LEVEL = "by position", "by noise level"
+LONGEST = 600.0  # minutes of a search
 MAPPINGS: dict[str, LevelMapping] = {BY_POSITION: "position", BY_LEVEL: "level"}
 
 
@@ -25,7 +26,8 @@ class Settings:
     hires:    the same for the hires pass, or "same", or "off"
     mapping:  "by position" or "by noise level", see `flexiffusion.plan.plan_for`
     compare:  make the plain picture too and show both with seconds
-    speedup:  1 to 4, of "auto" (`flexiffusion.auto`)
+    speedup:  1 to 4, of "auto" (`flexiffusion.auto`), and of a search
+    search:   minutes of a search for a schedule, in the place of a picture with one; 0: none
     """
 
     enabled: bool = False
@@ -34,6 +36,7 @@ class Settings:
     mapping: str = BY_POSITION
     compare: bool = False
     speedup: float = 2.0
+    search: float = 0.0
 
     @property
     def placement(self) -> LevelMapping:
@@ -74,6 +77,11 @@ def settings_of(arguments: Sequence[Any]) -> Settings:
     if not 1 <= speedup <= FASTEST:
         raise FlexiffusionError(
             f"Flexiffusion argument 5 (speedup): {shown(speedup)} is outside 1 to {FASTEST:g}. Give 1 to {FASTEST:g}"
+        )
+    minutes = values.get("search", 0.0)
+    if not 0 <= minutes <= LONGEST:
+        raise FlexiffusionError(
+            f"Flexiffusion argument 6 (search): {shown(minutes)} is outside 0 to {LONGEST:g} minutes. Give 0 for none"
         )
     hires = values.get("hires", "")
     word = hires.strip().lower() or SAME

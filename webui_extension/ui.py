@@ -39,6 +39,7 @@ class Controls:
     mapping: Any
     compare: Any
     speedup: Any
+    search: Any
     use: Any
     refresh: Any
     shown: Any
@@ -50,10 +51,19 @@ class Controls:
 
     @property
     def arguments(self) -> list[Any]:
-        return [self.enabled, self.schedule, self.hires, self.mapping, self.compare, self.speedup]
+        return [self.enabled, self.schedule, self.hires, self.mapping, self.compare, self.speedup, self.search]
 
 
-def build(elem_id: Callable[[str], str], problem: str | None = None) -> Controls:
+# presses the host's own button, which takes what the controls say at that moment
+GENERATE = "() => { gradioApp().querySelector('#txt2img_generate').click(); }"
+MINUTES = 3.0
+SEARCH_HINT = (
+    "Takes the speed-up, and the prompt, sampler, steps, size and guidance that are set, for one picture without hires "
+    "pass. What it finds is saved, and the slider takes it from then on. Interrupt keeps the best so far."
+)
+
+
+def build(elem_id: Callable[[str], str], is_img2img: bool = False, problem: str | None = None) -> Controls:
     """Makes the accordion in the current gradio context. problem: why nothing can be run here, to be said first."""
     names = host.library.choices(host.checkpoint_family())
     with InputAccordion(False, label=TITLE, elem_id=elem_id("enabled")) as enabled:
@@ -95,9 +105,36 @@ def build(elem_id: Callable[[str], str], problem: str | None = None) -> Controls
                     elem_id=elem_id("mapping"),
                 )
         compare = gr.Checkbox(label="Compare: make the plain picture too", value=False, elem_id=elem_id("compare"))
+        # img2img begins with a picture: there is nothing to search there
+        with gr.Accordion("Search a schedule", open=False, visible=not is_img2img, elem_id=elem_id("search_part")):
+            gr.HTML(preview.problem(SEARCH_HINT), elem_id=elem_id("search_hint"))
+            with gr.Row():
+                minutes = gr.Slider(
+                    label="Minutes",
+                    minimum=0.5,
+                    maximum=60.0,
+                    step=0.5,
+                    value=MINUTES,
+                    elem_id=elem_id("minutes"),
+                )
+                start = gr.Button("Search for this model and these settings", elem_id=elem_id("start_search"))
+        search = gr.Number(
+            label="Minutes of a search in place of a picture",
+            value=Settings().search,
+            visible=False,
+            elem_id=elem_id("search"),
+        )
+    # for one generation alone: the number goes back to 0 when it has begun
+    begun = start.click(fn=_begun, inputs=[minutes], outputs=[search, enabled], show_progress=False)
+    pressed = begun.then(fn=None, _js=GENERATE, inputs=[], outputs=[], show_progress=False)
+    pressed.then(fn=lambda: Settings().search, inputs=[], outputs=[search], show_progress=False)
     # who moves the slider wants what it stands for
     speedup.release(fn=lambda: AUTO, inputs=[], outputs=[schedule], show_progress=False)
-    return Controls(enabled, schedule, hires, mapping, compare, speedup, use, refresh, shown)
+    return Controls(enabled, schedule, hires, mapping, compare, speedup, search, use, refresh, shown)
+
+
+def _begun(minutes: float) -> tuple[float, bool]:
+    return minutes, True
 
 
 def connect_screen(controls: Controls, names: tuple[str, ...], components: list[Any]) -> None:

@@ -6,9 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...flexiffusion.host import SamplingReport
 from .. import folders, reports
-from ..apply import apply, report_text
+from ..apply import apply
 from .common import mapping_input, model_input, range_inputs, schedule_input, schema
 
 
@@ -33,10 +32,5 @@ class ApplySchedule(io.ComfyNode):
     def execute(
         cls, model: Any, schedule: Any, mapping: Any, start_percent: float = 0.0, end_percent: float = 1.0
     ) -> Any:
-        node = getattr(getattr(cls, "hidden", None), "unique_id", None)
-
-        def listener(report: SamplingReport) -> None:
-            reports.show(node, report_text(schedule, [report]))
-
         part = (start_percent, end_percent)
-        return io.NodeOutput(apply(model, schedule, mapping, folders.presets(), listener, part))
+        return io.NodeOutput(apply(model, schedule, mapping, folders.presets(), reports.listener(cls, schedule), part))

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .. import folders
+from .. import folders, reports
 from ..apply import apply
 from ..auto import Auto
 from .common import model_input, schema, speedup_input
@@ -24,11 +24,13 @@ class AutoSchedule(io.ComfyNode):
             category="model_patches/unet",
             description="Makes every sampling with this model faster, in whatever sampler node. It takes a schedule "
             "that was searched for this checkpoint, or for its family with nearly these settings, or else a rule that "
-            "suits any model; the log says which.",
+            "suits any model; what was run is shown under this node.",
             inputs=[model_input(), speedup_input()],
+            hidden=[io.Hidden.unique_id],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model, made faster.")],
         )
 
     @classmethod
     def execute(cls, model: Any, speedup: float) -> Any:
-        return io.NodeOutput(apply(model, Auto(speedup, folders.presets)))
+        auto = Auto(speedup, folders.presets)
+        return io.NodeOutput(apply(model, auto, listener=reports.listener(cls, auto)))

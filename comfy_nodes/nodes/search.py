@@ -12,9 +12,10 @@ import torch
 from comfy_api.latest import io
 
 from ...flexiffusion.errors import FlexiffusionError
+from ...flexiffusion.search.in_host import FOLDER, save
 from ...flexiffusion.search.in_place import Progress
 from .. import folders
-from ..search import FOLDER, Request, Searched, save, searching
+from ..search import Request, Searched, searching
 from .common import SCHEDULE, model_input, sampling_inputs, schema
 
 STEPS = 1000  # of the progress bar

@@ -16,8 +16,13 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give memory that nobody uses back to the device."""
+    """Give memory that nobody uses back to the device, what a traceback held on to as well."""
     gc.collect()
+    make_room(device)
+
+
+def make_room(device: torch.device) -> None:
+    """Give the memory that the device's allocator keeps for later back to it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

@@ -8,6 +8,10 @@ over all pixels of all images, y* being the teacher's state at the level to come
 step, no gradient, no network call beyond those of sampling. Ridge regression towards the weights of DPM-Solver++ 2M
 keeps them near a solver where the predictions tell little apart. They cost nothing when sampling.
 
+Weights of a solver add up to one: then it is exact where the predictions agree. Least squares alone give that up for a
+smaller error right now, and shrink the sample where the images differ much, at high noise above all; from there some
+images end as other pictures. So a sum other than one has a price (`Fitting.consistency`; benchmarks/README.md).
+
 Weights of a step depend on the steps up to it, on the level to come and on the images, on nothing else: so they are
 shared with the prefix (see `prefixes`), and the same candidate on the same images always has the same weights.
 """
@@ -37,12 +41,14 @@ class Fitting:
 
     memory: predictions that a step reads, at most
     last:   the same of the last step, whose result is a free combination of predictions
-    ridge:  weight of the distance to the usual solver's weights, in parts of the predictions' mean square
+    ridge:  weight of the squared distance to the usual solver's weights, in parts of the predictions' mean square
+    consistency: weight of the squared distance of their sum from one, in the same parts
     """
 
     memory: int = 4
     last: int = 4
     ridge: float = 1e-7
+    consistency: float = 10.0
 
 
 class TeacherPath:
@@ -103,7 +109,7 @@ def fit(
         return solvers[-1]
 
     made = sample(
-        denoiser, maker, noise, places, actions, batch=batch, together=True, prefixes=prefixes, sharing="fitting"
+        denoiser, maker, noise, places, actions, batch=batch, together=True, prefixes=prefixes, sharing=fitting
     )
     return made, solvers[-1].weights
 
@@ -125,7 +131,7 @@ class FittingSolver:
         ratio = self.sigmas[index + 1] / self.sigmas[index]
         target = self.path.at(self.sigmas[index + 1], self.images)
         wanted = (_double(target) - ratio * _double(state)) / (1 - ratio)
-        row = fitted_row(read, wanted, self.usual[index], self.fitting.ridge)
+        row = fitted_row(read, wanted, self.usual[index], self.fitting.ridge, self.fitting.consistency)
         self.weights = (*self.weights, row)
         return advanced(state, read, ratio, row)
 
@@ -137,20 +143,24 @@ class FittingSolver:
 
 
 def fitted_row(
-    predictions: Sequence[Tensor], wanted: Tensor, usual: Sequence[float], ridge: float
+    predictions: Sequence[Tensor], wanted: Tensor, usual: Sequence[float], ridge: float, consistency: float = 0.0
 ) -> tuple[float, ...]:
-    """The weights w, newest first, that minimise |wanted - sum_j w_j predictions_j|^2 + ridge m |w - usual|^2, m being
-    the mean of |predictions_j|^2. In double precision on the CPU, whatever the network's.
+    """The weights w, newest first, that minimise
 
-    `usual` may be shorter than there are predictions; the rest of it is zero. Where there is no finite solution (a
-    trajectory that diverged), the usual weights.
+        |wanted - sum_j w_j predictions_j|^2 + ridge m |w - usual|^2 + consistency m (sum_j w_j - 1)^2,
+
+    m being the mean of |predictions_j|^2. In double precision on the CPU, whatever the network's.
+
+    `usual` adds up to one. It may be shorter than there are predictions; the rest of it is zero. Where there is no
+    finite solution (a trajectory that diverged), the usual weights.
     """
     columns = torch.stack([_double(prediction).flatten() for prediction in predictions], 1)
     prior = torch.zeros(len(predictions), dtype=torch.float64)
     prior[: len(usual)] = torch.tensor(usual[: len(predictions)], dtype=torch.float64)
     products = columns.T @ columns
     rest = columns.T @ (_double(wanted).flatten() - columns @ prior)
-    damping = ridge * products.diagonal().mean() * torch.eye(len(predictions), dtype=torch.float64)
+    penalty = ridge * torch.eye(len(predictions), dtype=torch.float64) + consistency  # on the change from the usual
+    damping = products.diagonal().mean() * penalty
     change, failed = torch.linalg.solve_ex(products + damping, rest)
     solution = prior if failed or not change.isfinite().all() else prior + change
     return tuple(round(float(weight), DIGITS) for weight in solution)

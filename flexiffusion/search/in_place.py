@@ -2,9 +2,9 @@
 
 What a host has loaded (adapters, ControlNet, guidance, quantised weights, offloading) is in the denoiser, so what is
 found is for exactly that. The teacher runs on the given list. Candidates are the rule's, fewer steps, full and partial
-steps by turns, and then their children (`methods.placement`). They race over the images with the user's own solver; of
-each that becomes the best a solver fitted to the teacher is tried (`fitting`), where there are images enough. The best
-so far of every asked speed-up is known at any moment.
+steps by turns, and then their children (`methods.placement`). Each has a solver fitted to the teacher on the first
+images while it is sampled (`fitting`), and races with it over the others; the best keep the user's own solver where
+that is nearer. The best so far of every asked speed-up is known at any moment.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ from .racing import SLACK, race, rival_of
 from .seeds import Seed, alternating
 from .trajectory import Trajectory, joined, sample
 
-FITTED_ON = 8  # images; as many others at least judge what was fitted
+FITTED_ON = 8  # images at most: the first stage of a race, so that the others judge what was fitted
+FEW_IMAGES = Fitting(ridge=1e-3)  # one to eight: nearer to a usual solver than with more (benchmarks/README.md)
 MEMORY = 256 << 20  # bytes of states that candidates share
 BRANCHES = (-1, 0)  # where nearly all of the gain is (docs/method.md 7)
 ASSUMED = {-1: 0.01, 0: 0.1}  # shares of a full step, where nothing can be counted
@@ -58,7 +59,7 @@ class FoundSchedule:
     error, plain: mean squared latent error to the teacher (`paired.mean_root`), and that of fewer steps at equal cost,
                   spaced as the list is, by the same sampler
     cost:         in full calls
-    weights:      of a fitted solver; none: the search's own
+    weights:      of the fitted solver; none: the search's own
     """
 
     speedup: float
@@ -118,9 +119,9 @@ def find(
     noise:   standard normal (n, ...), of the denoiser's images 0 to n - 1
     levels:  the teacher's, falling, without the final 0; each is taken at the nearest place of `denoiser.levels`
     seconds, evaluations, calls: when to stop: wall time, candidates, or network calls of one image in full steps;
-             whichever comes first. What is under way is finished.
-    solver:  the teacher's and the candidates'. It must know its steps one by one: a step depends on the levels up to it
-             and the next one only (Euler's and DPM-Solver++ 2M's do)
+             whichever comes first. What is under way is finished, and each speed-up has the rule's schedule at least.
+    solver:  the teacher's, and the candidates' where none is fitted. It must know its steps one by one: a step depends
+             on the levels up to it and the next one only (Euler's and DPM-Solver++ 2M's do)
     interrupts: exceptions that end the search with what was found until then; before the first result they go on.
 
     Raises:
@@ -139,6 +140,7 @@ def find(
                 ended = "nothing new was left to try"
                 break
             on_progress(search.progress(limits))
+        search.complete()
     except interrupts:
         if not search.best:
             raise
@@ -246,6 +248,7 @@ class _Search:
         self.prefixes = Prefixes(MEMORY)
         self.evaluated: list[Evaluated] = []
         self.kept: dict[str, tuple[Weights, Tensor]] = {}  # weights and samples of the candidates that are the best
+        self.few = min(FITTED_ON, len(noise))
         self.best: dict[float, Evaluated] = {}
         self.work = 0.0  # network calls of one image, in full steps
         self.diverged = 0
@@ -263,7 +266,7 @@ class _Search:
             )
         self.teacher = taught.latents
         assert taught.states is not None and taught.denoised is not None
-        few = slice(0, FITTED_ON)
+        few = slice(0, self.few)
         self.path = TeacherPath(
             self.solver, levels.sigmas(self.places), taught.states[:, few], taught.denoised[:, few], self.teacher[few]
         )
@@ -283,13 +286,32 @@ class _Search:
         genes = self.method.propose(number, self.evaluated, stream_of(self.seed, number))
         if genes is None:
             return False
-        candidate = self.method.candidate(genes)
+        self._evaluate(number, genes, self.method.candidate(genes))
+        return True
+
+    def complete(self) -> None:
+        """The rule's schedule of every speed-up that has none yet: a limit that the teacher alone has reached would
+        leave nothing, after all that time."""
+        for speedup, candidate in zip(self.speedups, self.ruled, strict=True):
+            known = {item.candidate.key for item in self.evaluated}
+            if speedup not in self.best and candidate.key not in known:
+                self._evaluate(len(self.evaluated), self.method.variation.space.encode(candidate), candidate)
+
+    def _evaluate(self, number: int, genes: dict[str, int], candidate: Candidate) -> None:
         cost = candidate.cost(self.costs)
         parts: list[Trajectory] = []
+        weights: Weights = ()
 
         def errors_of(first: int, last: int) -> Errors:
-            parts.append(self._sampled(self.solver, candidate, slice(first, last)))
-            return squared_error(parts[-1].latents, self.teacher[first:last])
+            nonlocal weights
+            beginning = first
+            if not parts:
+                made, weights = self._fitted(candidate)
+                parts.append(made)
+                first = self.few
+            if first < last:
+                parts.append(self._sampled(partial(Multistep, weights=weights), candidate, slice(first, last)))
+            return squared_error(joined(parts).latents[beginning:], self.teacher[beginning:last])
 
         rival = rival_of(candidate, cost, self.evaluated, len(self.noise))
         judged = race(errors_of, len(self.noise), rival, LATENT)
@@ -299,11 +321,10 @@ class _Search:
         item = Evaluated(number, genes, candidate, error, cost, judged.errors)
         self.evaluated.append(item)
         if len(judged.errors) == len(self.noise) and math.isfinite(error):
-            self._consider(item, joined(parts).latents)
-        return True
+            self._consider(item, weights, joined(parts).latents)
 
-    def _consider(self, item: Evaluated, latents: Tensor) -> None:
-        """Keep the candidate where it is clearly the best; then its samples by a fitted solver, if these are nearer."""
+    def _consider(self, item: Evaluated, weights: Weights, latents: Tensor) -> None:
+        """Keep the candidate where it is clearly the best; with the user's own solver, if its samples are nearer."""
         better = [
             speedup
             for speedup, target in zip(self.speedups, self.targets, strict=True)
@@ -311,33 +332,25 @@ class _Search:
         ]
         if not better:
             return
+        own = self._sampled(self.solver, item.candidate, slice(0, len(self.noise))).latents
+        self.work += len(self.noise) * item.cost
+        errors = squared_error(own, self.teacher)
+        if mean_root(errors) < item.error:
+            item, weights, latents = replace(item, error=mean_root(errors), errors=errors), (), own
         self.best.update(dict.fromkeys(better, item))
         used = {best.candidate.key for best in self.best.values()}
         self.kept = {key: value for key, value in self.kept.items() if key in used}
-        self.kept[item.candidate.key] = self._fitted(item.candidate, latents)
+        self.kept[item.candidate.key] = (weights, latents)
 
-    def _fitted(self, candidate: Candidate, own: Tensor) -> tuple[Weights, Tensor]:
-        """Weights and samples by the solver that is fitted on the first images, where it is the better one on the
-        others; else none, and the samples by the search's own solver.
-
-        Fitted on two, four or eight images, weights were two to eight times worse than the solver's own at 2x and 3x
-        (benchmarks/README.md, "A search where you draw"): with fewer than sixteen images it is not tried.
-        """
-        count = len(self.noise)
-        if count < 2 * FITTED_ON:
-            return (), own
-        few = slice(0, FITTED_ON)
+    def _fitted(self, candidate: Candidate) -> tuple[Trajectory, Weights]:
+        """The first images by the solver that is fitted to them, and its weights."""
+        fitting = Fitting() if len(self.noise) > self.few else FEW_IMAGES
         made, weights = fit(
-            self.denoiser, self.path, Fitting(), self.noise[few], candidate.places, candidate.actions,
+            self.denoiser, self.path, fitting, self.noise[: self.few], candidate.places, candidate.actions,
             batch=self.batch, prefixes=self.prefixes,
         )  # fmt: skip
-        rest = slice(FITTED_ON, count)
-        others = self._sampled(partial(Multistep, weights=weights), candidate, rest)
-        self.work += count * candidate.cost(self.costs)
-        errors = squared_error(others.latents, self.teacher[rest])
-        if mean_root(errors) < mean_root(squared_error(own[rest], self.teacher[rest])):
-            return weights, joined([made, others]).latents
-        return (), own
+        self._note(made)
+        return made, weights
 
     def progress(self, limits: _Limits) -> Progress:
         part = min(1.0, limits.part(self))
@@ -425,6 +438,7 @@ class _Search:
     def _seeds(self) -> list[Seed]:
         """The rule's schedule, fewer steps, and turns; within the asked costs."""
         kind, found = self.denoiser.levels.kind, []
+        self.ruled: list[Candidate] = []
         for speedup, target in zip(self.speedups, self.targets, strict=True):
             ruled = rule(self.places, min(max(speedup, 1.0), 4.0), ModelInfo("any", 64), kind, guided=False).plan
             steps = list(zip(self.places, ruled.actions(), strict=True))
@@ -432,6 +446,7 @@ class _Search:
                 partials = [i for i, (_, action) in enumerate(steps) if action.kind == "partial"]
                 del steps[partials[-1] if partials else len(steps) // 2]
             made = make_candidate([place for place, _ in steps], [action for _, action in steps])
+            self.ruled.append(made)
             found.append(Seed("alternating", f"the rule, {speedup:g}x", made))
             found.append(Seed("plain", f"{int(target)} steps", plain(self._spaced(int(target)))))
             for branch in self.costs.partial:

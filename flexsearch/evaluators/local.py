@@ -17,9 +17,9 @@ from flexiffusion.search import refining
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.devices import out_of_memory, release
 from flexiffusion.search.evaluator import OneByOne
-from flexiffusion.search.fitting import TeacherPath
+from flexiffusion.search.fitting import Fitting, TeacherPath
 from flexiffusion.search.objective import Objective, ReferenceName
-from flexiffusion.search.paired import DIVERGED, Errors, squared_error
+from flexiffusion.search.paired import DIVERGED, Errors, mean_root, squared_error
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import Judgement, race
 from flexiffusion.search.trajectory import Trajectory, halved, joined
@@ -185,15 +185,20 @@ class LocalEvaluator(OneByOne):
         return self._fitted(candidate, self.fitted_on if images is None else images)[1]
 
     def refine(self, candidate: Candidate) -> Weights:
-        """The weights of the candidate's own solver, at their best: fitted on all images of the teacher's path, and
-        where it has few full steps refined for where the samples of all images end.
+        """The weights of the candidate's own solver, at their best: fitted on all images of the teacher's path, with
+        and without a price for sums other than one, whichever ends nearer; and where it has few full steps refined for
+        where the samples of all images end.
 
         Raises ModelError where not even one image fits, and ValueError where the evaluator fits no solvers.
         """
-        weights = self.fit(candidate, None if self.path is None else len(self.path.end))
+        if self.path is None:
+            raise ValueError("the evaluator has no teacher's path to fit a solver to")
+        count, wanted = len(self.path.end), self.references[self.judged_by].latents
+        fits = [self._fitted(candidate, count, fitting) for fitting in (Fitting(), Fitting(consistency=0.0))]
+        errors = [mean_root(squared_error(made.latents, wanted[:count])) for made, _ in fits]
+        weights = fits[int(np.argmin(np.nan_to_num(errors, nan=math.inf)))][1]
         if not refining.few(candidate.actions):
             return weights
-        wanted = self.references[self.judged_by].latents
         steps = (candidate.places, candidate.actions, weights)
         while True:
             try:
@@ -220,13 +225,19 @@ class LocalEvaluator(OneByOne):
             parts.append(self._drawn(candidate, rest, weights, self.prefixes))
         return Outcome(self, joined(parts), rows, weights)
 
-    def _fitted(self, candidate: Candidate, count: int) -> tuple[Trajectory, Weights]:
+    def _fitted(
+        self,
+        candidate: Candidate,
+        count: int,
+        fitting: Fitting = Fitting(),  # noqa: B008  (it is frozen)
+    ) -> tuple[Trajectory, Weights]:
         """Sampled on the first images with weights that are fitted on them."""
         assert self.path is not None
         with torch.inference_mode():
             trajectory, weights = draw_fitted(
                 self.denoiser,
                 self.path,
+                fitting,
                 self.noise[:count],
                 candidate.places,
                 candidate.actions,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flexiffusion.search.devices import out_of_memory, release
+from flexiffusion.search.devices import make_room, out_of_memory, release
 from flexsearch.devices import FLOATS_PER_PIXEL, visiting
 from flexsearch.errors import ModelError
 from flexsearch.models.checkpoint import Checkpoint
@@ -221,7 +221,7 @@ class DiffusionModel(Checkpoint):
         if self.vae is None:
             images = (latents.float().cpu() / 2 + 0.5).clamp(0, 1)
         else:
-            release(self.device)
+            make_room(self.device)
             with visiting(self.vae, self.device):
                 at_once = max(1, PIXELS_AT_ONCE // (self.image_size[0] * self.image_size[1]))
                 images = torch.cat([self._decode(rows) for rows in latents.split(at_once)])

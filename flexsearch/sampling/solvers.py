@@ -116,10 +116,10 @@ def draw(
 
 
 def draw_fitted(
-    denoiser: CheckpointDenoiser, path: TeacherPath, noise: Tensor, places: Sequence[int], *rest: Any, **more: Any
+    denoiser: CheckpointDenoiser, path: TeacherPath, fitting: Fitting, noise: Tensor, *rest: Any, **more: Any
 ) -> tuple[Trajectory, Weights]:
-    """`flexiffusion.search.fitting.fit`, as usual. Raises ModelError where not even one image fits."""
+    """`flexiffusion.search.fitting.fit`. Raises ModelError where not even one image fits."""
     try:
-        return fit(denoiser, path, Fitting(), noise, places, *rest, **more)
+        return fit(denoiser, path, fitting, noise, *rest, **more)
     except MemoryError as error:
         raise no_room(denoiser.model) from error

@@ -10,7 +10,7 @@ import pytest
 
 from flexiffusion.cost import CostTable
 from flexsearch.models import costs
-from flexsearch.runs import final_table
+from flexsearch.runs import cache_rivals, final_table
 from flexsearch.sampling import references
 
 _counted: dict[str, CostTable] = {}
@@ -36,10 +36,12 @@ def multiply_adds_counted_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def short_measurements() -> Iterator[None]:
-    """These tests look at what commands write, neither at speed-ups nor at how converged the converged solution is."""
+    """These tests look at what commands write, not at speed-ups, the best rival, or how converged the converged
+    solution is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(final_table, "FEWEST_TURNS", 1)
         patch.setattr(final_table, "MOST_TURNS", 1)
         patch.setattr(final_table, "TIMED_IMAGES", 2)
         patch.setattr(references, "CONVERGED_STEPS", 12)
+        patch.setattr(cache_rivals, "HALVINGS", 2)
         yield

@@ -33,6 +33,7 @@ from tools.make_random_checkpoint import write
 RIVALS = {"plain", "uni_pc", "dpmpp_3m", "plain_fitted", "deepcache", "spectrum", "easycache"}  # that nobody searched
 # The planner's tables take as long as all of this: TestPlan and test_search_run.py make small ones.
 SMALL = ["--steps", "8", "--speedup", "2", "--images", "3", "--held-out", "3", "--no-planner", "--evaluations"]
+EVALUATIONS = "16"  # more than there are seeds
 
 
 def tiny_schedule(plan: SegmentsPlan | StepsPlan) -> Schedule:
@@ -52,7 +53,7 @@ def document(result: Result) -> Any:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    assert call("run", *SMALL, "24", "--out", str(folder), "--json").exit_code == 0
+    assert call("run", *SMALL, EVALUATIONS, "--out", str(folder), "--json").exit_code == 0
     return folder
 
 
@@ -119,7 +120,7 @@ class TestRun:
 
     def test_an_existing_run_is_not_overwritten(self, finished: Path) -> None:
         before = (finished / "result.json").read_bytes()
-        result = call("run", *SMALL, "24", "--out", str(finished))
+        result = call("run", *SMALL, EVALUATIONS, "--out", str(finished))
         assert result.exit_code == exit_codes.RUN_FOLDER and "resume" in result.stderr
         assert (finished / "result.json").read_bytes() == before
 
@@ -257,7 +258,7 @@ class TestResume:
         """The process is killed in the middle of the search; benchmarks/kill_resume.py does so at random moments."""
         folder = tmp_path / "killed"
         # the front is of the search's images: the held-out ones may be fewer
-        arguments = [*SMALL, "24", "--held-out", "2", "--out", str(folder)]
+        arguments = [*SMALL, EVALUATIONS, "--held-out", "2", "--out", str(folder)]
         process = subprocess.Popen(
             [sys.executable, "-m", "flexsearch", "run", *arguments],
             stderr=subprocess.DEVNULL,
@@ -265,13 +266,13 @@ class TestResume:
             env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
         )
         deadline = time.monotonic() + 200
-        while finished_trials(folder) < 5:
+        while finished_trials(folder) < 3:
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
         before = finished_trials(folder)
-        assert 5 <= before < 24
+        assert 3 <= before < int(EVALUATIONS)
         assert call("resume", str(folder), "--json").exit_code == 0
         fronts = [json.loads((path / "result.json").read_text())["front"] for path in (finished, folder)]
         schedules = [[point["schedule"] for point in front] for front in fronts]

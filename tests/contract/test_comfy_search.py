@@ -14,6 +14,7 @@ from comfy_hosts import ComfyUI, StandIn, karras, noise_for
 from pack import part
 
 search = part("comfy_nodes.search")
+in_host = part("flexiffusion.search.in_host")
 engine = part("comfy_nodes.apply")
 auto = part("comfy_nodes.auto")
 codec = part("flexiffusion.codec")
@@ -62,7 +63,7 @@ def test_the_schedule_gives_in_the_host_the_pictures_that_the_search_returned(ho
 
 def test_auto_finds_what_was_saved_by_the_fingerprint(host: Any, tmp_path: Path) -> None:
     _, result = searched(host)
-    (path,) = search.save(result.schedules, tmp_path / "searched")
+    (path,) = in_host.save(result.schedules, tmp_path / "searched")
     reports: list[Any] = []
     chosen = auto.Auto(2.0, lambda: [presets.Preset(path, codec.read(path))])
     host.sample(engine.apply(host.model(), chosen, listener=reports.append), SIGMAS, noise=noise_for(1))
@@ -86,7 +87,7 @@ def test_an_interrupt_hands_out_the_best_so_far(host: Any) -> None:
 def test_a_sampler_that_cannot_be_replayed_is_searched_for_its_sibling(host: Any) -> None:
     _, result = searched(host, evaluations=2, sampler="heun")
     assert result.notes == ["sampler heun cannot be replayed by the search: searched for dpmpp_2m. Draw with that one"]
-    name, _, note = search.solver_for("euler_ancestral")
+    name, _, note = in_host.solver_for("euler_ancestral")
     assert name == "euler" and "adds noise of its own" in note
 
 
@@ -101,6 +102,6 @@ def test_a_mask_is_refused(host: Any) -> None:
 
 
 def test_places_lie_between_the_hosts_levels() -> None:
-    levels = search.fine([8.0, 4.0, 1.0], "vp")
+    levels = in_host.fine([8.0, 4.0, 1.0], "vp")
     assert [levels.sigma(levels.place(sigma)) for sigma in (8.0, 4.0, 1.0)] == [8.0, 4.0, 1.0]
     assert len(levels) == 33 and list(levels.values) == sorted(levels.values)

@@ -148,7 +148,7 @@ def test_the_engineers_tutorial_from_its_first_to_its_last_command(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLEXIFFUSION_PRESETS", str(tmp_path / "presets"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    small = {"EVALUATIONS": "24", "IMAGES": "2", "HELD_OUT": "2", "PLANNER": "false", "SPEEDUP": "3"}
+    small = {"EVALUATIONS": "9", "IMAGES": "2", "HELD_OUT": "2", "PLANNER": "false", "SPEEDUP": "3"}
     for key, value in small.items():
         monkeypatch.setenv(f"FLEXSEARCH_RUN_{key}", value)
     monkeypatch.setenv("FLEXSEARCH_VERIFY_IMAGES", "4")

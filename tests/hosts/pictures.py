@@ -1,8 +1,8 @@
 """Makes example_workflows/ and docs/images/comfyui-*.png with the host's real front end in a headless Chromium.
 
-    COMFYUI_PATH=DIR python tests/hosts/pictures.py [--images | EXAMPLE ...]    # in the host's Python, with playwright
+    COMFYUI_PATH=DIR python tests/hosts/pictures.py [--images | NAME ...]    # in the host's Python, with playwright
 
---images: leaves the example workflows as they are. Examples that are named are made anew, and nothing else.
+--images: leaves the example workflows as they are. Of examples and images that are named these are made, and no others.
 The graphs are written here as API prompts, laid out in the browser, saved by the front end itself and photographed.
 Chromium is Debian's; the checkpoint is one of random weights, so pictures in previews are noise.
 """
@@ -13,11 +13,12 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from comfyui import ROOT, Server
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from workflows import Graph
 
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"  # the name that the host's own templates use
@@ -127,6 +128,8 @@ def search(places: dict[str, Place]) -> Graph:
     return graph
 
 
+AFTER = {"FlexiffusionAuto": (0, 0, 330, 90), "KSampler": (380, 0, 300, 300)}  # what is shown of a run, and where
+MAKERS = (faster_text_to_image, compare_with_and_without, faster_with_any_sampler, auto, search)
 LAY_OUT = """async ([prompt, places]) => {
   await window.app.loadApiJson(prompt, "example");
   await new Promise((resolve) => setTimeout(resolve, 1500));  // the front end arranges the nodes by itself
@@ -137,8 +140,8 @@ LAY_OUT = """async ([prompt, places]) => {
   }
   window.app.graph.setDirtyCanvas(true, true);
 }"""
-FIT = """(margin) => {
-  const nodes = window.app.graph._nodes;
+FIT = """([margin, only]) => {
+  const nodes = window.app.graph._nodes.filter((node) => !only || only.includes(String(node.id)));
   const box = nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]);
   const left = Math.min(...box.map((b) => b[0])) - margin, top = Math.min(...box.map((b) => b[1])) - margin;
   const right = Math.max(...box.map((b) => b[2])) + margin, bottom = Math.max(...box.map((b) => b[3])) + margin;
@@ -156,8 +159,9 @@ SAVED = """() => {
 }"""
 
 
-def photograph(page: Page, path: Path, margin: int = 30) -> None:
-    width, height, left, top = page.evaluate(FIT, margin)
+def photograph(page: Page, path: Path, margin: int = 30, only: list[str] | None = None) -> None:
+    """only: ids of the nodes to show; None: all"""
+    width, height, left, top = page.evaluate(FIT, [margin, only])
     page.wait_for_timeout(700)
     clip = {"x": left, "y": top, "width": width, "height": height}
     page.screenshot(path=path, clip=clip, **({"type": "jpeg", "quality": 82} if path.suffix == ".jpg" else {}))
@@ -175,31 +179,68 @@ def main() -> None:
         # no first-run dialog and no map over the graph
         server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1700, "height": 1000})
-        page.goto(f"http://{server.address}/")
-        loaded = "() => window.app?.graph?._nodes && window.LiteGraph?.registered_node_types?.FlexiffusionSampler"
-        page.wait_for_function(loaded, timeout=120_000)
-        page.wait_for_timeout(4000)
-        page.keyboard.press("Escape")
         named = [argument for argument in sys.argv[1:] if argument != "--images"]
-        makers = (faster_text_to_image, compare_with_and_without, faster_with_any_sampler, auto, search)
-        for make in () if "--images" in sys.argv else makers:
-            if named and make.__name__ not in named:
-                continue
-            places: dict[str, Place] = {}
-            graph = make(places)
-            page.evaluate(LAY_OUT, [graph.prompt, places])
-            page.wait_for_timeout(1500)
-            saved = page.evaluate(SAVED)
-            for node in saved["nodes"]:
-                if node["type"] == "FlexiffusionCompare":
-                    node["widgets_values"][1] = "fixed"  # loading a prompt sets what becomes of a seed to "randomize"
-            text = json.dumps(saved, indent=1, ensure_ascii=False)
-            (examples / f"{make.__name__}.json").write_text(text + "\n", encoding="utf-8")
-            photograph(page, examples / f"{make.__name__}.jpg")
-        if not named:
-            schedules(page, images)
+        if not named or set(named) & {make.__name__ for make in MAKERS}:
+            page = opened(browser, server, 1)
+            for make in () if "--images" in sys.argv else MAKERS:
+                if not named or make.__name__ in named:
+                    example(page, make, examples)
+            if not named:
+                schedules(page, images)
+        if not named or after_a_run.__name__ in named:
+            after_a_run(opened(browser, server, 2), images)
         browser.close()
+
+
+def opened(browser: Browser, server: Server, scale: int) -> Page:
+    page = browser.new_page(viewport={"width": 1700, "height": 1000}, device_scale_factor=scale)
+    page.goto(f"http://{server.address}/")
+    loaded = "() => window.app?.graph?._nodes && window.LiteGraph?.registered_node_types?.FlexiffusionSampler"
+    page.wait_for_function(loaded, timeout=120_000)
+    page.wait_for_timeout(4000)
+    page.keyboard.press("Escape")
+    return page
+
+
+def example(page: Page, make: Callable[[dict[str, Place]], Graph], folder: Path) -> None:
+    places: dict[str, Place] = {}
+    graph = make(places)
+    page.evaluate(LAY_OUT, [graph.prompt, places])
+    page.wait_for_timeout(1500)
+    saved = page.evaluate(SAVED)
+    for node in saved["nodes"]:
+        if node["type"] == "FlexiffusionCompare":
+            node["widgets_values"][1] = "fixed"  # loading a prompt sets what becomes of a seed to "randomize"
+    text = json.dumps(saved, indent=1, ensure_ascii=False)
+    (folder / f"{make.__name__}.json").write_text(text + "\n", encoding="utf-8")
+    photograph(page, folder / f"{make.__name__}.jpg")
+
+
+def after_a_run(page: Page, images: Path) -> None:
+    """Auto with its report, in the dark theme, as classic node and in Nodes 2.0; the random checkpoint at 64 pixels."""
+    for vue, name in ((False, "comfyui-auto"), (True, "comfyui-auto-nodes2")):
+        page.evaluate("(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+        graph = auto({})
+        for node in graph.prompt.values():
+            if node["class_type"] == "CheckpointLoaderSimple":
+                node["inputs"]["ckpt_name"] = "tiny-sd1.safetensors"
+            if node["class_type"] == "EmptyLatentImage":
+                node["inputs"] |= {"width": 64, "height": 64}
+            if node["class_type"] == "KSampler":
+                node["inputs"]["seed"] = 8 if vue else 7  # the host does not run again what it has the result of
+        shown = {
+            number: AFTER[node["class_type"]] for number, node in graph.prompt.items() if node["class_type"] in AFTER
+        }
+        places = dict.fromkeys(graph.prompt, (3000, 0, 300, 100)) | shown
+        page.evaluate(LAY_OUT, [graph.prompt, places])
+        page.wait_for_timeout(1500)
+        page.evaluate("() => window.app.queuePrompt(0)")
+        page.wait_for_function(
+            "() => window.app.graph._nodes.some((node) => node.widgets?.some((one) => one.name === 'last report'))",
+            timeout=300_000,
+        )
+        page.wait_for_timeout(3000)
+        photograph(page, images / f"{name}.png", only=list(shown))
 
 
 def schedules(page: Page, images: Path) -> None:

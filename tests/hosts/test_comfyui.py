@@ -386,7 +386,6 @@ class TestSamplers:
 
     def test_advanced_in_two_slices(self, comfyui: Server) -> None:
         """By noise level each slice does what the whole run does there, but for its first step, which is full."""
-        own = written(steps(*[(round(14.0 * 0.62**i, 4), "FP"[i % 2]) for i in range(12)]))
 
         def slices(json: str, *cuts: int) -> list[dict[str, Any]]:
             workflow = TextToImage()
@@ -403,17 +402,28 @@ class TestSamplers:
                 )  # fmt: skip
             return sampled(comfyui, workflow, latent)[1]
 
-        for used in (written(segments("FPPP FPPN FPNN")), own):
-            (whole,) = slices(used, 0, 12)
-            first, second = slices(used, 0, 6, 12)
+        def done(run: dict[str, Any]) -> list[tuple[float, bool]]:
+            return [(round(call["sigma"], 4), call["deep"]) for call in run["calls"]]
+
+        def own(ratio: float, count: int) -> str:
+            return written(steps(*[(round(14.0 * ratio**i, 4), "FP"[i % 2]) for i in range(count)]))
+
+        # the second slice begins at 1.39, which is a level of the host's list; of `own` it takes the place of 1.75
+        for used, partial in ((written(segments("FPPP FPPN FPNN")), 6), (own(0.5, 8), 4)):
+            whole, (first, second) = done(slices(used, 0, 12)[0]), slices(used, 0, 6, 12)
             assert first["sigmas"][-1] == second["sigmas"][0] > 0
-            everywhere = {round(call["sigma"], 4): call["deep"] for call in whole["calls"]}
-            # the second begins with a full step of its own, and is thinned where it lists more than were asked for
-            for call in first["calls"]:
-                if round(call["sigma"], 4) in everywhere:
-                    assert call["deep"] == everywhere[round(call["sigma"], 4)]
-            assert second["calls"][0]["deep"]
-            assert any(not call["deep"] for call in second["calls"])
+            cut = len(first["calls"])
+            assert sum(not deep for _, deep in whole) == partial
+            assert done(first) == whole[:cut]
+            assert done(second) == [(round(second["sigmas"][0], 4), True), *whole[cut + 1 :]]
+
+        # with 1.39 seven of its steps lie in the second slice, where six were asked for: it is thinned (rule 10 of
+        # docs/design.md), so its levels and kinds are others than the whole run's
+        fine = own(0.62, 12)
+        whole, (first, second) = done(slices(fine, 0, 12)[0]), slices(fine, 0, 6, 12)
+        assert done(first) == whole[: len(first["calls"])] and kinds(first) == "FPFPF"
+        assert kinds(second) == "FFPFPF" and len(second["calls"]) == 6
+        assert "has 7 steps here and 6 were asked for: it is thinned to 6" in comfyui.log()
 
     @pytest.mark.parametrize("name", TWELVE)
     def test_twelve_samplers_run_what_is_planned(self, comfyui: Server, name: str) -> None:

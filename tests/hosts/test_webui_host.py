@@ -122,7 +122,7 @@ class TestScript:
         listed = {script["name"]: script for script in server.call("/sdapi/v1/script-info")}
         assert [argument["label"] for argument in listed["flexiffusion"]["args"]] == [
             "Flexiffusion", "Schedule", "Hires pass", "Place on other numbers of steps",
-            "Compare: make the plain picture too", "Speed-up (auto)",
+            "Compare: make the plain picture too", "Speed-up (auto)", "Minutes of a search in place of a picture",
         ]  # fmt: skip
         assert "sd15-deepcache-3" in listed["flexiffusion"]["args"][1]["choices"]
 
@@ -465,3 +465,60 @@ class TestOthers:
         cells = {image.tobytes() for image in grid.images}
         assert (grid.calls, grid.full) == (16, 8 + ours.full)
         assert {plain.pixels, ours.pixels} <= cells
+
+
+class TestSearch:
+    @staticmethod
+    def apart(first: Image.Image, second: Image.Image) -> float:
+        """Mean difference of two pictures, of 255."""
+        return float(np.abs(np.asarray(first, float) - np.asarray(second, float)).mean())
+
+    @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M"])
+    def test_what_it_finds_is_what_the_picture_shows_and_what_auto_takes(self, server: Server, sampler: str) -> None:
+        request = {"steps": 12, "sampler_name": sampler, "scheduler": "Karras"}
+        off = server.generate(**request)
+        before = server.call("/probe/unhook", {})
+        found = server.generate([True, "auto", "same", "by position", False, 2, 0.7], **request)
+        assert server.call("/probe/unhook", {}) == before
+        assert found.calls > found.full > 4 * 12
+        picture_, sheet, plain = found.images
+        assert sheet.width >= 128
+        name = found.key("Flexi schedule")
+        assert name is not None and (server.folder / "models" / "flexiffusion" / "searched" / f"{name}.json").exists()
+        assert "candidates on 4 images" in str(found.key("Flexi search"))
+        drawn = server.generate([True, name], **request)
+        assert counts(drawn.key("Flexi run"))["misses"] == 0
+        changed = self.apart(plain, picture_)
+        assert (
+            self.apart(drawn.images[0], picture_) < 0.2 * changed and self.apart(plain, off.images[0]) < 0.2 * changed
+        )
+        logged = len(server.logged())
+        taken = server.generate([True, "auto", "same", "by position", False, 2], **request)
+        assert taken.pixels == drawn.pixels
+        assert f"{name[:-9]}, searched for this checkpoint" in server.logged()[logged:]
+
+    def test_interrupt_keeps_the_best_so_far(self, server: Server) -> None:
+        made: list[Any] = []
+        arguments = [True, "auto", "same", "by position", False, 3, 10]
+        thread = threading.Thread(target=lambda: made.append(server.generate(arguments, steps=12)))
+        thread.start()
+        deadline = time.monotonic() + 200
+        seen = ""
+        while "schedules tried" not in seen and time.monotonic() < deadline:
+            answer = server.call("/sdapi/v1/progress")
+            seen = answer["textinfo"] or ""
+            time.sleep(0.1)
+        assert "s left" in seen and answer["eta_relative"] > 0
+        time.sleep(5)
+        server.call("/sdapi/v1/interrupt", {})
+        thread.join(200)
+        (stopped,) = made
+        assert "it was interrupted" in str(stopped.key("Flexi search")) and len(stopped.images) == 3
+        assert server.generate().images
+
+    def test_what_cannot_be_searched_is_said(self, server: Server) -> None:
+        arguments = [True, "auto", "same", "by position", False, 2, 1]
+        few = server.generate(arguments)
+        assert few.pixels == server.generate().pixels and "8 steps are few already" in str(few.key("Flexi note"))
+        request = {"mode": "img2img", "init_images": [encoded(picture())], "steps": 12}
+        assert "Search in txt2img" in str(server.generate(arguments, **request).key("Flexi note"))

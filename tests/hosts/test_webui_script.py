@@ -81,7 +81,7 @@ class TestPromises:
             "mappings": settings.MAPPINGS,
             "infotext": {
                 name: getattr(infotext, name)
-                for name in ("SCHEDULE", "HIRES", "MAPPING", "COMPARE", "RUN", "HIRES_RUN", "NOTE", "SPEEDUP")
+                for name in ("SCHEDULE", "HIRES", "MAPPING", "COMPARE", "RUN", "HIRES_RUN", "NOTE", "SPEEDUP", "SEARCH")
             },
         }
         if os.environ.get("UPDATE_GOLDEN"):
@@ -99,10 +99,10 @@ class TestPromises:
         read = {name: field[1](released) for name, field in zip(ARGUMENTS, host.script.infotext_fields, strict=True)}
         assert read == {
             "enabled": True, "schedule": "mixed", "hires": "turns", "mapping": "by noise level", "compare": True,
-            "speedup": None,
+            "speedup": None, "search": 0,
         }  # fmt: skip
         without = [field[1]({"Steps": "20"}) for field in host.script.infotext_fields]
-        assert without == [False, None, None, None, None, None]
+        assert without == [False, None, None, None, None, None, None]
 
     def test_what_is_written_is_what_is_read(self, host: HostModules) -> None:
         host.script.ui(False)
@@ -114,7 +114,7 @@ class TestPromises:
             [True, "mixed", "auto", "by position", False, 2.0],
         ):
             text = generate(host, *arguments).text
-            assert [field[1](text) for field in host.script.infotext_fields] == arguments
+            assert [field[1](text) for field in host.script.infotext_fields] == [*arguments, 0]
 
     def test_keys_are_such_that_the_host_can_read(self) -> None:
         import re
@@ -572,7 +572,11 @@ class Page:
         tab = "img2img" if img2img else "txt2img"
         host.script.is_img2img = img2img
         self.accordion = dict(
-            zip(("enabled", "schedule", "hires", "mapping", "compare", "speedup"), host.script.ui(img2img), strict=True)
+            zip(
+                ("enabled", "schedule", "hires", "mapping", "compare", "speedup", "search"),
+                host.script.ui(img2img),
+                strict=True,
+            )
         )
         host.script.ui(img2img)  # once more, for the API's defaults
         made = {

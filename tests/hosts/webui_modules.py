@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 from PIL import Image
+from webui_stand_in import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,8 +40,13 @@ class Component:
     def __exit__(self, *_: Any) -> None:
         pass
 
-    def click(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> None:
+    def click(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> Component:
         self.events.append(("click", fn, inputs, outputs))
+        return self
+
+    def then(self, fn: Any, inputs: list[Any], outputs: list[Any], _js: str | None = None, **_: Any) -> Component:
+        self.events.append(("then", _js if fn is None else fn, inputs, outputs))
+        return self
 
     def release(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> None:
         self.events.append(("release", fn, inputs, outputs))
@@ -95,6 +102,24 @@ class Processed:
         self.comments = "".join(f"{comment}\n" for comment in p.comments)
 
 
+class State(SimpleNamespace):
+    """The host's `shared.state`; `stop_at`: set to interrupted when so many jobs are shown as done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            job_count=-1, interrupted=False, skipped=False, sampling_step=0, textinfo=None, stop_at=math.inf
+        )
+        self.shown: list[tuple[int, str]] = []
+        self.job_no = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "textinfo" and value:
+            self.shown.append((self.job_no, value))
+            if self.job_no >= self.stop_at:
+                self.interrupted = True
+
+
 class HostModules:
     """`modules` with one script instance in it. `latents`: what was sampled, pass by pass."""
 
@@ -109,7 +134,8 @@ class HostModules:
         self.checkpoints: dict[str, Any] = {}
         self.script: Any = None
         Component.made = []
-        gradio = {name: Component for name in ("Dropdown", "Checkbox", "Button", "HTML", "Row", "Slider", "Accordion")}
+        gradio = {name: Component for name in ("Dropdown", "Checkbox", "Button", "HTML", "Row", "Slider", "Accordion",
+                                              "Number")}  # fmt: skip
         self.xyz = SimpleNamespace(AxisOption=AxisOption, axis_options=[AxisOption("Nothing", str, None)])
         self.modules: dict[str, Any] = {
             "gradio": gradio | {"update": lambda **changes: changes},
@@ -130,12 +156,17 @@ class HostModules:
                 "sd_model": webui.sd_model,
                 "opts": SimpleNamespace(sd_model_checkpoint=None),
                 "total_tqdm": SimpleNamespace(update=lambda: self.bar.append(1)),
-                "state": SimpleNamespace(job_count=-1, interrupted=False, skipped=False),
+                "state": State(),
             },
             "modules.sd_models": {
                 "model_data": SimpleNamespace(sd_model=webui.sd_model),
                 "get_closet_checkpoint_match": self.checkpoints.get,
             },
+            "modules.sd_samplers_common": {
+                "InterruptedException": Interrupted,
+                "sample_to_image": self._picture,
+            },
+            "modules.devices": {"device": "cpu"},
             "modules.paths": {"models_path": str(models)},
             "modules.ui_components": {"InputAccordion": Component, "ToolButton": Component},
             "modules.processing": {
@@ -150,11 +181,17 @@ class HostModules:
         }
 
     def _before_evaluation(self, denoiser: Any) -> None:
+        if self.modules["modules.shared"]["state"].interrupted:
+            raise Interrupted
         for callback in self.denoiser_callbacks:
             callback(SimpleNamespace(denoiser=denoiser))
 
     def _grid(self, pictures: list[Image.Image], rows: int) -> Image.Image:
         return Image.new("RGB", (pictures[0].width * len(pictures) // rows, pictures[0].height * rows))
+
+    def _picture(self, latents: Any, index: int, approximation: int) -> Image.Image:
+        level = int(latents[index].std().clamp(0, 25).item() * 10)
+        return Image.new("RGB", (8, 8), (level, level, level))
 
     def generate(self, p: Processing) -> Processed:
         """The order of callbacks that WEBUI.md tells."""
@@ -174,12 +211,15 @@ class HostModules:
                 script.process_before_every_sampling(p, *arguments, x=None)
                 if hires:
                     script.process_before_every_sampling(p, *arguments, x=None)  # Forge does so twice
-                latent = p.sampler.sample(p, self.webui.noise(seed=p.seed), 0.6 if hires else None)
+                noise = self.webui.noise(seed=p.seed)
+                try:
+                    latent = p.sampler.sample(p, noise, 0.6 if hires else None)
+                except Interrupted:
+                    latent = noise  # what there was last
                 self.latents.append(latent)
             p.is_hr_pass = False
             script.postprocess_batch(p, *arguments, images=[], batch_number=0)
-            level = int(latent.std().clamp(0, 25).item() * 10)
-            images.append(Image.new("RGB", (8, 8), (level, level, level)))
+            images.append(self._picture(latent, 0, 0))
             infotexts.append(self._text(p))
         processed = Processed(p, images, infotexts or [self._text(p)])
         script.postprocess(p, processed, *arguments)

@@ -1,4 +1,4 @@
-"""Workflows for the HTTP API of ComfyUI, as Python: every node is a call, every output a link."""
+"""Workflows for the HTTP API of ComfyUI, as Python: every node is a call, every output a link; and saved ones."""
 
 from __future__ import annotations
 
@@ -22,6 +22,24 @@ class Graph:
             "inputs": {key: value[0] if isinstance(value, _Outputs) else value for key, value in inputs.items()},
         }
         return _Outputs(name)
+
+
+def prompt_of(saved: dict[str, Any], nodes: dict[str, Any]) -> dict[str, Any]:
+    """The API prompt of a workflow as the front end saves it; nodes: the host's /object_info."""
+    sources = {link[0]: [str(link[1]), link[2]] for link in saved["links"]}
+    prompt = {}
+    for node in saved["nodes"]:
+        known = {name: facts for kind in nodes[node["type"]]["input"].values() for name, facts in kind.items()}
+        values, inputs = iter(node.get("widgets_values") or ()), {}
+        for one in node["inputs"]:
+            if one.get("widget"):
+                inputs[one["name"]] = next(values)
+                if known[one["name"]][1].get("control_after_generate"):
+                    next(values)  # what becomes of the seed after a run: the front end's own widget
+            if one.get("link") is not None:
+                inputs[one["name"]] = sources[one["link"]]
+        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+    return prompt
 
 
 class _Outputs:

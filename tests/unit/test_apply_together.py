@@ -220,13 +220,9 @@ class TestCompiled:
 
     @pytest.mark.parametrize(
         ("first", "place"),
-        [
-            ("applied", "around"),
-            pytest.param("compiled", "around", marks=pytest.mark.slow),
-            pytest.param("applied", "within", marks=pytest.mark.slow),
-            pytest.param("compiled", "within", marks=pytest.mark.slow),
-        ],
+        [("applied", "around"), ("compiled", "around"), ("applied", "within"), ("compiled", "within")],
     )
+    @pytest.mark.slow  # its blocks, below, are compiled in every run of the tests
     def test_the_whole_network(self, pipe: Any, first: str, place: str) -> None:
         with applied(pipe):
             expected = sample(pipe)

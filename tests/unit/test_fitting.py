@@ -82,6 +82,16 @@ class TestRow:
         expected = np.linalg.lstsq(more, data, rcond=None)[0]
         assert fitted_row(self.predictions, self.wanted, self.usual, ridge) == pytest.approx(expected, abs=1e-6)
 
+    def test_the_sum_of_the_weights_has_a_price(self) -> None:
+        columns = self.columns()
+        strength = math.sqrt(0.2 * (columns**2).sum(0).mean())
+        more = np.concatenate([columns, strength * np.ones((1, 4))])
+        data = np.concatenate([self.wanted.numpy().ravel(), [strength]])
+        expected = np.linalg.lstsq(more, data, rcond=None)[0]
+        assert fitted_row(self.predictions, self.wanted, self.usual, 0.0, 0.2) == pytest.approx(expected, abs=1e-6)
+        sums = [sum(fitted_row(self.predictions, self.wanted, self.usual, 0.0, price)) for price in (0.0, 1.0, 1e9)]
+        assert abs(sums[0] - 1) > abs(sums[1] - 1) > abs(sums[2] - 1) and sums[2] == pytest.approx(1)
+
     def test_with_a_huge_one_it_is_the_usual_solver(self) -> None:
         assert fitted_row(self.predictions, self.wanted, self.usual, 1e9) == pytest.approx((1.4, -0.4, 0.0, 0.0))
         assert fitted_row(self.predictions[:1], self.wanted, (1.0,), 1e9) == pytest.approx((1.0,))

@@ -70,9 +70,15 @@ def test_progress_has_the_best_so_far_and_time_left(denoiser: FormulaDenoiser) -
 
 
 @pytest.mark.parametrize("limit", [{"seconds": 1e-6}, {"calls": 1}])
-def test_other_limits(denoiser: FormulaDenoiser, limit: dict[str, float]) -> None:
+def test_a_limit_that_the_teacher_alone_reaches_leaves_the_rules_schedules(
+    denoiser: FormulaDenoiser, limit: dict[str, float]
+) -> None:
+    """Three minutes are gone before the first candidate where a step takes a second: it ended with nothing."""
     found = searched(denoiser, evaluations=None, **limit)
-    assert found.evaluations <= 1
+    assert [one.speedup for one in found.schedules] == [2.0, 3.0] and found.evaluations == 2
+    for one in found.schedules:
+        assert one.cost <= 20 / one.speedup * 1.01 and one.error < one.plain
+    assert "the limit was reached" in found.report
 
 
 def test_an_interrupt_returns_what_was_found(denoiser: FormulaDenoiser) -> None:
@@ -124,10 +130,18 @@ def test_no_limit_and_no_list_are_refused(denoiser: FormulaDenoiser) -> None:
         find(denoiser, noise(), [1.0, 2.0], (2.0,), evaluations=1)
 
 
-def test_a_fitted_solver_is_tried_with_sixteen_images(denoiser: FormulaDenoiser) -> None:
-    found = searched(denoiser, count=16)
+@pytest.mark.parametrize("count", [1, 4, 16])
+def test_solvers_are_fitted_on_any_number_of_images(denoiser: FormulaDenoiser, count: int) -> None:
+    found = searched(denoiser, count=count)
     assert any(one.weights for one in found.schedules) and "with a fitted solver" in found.report
-    assert not any(one.weights for one in searched(denoiser, count=4).schedules)
+
+
+def test_the_own_solver_stays_where_it_is_nearer(denoiser: FormulaDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flexiffusion.search.fitting.fitted_row", lambda predictions, *rest: (0.5,))  # a poor fit
+    found = searched(denoiser)
+    assert found.schedules and not any(one.weights for one in found.schedules)
+    for one, latents in zip(found.schedules, found.latents, strict=True):
+        assert one.error == pytest.approx(mean_root(squared_error(latents, found.teacher)), rel=1e-6)
 
 
 def test_what_is_found_is_a_file(denoiser: FormulaDenoiser) -> None:

@@ -58,6 +58,7 @@ def test_placement_with_the_planner(settings: Settings, tmp_path: Path, monkeypa
     assert error == pytest.approx(found(result)[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_segments(settings: Settings, tmp_path: Path) -> None:
     few = dataclasses.replace(settings, method="flexiffusion", planner=False, evaluations=8)
     result = start(tmp_path / "run", few, Silent())

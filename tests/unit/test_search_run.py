@@ -87,22 +87,22 @@ def test_search_is_the_public_door(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(references, "CONVERGED_STEPS", 12)
     monkeypatch.setattr(final_table, "MOST_TURNS", 1)
     monkeypatch.setattr(final_table, "TIMED_IMAGES", 2)
-    asked = {"steps": 8, "speedups": (2.0,), "evaluations": 6, "images": 2, "held_out": 2, "planner": False}
+    asked = {"steps": 8, "speedups": (2.0,), "evaluations": 4, "images": 2, "held_out": 2, "planner": False}
     told: list[tuple[str, int, int]] = []
 
     def stop(stage: str, done: int, total: int) -> None:
         told.append((stage, done, total))
-        if stage == "search" and done == 3:
+        if stage == "search" and done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         flexsearch.search(tmp_path / "run", progress=stop, **asked)
-    assert told[0] == ("teacher and converged reference", 0, 2 * 8 + 2 * (8 + 12)) and told[-1] == ("search", 3, 6)
+    assert told[0] == ("teacher and converged reference", 0, 2 * 8 + 2 * (8 + 12)) and told[-1] == ("search", 2, 4)
     with pytest.raises(RunFolderError):
         flexsearch.search(tmp_path / "run", **asked)
     told.clear()
     result = flexsearch.search(tmp_path / "run", progress=lambda *step: told.append(step))
     assert isinstance(result, flexsearch.Result) and [path.suffix for path in result.schedules] == [".json"]
-    assert ("search", 6, 6) in told and told[-1][0] == "timing"
+    assert ("search", 4, 4) in told and told[-1][0] == "timing"
     with pytest.raises(TypeError, match="unexpected keyword"):
         flexsearch.search(tmp_path / "other", speed=2)

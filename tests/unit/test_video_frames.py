@@ -102,6 +102,7 @@ def test_perceptual_errors_of_videos_are_the_mean_over_their_frames() -> None:
     assert perceptual.lpips_errors(Distance(), one, other) == pytest.approx(np.mean(frames, axis=0))
 
 
+@pytest.mark.slow
 def test_a_search_on_videos(folder: Callable[[str], Path], tmp_path: Path) -> None:
     settings = Settings(
         model=str(folder("wan")), device="cpu", size=(32, 32), frames=5, guidance=1.0, steps=8, speedups=(2.0,),
