@@ -141,6 +141,17 @@ def test_a_page_s_python_session(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert tried and not failed, "".join(told)
 
 
+def test_every_message_that_is_explained_is_one_of_ours() -> None:
+    code = "".join(
+        re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8"))  # a sentence goes on in the next line
+        for folder in ("flexiffusion", "flexsearch", "comfy_nodes", "webui_extension")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(messages) > 25 and [message for message in messages if message not in code] == []
+
+
 def test_the_engineers_tutorial_from_its_first_to_its_last_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
