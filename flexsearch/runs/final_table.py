@@ -32,7 +32,7 @@ Steps = tuple[tuple[Action, ...], DiffusersCache | None]  # what a schedule's st
 Seconds = Mapping[Steps, Sequence[float]]  # per image, of each turn
 
 TIMING = "timing"  # the stage's label
-TIMED_IMAGES = 4  # the same in every command, so that their speed-ups can be compared
+TIMED_IMAGES = 2  # the same in every command, so that their speed-ups can be compared
 SLOW_SECONDS = 2.0  # teachers that take longer for an image are timed on one: as slow devices are used
 FEWEST_TURNS, MOST_TURNS, TIMING_SECONDS = 3, 9, 5.0
 
