@@ -80,7 +80,8 @@ class _Linear:
                 left_out = folds == fold
                 distances[left_out] = np.sqrt(self.errors(self.best(damping, ~left_out))[left_out])
             scores.append(float(distances.mean()))
-        return next(one for one, score in zip(DAMPINGS, scores, strict=True) if score <= ABOUT_AS_GOOD * min(scores))
+        enough = ABOUT_AS_GOOD * float(np.nanmin(scores))
+        return next(one for one, score in zip(DAMPINGS, scores, strict=True) if score <= enough)
 
 
 @torch.inference_mode()
