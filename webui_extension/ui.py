@@ -117,7 +117,7 @@ def build(elem_id: Callable[[str], str], is_img2img: bool = False, problem: str 
                     value=MINUTES,
                     elem_id=elem_id("minutes"),
                 )
-                start = gr.Button("Search for this model and these settings", elem_id=elem_id("start_search"))
+                start = gr.Button("Search for this model", elem_id=elem_id("start_search"))
         search = gr.Number(
             label="Minutes of a search in place of a picture",
             value=Settings().search,
