@@ -55,7 +55,7 @@ class Controls:
 
 
 # presses the host's own button, which takes what the controls say at that moment
-GENERATE = "() => { gradioApp().querySelector('#txt2img_generate').click(); }"
+GENERATE = "() => { gradioApp().querySelector('#txt2img_generate').click(); return []; }"
 MINUTES = 3.0
 SEARCH_HINT = (
     "Takes the speed-up, and the prompt, sampler, steps, size and guidance that are set, for one picture without hires "
@@ -117,7 +117,7 @@ def build(elem_id: Callable[[str], str], is_img2img: bool = False, problem: str 
                     value=MINUTES,
                     elem_id=elem_id("minutes"),
                 )
-                start = gr.Button("Search for this model and these settings", elem_id=elem_id("start_search"))
+                start = gr.Button("Search for this model", elem_id=elem_id("start_search"))
         search = gr.Number(
             label="Minutes of a search in place of a picture",
             value=Settings().search,
@@ -126,8 +126,8 @@ def build(elem_id: Callable[[str], str], is_img2img: bool = False, problem: str 
         )
     # for one generation alone: the number goes back to 0 when it has begun
     begun = start.click(fn=_begun, inputs=[minutes], outputs=[search, enabled], show_progress=False)
-    pressed = begun.then(fn=None, _js=GENERATE, inputs=[], outputs=[], show_progress=False)
-    pressed.then(fn=lambda: Settings().search, inputs=[], outputs=[search], show_progress=False)
+    # one event: the page presses, and then the host answers; after one without an answer nothing would follow
+    begun.then(fn=lambda: Settings().search, _js=GENERATE, inputs=[], outputs=[search], show_progress=False)
     # who moves the slider wants what it stands for
     speedup.release(fn=lambda: AUTO, inputs=[], outputs=[schedule], show_progress=False)
     return Controls(enabled, schedule, hires, mapping, compare, speedup, search, use, refresh, shown)

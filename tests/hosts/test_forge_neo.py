@@ -179,7 +179,10 @@ class Host:
         del self.blocks[:], self.asked[:]
         if used is not None:
             network = lambda: network_of(self.sd_model)  # noqa: E731
-            Attached(object_, used, "position", network, (), self.warnings.append, self.outcomes.append).attach()
+            Attached(
+                object_, used, "position", network, (), self.warnings.append, self.warnings.append,
+                self.outcomes.append, lambda steps: None,
+            ).attach()  # fmt: skip
         noise = torch.randn(1, *self.trunk.latent, generator=torch.Generator().manual_seed(3))
         given = object_.get_sigmas(None, T)
         with self.watching(), torch.no_grad():

@@ -207,7 +207,7 @@ def test_the_button_asks_for_one_search_and_presses_generate(host: HostModules) 
 
     controls = host.script.ui(False)
     start = next(c for c in Component.made if str(c.arguments.get("elem_id")).endswith("_start_search"))
-    (_, begin, inputs, outputs), (_, press, _, _), (_, after, _, last) = start.events
+    (_, begin, inputs, outputs), (_, (press, after), _, last) = start.events
     assert outputs == [controls[-1], controls[0]] and last == [controls[-1]]
     assert begin(inputs[0].value) == (3.0, True) and press == ui.GENERATE and after() == 0
     host.script.ui(True)

@@ -45,7 +45,7 @@ class Component:
         return self
 
     def then(self, fn: Any, inputs: list[Any], outputs: list[Any], _js: str | None = None, **_: Any) -> Component:
-        self.events.append(("then", _js if fn is None else fn, inputs, outputs))
+        self.events.append(("then", fn if _js is None else (_js, fn), inputs, outputs))
         return self
 
     def release(self, fn: Any, inputs: list[Any], outputs: list[Any], **_: Any) -> None:

@@ -140,6 +140,13 @@ def test_speed_up_one_is_plain() -> None:
     assert auto(searched(speedup=1.0, fingerprint=PRINT), speedup=1.0).source == "plain"
 
 
+def test_a_search_may_have_found_a_faster_one_than_was_asked() -> None:
+    """A search for 2x kept one of 2.33x, and the slider at 2 did not take it."""
+    assert auto(searched(speedup=2.9), speedup=2.0).source == "family"
+    assert auto(searched(speedup=3.1), speedup=2.0).source == "rule"
+    assert auto(searched(speedup=1.7), speedup=2.0).source == "rule"
+
+
 @pytest.mark.parametrize("speedup", [0.5, 5.0])
 def test_a_speed_up_out_of_range_is_refused(speedup: float) -> None:
     with pytest.raises(ScheduleError, match="1 to 4"):
