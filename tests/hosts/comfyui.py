@@ -68,7 +68,7 @@ class Server:
         environment["FLEXIFFUSION_PRESETS"] = str(self.folder / "no such folder")
         with open(self.log_file, "wb") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        for _ in range(600):
+        for _ in range(2400):
             if self._process.poll() is not None:
                 raise Failed(f"the server ended at once:\n{self.log()}")
             try:
@@ -76,7 +76,7 @@ class Server:
                 return self
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.25)
-        raise Failed(f"the server did not answer in 150 s:\n{self.log()}")
+        raise Failed(f"the server did not answer in 600 s:\n{self.log()}")
 
     def __exit__(self, *error: object) -> None:
         assert self._process is not None

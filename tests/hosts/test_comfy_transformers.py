@@ -285,7 +285,9 @@ class TestRefusals:
         for name, size in (("flux2", "96 x 64"), ("ltxv", "128 x 128"), ("wan", "96 x 64"), ("wan-5b", "192 x 128")):
             family = load(name)
             used = schedule(family)
-            made = replace(used, sampling=S.Sampling(None, None, T, None, (640, 640), "flow"))
+            # of a hand-made rule no size is said: it was measured at none
+            sampling = S.Sampling(None, None, T, None, (640, 640), "flow")
+            made = replace(used, sampling=sampling, provenance=replace(used.provenance, kind="searched"))
             assert any(f"here: {size} pixels" in note for note in sample(family, made).outcome.notes), name
 
 
