@@ -1,4 +1,4 @@
-"""Routes for the front end: what the strip of a schedule shows, and which presets fit a model file."""
+"""Routes for the front end: what the strip of a schedule shows, which presets fit a model file, and a model's file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .inline import AUTO, chosen, strip
 
 STRIP = "/flexiffusion/strip"
 PRESETS = "/flexiffusion/presets"
+CHECKPOINT = "/flexiffusion/checkpoint"
 _MODELS = ("checkpoints", "diffusion_models")
 
 
@@ -27,6 +28,7 @@ def register() -> None:
         return
     server.routes.post(STRIP)(_strip)
     server.routes.post(PRESETS)(_presets)
+    server.routes.post(CHECKPOINT)(_checkpoint)
 
 
 async def _strip(request: Any) -> Any:
@@ -53,6 +55,27 @@ async def _presets(request: Any) -> Any:
         return web.json_response({"error": str(error)}, status=400)
     # files are read: not on the thread that serves everybody
     return web.json_response(await asyncio.to_thread(fitting, model))
+
+
+async def _checkpoint(request: Any) -> Any:
+    """{"family": name} -> {"checkpoint": the first file of that family, as loaders have it, or null}."""
+    from aiohttp import web
+
+    try:
+        family = str((await request.json()).get("family") or "")
+    except (ValueError, AttributeError) as error:
+        return web.json_response({"error": str(error)}, status=400)
+    return web.json_response({"checkpoint": await asyncio.to_thread(checkpoint_of, family)})
+
+
+def checkpoint_of(family: str) -> str | None:
+    """The first checkpoint of the host that is of this family, by its header; None: there is none."""
+    kind = _MODELS[0]
+    for name in folder_paths.get_filename_list(kind):
+        path = folder_paths.get_full_path(kind, name)
+        if path is not None and family_of_file(Path(path)) == family:
+            return str(name)
+    return None
 
 
 def fitting(model: str) -> dict[str, Any]:

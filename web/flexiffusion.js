@@ -159,6 +159,29 @@ async function filterPresets(node) {
   preset.options.values = (await response.json()).presets;
 }
 
+// An example workflow says which family it is for: where this machine has not the file that it names, another of the family.
+async function chooseCheckpoint(graph) {
+  const family = graph?.extra?.flexiffusion?.family;
+  const missing = (graph?._nodes ?? []).flatMap((node) =>
+    (node.widgets ?? [])
+      .filter((one) => one.name === "ckpt_name" && Array.isArray(one.options?.values) && !one.options.values.includes(one.value))
+      .map((widget) => [node, widget]),
+  );
+  if (!family || !missing.length) return;
+  const response = await api.fetchApi("/flexiffusion/checkpoint", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ family }),
+  });
+  const { checkpoint } = response.ok ? await response.json() : {};
+  if (!checkpoint) return;
+  for (const [node, widget] of missing) {
+    widget.value = checkpoint;
+    widget.callback?.(checkpoint);
+    redraw(node, widget);
+  }
+}
+
 function watch(widget, changed) {
   const before = widget.callback;
   widget.callback = function (...args) {
@@ -260,6 +283,9 @@ app.registerExtension({
       executed?.call(this, output, ...more);
       if (output?.text?.length) showReport(this, output.text.join("\n"));
     };
+  },
+  async afterConfigureGraph() {
+    await chooseCheckpoint(app.graph).catch(complain);
   },
   nodeCreated(node) {
     if (node.comfyClass === "FlexiffusionLoadSchedule") addStrip(node);

@@ -79,6 +79,9 @@ class FlexiffusionScript(scripts.Script):
         if f"{tab}_{name}" == kwargs.get("elem_id") and name in (*ui.SCREEN[tab], *ui.BUTTON):
             self._hosts[name] = component
             self._connect()
+        if kwargs.get("elem_id") == f"html_log_{tab}":
+            self._hosts["log"] = component
+            self._connect()
 
     def follow(self, checkpoint: Any) -> None:
         """The host has made its list of checkpoints."""
@@ -161,6 +164,8 @@ class FlexiffusionScript(scripts.Script):
         screen = [self._hosts[name] for name in names]
         if self._is_first("screen"):
             ui.connect_screen(self._controls, names, screen)
+        if "log" in self._hosts and self._is_first("log"):
+            ui.connect_end(self._controls, names, screen, self._hosts["log"])
         if "checkpoint" in self._hosts and self._is_first("checkpoint"):
             ui.connect_checkpoint(self._controls, names, screen, self._hosts["checkpoint"])
 

@@ -133,7 +133,8 @@ class Search:
                 course.shown = shown
                 found = find(
                     denoiser, _noises(course.noise, seed), levels.run, (settings.speedup,),
-                    seconds=60 * settings.search, solver=solver, seed=seed, batch=1, interrupts=(self._host.stops,),
+                    seconds=60 * settings.search, solver=solver, fits=not isinstance(levels, Timesteps),
+                    seed=seed, batch=1, interrupts=(self._host.stops,),
                     on_progress=lambda progress: shown.told(progress.part, _words(progress)),
                 )  # fmt: skip
         except self._host.stops:

@@ -162,6 +162,21 @@ def connect_screen(controls: Controls, names: tuple[str, ...], components: list[
     controls.refresh.click(fn=refreshed, inputs=settings, outputs=lists, show_progress=False)
 
 
+def connect_end(controls: Controls, names: tuple[str, ...], components: list[Any], log: Any) -> None:
+    """Lets the lists and the preview follow the end of a generation, which may have been a search. log: the host's text
+    under its pictures."""
+
+    def ended(choice: str, hires: str, mapping: str, speedup: float, *values: Any) -> tuple[Any, Any, str]:
+        return followed(None, choice, hires, mapping, speedup, dict(zip(names, values, strict=True)))
+
+    log.change(
+        fn=ended,
+        inputs=[*controls.decisive, *components],
+        outputs=[controls.schedule, controls.hires, controls.shown],
+        show_progress=False,
+    )
+
+
 def connect_checkpoint(controls: Controls, names: tuple[str, ...], components: list[Any], checkpoint: Any) -> None:
     """Lets the lists follow the host's own choice of a checkpoint."""
 

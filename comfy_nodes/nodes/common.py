@@ -81,6 +81,7 @@ def speedup_input(**more: Any) -> Any:
         max=FASTEST,
         step=0.1,
         round=0.01,
+        display_mode=io.NumberDisplay.slider,
         tooltip="How many times faster sampling shall be. 2: the time of half as many steps; 1: as ever. The higher, "
         "the further from the picture that the model draws alone.",
         **more,

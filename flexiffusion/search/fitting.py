@@ -10,7 +10,8 @@ keeps them near a solver where the predictions tell little apart. They cost noth
 
 Weights of a solver add up to one: then it is exact where the predictions agree. Least squares alone give that up for a
 smaller error right now, and shrink the sample where the images differ much, at high noise above all; from there some
-images end as other pictures. So a sum other than one has a price (`Fitting.consistency`; benchmarks/README.md).
+images end as other pictures. A search over many images passes such candidates by, and is the better for the freedom; on
+a few images, a sum other than one has a price (`FEW_IMAGES`; benchmarks/README.md, "A search where you draw").
 
 Weights of a step depend on the steps up to it, on the level to come and on the images, on nothing else: so they are
 shared with the prefix (see `prefixes`), and the same candidate on the same images always has the same weights.
@@ -48,7 +49,11 @@ class Fitting:
     memory: int = 4
     last: int = 4
     ridge: float = 1e-7
-    consistency: float = 10.0
+    consistency: float = 0.0
+
+
+ABOUT_ONE = Fitting(consistency=10.0)
+FEW_IMAGES = Fitting(ridge=1e-3, consistency=10.0)  # one to eight
 
 
 class TeacherPath:

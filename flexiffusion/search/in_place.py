@@ -32,7 +32,7 @@ from ..schedule import FULL, Action, Schedule, StepsPlan
 from ..solver import Multistep, SolverMaker, Weights, dpmpp_2m
 from .candidate import Candidate, make_candidate, plain
 from .denoiser import Denoiser
-from .fitting import Fitting, TeacherPath, fit
+from .fitting import ABOUT_ONE, FEW_IMAGES, TeacherPath, fit
 from .method import Evaluated, stream_of
 from .methods.placement import PlacementMethod
 from .methods.space import PlacementSpace, slots_for
@@ -45,7 +45,6 @@ from .seeds import Seed, alternating
 from .trajectory import Trajectory, joined, sample
 
 FITTED_ON = 8  # images at most: the first stage of a race, so that the others judge what was fitted
-FEW_IMAGES = Fitting(ridge=1e-3)  # one to eight: nearer to a usual solver than with more (benchmarks/README.md)
 MEMORY = 256 << 20  # bytes of states that candidates share
 BRANCHES = (-1, 0)  # where nearly all of the gain is (docs/method.md 7)
 ASSUMED = {-1: 0.01, 0: 0.1}  # shares of a full step, where nothing can be counted
@@ -109,6 +108,7 @@ def find(
     evaluations: int | None = None,
     calls: int | None = None,
     solver: SolverMaker = dpmpp_2m,
+    fits: bool = True,
     seed: int = 0,
     batch: int = 64,
     interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
@@ -122,6 +122,7 @@ def find(
              whichever comes first. What is under way is finished, and each speed-up has the rule's schedule at least.
     solver:  the teacher's, and the candidates' where none is fitted. It must know its steps one by one: a step depends
              on the levels up to it and the next one only (Euler's and DPM-Solver++ 2M's do)
+    fits:    give each candidate a solver of its own; False: the host's sampler cannot be replaced by it
     interrupts: exceptions that end the search with what was found until then; before the first result they go on.
 
     Raises:
@@ -130,7 +131,7 @@ def find(
     """
     if seconds is None and evaluations is None and calls is None:
         raise FlexiffusionError("search: no limit was given. Give seconds, evaluations or calls")
-    search = _Search(denoiser, noise, levels, speedups, solver, seed, batch)
+    search = _Search(denoiser, noise, levels, speedups, solver, fits, seed, batch)
     limits = _Limits(seconds, evaluations, calls)
     ended = "the limit was reached"
     try:
@@ -236,10 +237,12 @@ class _Search:
         levels: Sequence[float],
         speedups: Sequence[float],
         solver: SolverMaker,
+        fits: bool,
         seed: int,
         batch: int,
     ) -> None:
         self.denoiser, self.noise, self.solver, self.seed, self.batch = denoiser, noise, solver, seed, batch
+        self.fits = fits
         self.speedups = tuple(speedups)
         self.places = tuple(dict.fromkeys(denoiser.levels.place(level) for level in levels))
         if len(self.places) < 3 or any(a <= b for a, b in zip(self.places, self.places[1:], strict=False)):
@@ -305,12 +308,13 @@ class _Search:
         def errors_of(first: int, last: int) -> Errors:
             nonlocal weights
             beginning = first
-            if not parts:
+            if self.fits and not parts:
                 made, weights = self._fitted(candidate)
                 parts.append(made)
                 first = self.few
             if first < last:
-                parts.append(self._sampled(partial(Multistep, weights=weights), candidate, slice(first, last)))
+                solver = partial(Multistep, weights=weights) if weights else self.solver
+                parts.append(self._sampled(solver, candidate, slice(first, last)))
             return squared_error(joined(parts).latents[beginning:], self.teacher[beginning:last])
 
         rival = rival_of(candidate, cost, self.evaluated, len(self.noise))
@@ -332,11 +336,12 @@ class _Search:
         ]
         if not better:
             return
-        own = self._sampled(self.solver, item.candidate, slice(0, len(self.noise))).latents
-        self.work += len(self.noise) * item.cost
-        errors = squared_error(own, self.teacher)
-        if mean_root(errors) < item.error:
-            item, weights, latents = replace(item, error=mean_root(errors), errors=errors), (), own
+        if self.fits:
+            own = self._sampled(self.solver, item.candidate, slice(0, len(self.noise))).latents
+            self.work += len(self.noise) * item.cost
+            errors = squared_error(own, self.teacher)
+            if mean_root(errors) < item.error:
+                item, weights, latents = replace(item, error=mean_root(errors), errors=errors), (), own
         self.best.update(dict.fromkeys(better, item))
         used = {best.candidate.key for best in self.best.values()}
         self.kept = {key: value for key, value in self.kept.items() if key in used}
@@ -344,7 +349,7 @@ class _Search:
 
     def _fitted(self, candidate: Candidate) -> tuple[Trajectory, Weights]:
         """The first images by the solver that is fitted to them, and its weights."""
-        fitting = Fitting() if len(self.noise) > self.few else FEW_IMAGES
+        fitting = ABOUT_ONE if len(self.noise) > self.few else FEW_IMAGES
         made, weights = fit(
             self.denoiser, self.path, fitting, self.noise[: self.few], candidate.places, candidate.actions,
             batch=self.batch, prefixes=self.prefixes,

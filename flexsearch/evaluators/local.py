@@ -17,7 +17,7 @@ from flexiffusion.search import refining
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.devices import out_of_memory, release
 from flexiffusion.search.evaluator import OneByOne
-from flexiffusion.search.fitting import Fitting, TeacherPath
+from flexiffusion.search.fitting import ABOUT_ONE, Fitting, TeacherPath
 from flexiffusion.search.objective import Objective, ReferenceName
 from flexiffusion.search.paired import DIVERGED, Errors, mean_root, squared_error
 from flexiffusion.search.prefixes import Prefixes
@@ -194,7 +194,7 @@ class LocalEvaluator(OneByOne):
         if self.path is None:
             raise ValueError("the evaluator has no teacher's path to fit a solver to")
         count, wanted = len(self.path.end), self.references[self.judged_by].latents
-        fits = [self._fitted(candidate, count, fitting) for fitting in (Fitting(), Fitting(consistency=0.0))]
+        fits = [self._fitted(candidate, count, fitting) for fitting in (Fitting(), ABOUT_ONE)]
         errors = [mean_root(squared_error(made.latents, wanted[:count])) for made, _ in fits]
         weights = fits[int(np.argmin(np.nan_to_num(errors, nan=math.inf)))][1]
         if not refining.few(candidate.actions):

@@ -43,6 +43,7 @@ class _Io(ModuleType):
     ComfyNode = object
     Custom = _Kind
     Hidden = SimpleNamespace(unique_id="UNIQUE_ID", extra_pnginfo="EXTRA_PNGINFO")
+    NumberDisplay = SimpleNamespace(slider="slider")
     ControlAfterGenerate = SimpleNamespace(fixed="fixed", randomize="randomize")
 
     @staticmethod

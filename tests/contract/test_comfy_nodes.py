@@ -203,6 +203,20 @@ def test_presets_for_the_connected_model(pack: Any) -> None:
         assert fitting(unknown) == {"family": None, "presets": ["auto", *part("comfy_nodes.folders").names()]}
 
 
+def test_a_checkpoint_of_a_family(pack: Any) -> None:
+    from test_comfy_headers import unet, written
+
+    folder = pack.models / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "a note.safetensors").write_bytes(b"no header")
+    written(folder / "b xl.safetensors", unet(9, 2048))
+    written(folder / "c first.safetensors", unet(12, 768))
+    written(folder / "d second.safetensors", unet(12, 768))
+    checkpoint_of = part("comfy_nodes.routes").checkpoint_of
+    assert checkpoint_of("sd15") == "c first.safetensors" and checkpoint_of("sdxl") == "b xl.safetensors"
+    assert checkpoint_of("flux") is None
+
+
 def test_a_schedule_is_embedded_where_asked(pack: Any) -> None:
     node = pack.nodes[2]
     saved: dict[str, Any] = {"workflow": {}}
@@ -283,9 +297,9 @@ def test_the_strip(pack: Any) -> None:
     json.dumps(shown)
     dropping = inline.chosen("", (Path(__file__).parents[1] / "golden" / "steps.json").read_text(encoding="utf-8"))
     assert inline.strip(dropping)["counts"].endswith(", 3 units dropped, own noise levels")
-    assert list(pack.routes) == ["/flexiffusion/strip", "/flexiffusion/presets"]
+    assert list(pack.routes) == ["/flexiffusion/strip", "/flexiffusion/presets", "/flexiffusion/checkpoint"]
     part("comfy_nodes.routes").register()
-    assert list(pack.routes) == ["/flexiffusion/strip", "/flexiffusion/presets"]
+    assert list(pack.routes) == ["/flexiffusion/strip", "/flexiffusion/presets", "/flexiffusion/checkpoint"]
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:

@@ -128,7 +128,7 @@ def search(places: dict[str, Place]) -> Graph:
     return graph
 
 
-AFTER = {"FlexiffusionAuto": (0, 0, 330, 90), "KSampler": (380, 0, 300, 300)}  # what is shown of a run, and where
+AFTER = {"FlexiffusionAuto": (0, 0, 330, 90), "KSampler": (370, 0, 280, 262)}  # what is shown of a run, and where
 MAKERS = (faster_text_to_image, compare_with_and_without, faster_with_any_sampler, auto, search)
 LAY_OUT = """async ([prompt, places]) => {
   await window.app.loadApiJson(prompt, "example");
@@ -147,20 +147,21 @@ FIT = """([margin, only]) => {
   const right = Math.max(...box.map((b) => b[2])) + margin, bottom = Math.max(...box.map((b) => b[3])) + margin;
   const ds = window.app.canvas.ds, shown = window.app.canvas.canvas.getBoundingClientRect();
   const [x, y] = [90, 110];  // right of the side bar and below the menu
-  ds.scale = Math.min((shown.width - x - 20) / (right - left), (shown.height - y - 60) / (bottom - top), 1.5);
+  const [wide, high] = [(shown.width - x - 20) / (right - left), (shown.height - y - 60) / (bottom - top)];
+  ds.scale = Math.min(wide, high, only ? 1 : 1.5);
   ds.offset = [x / ds.scale - left, y / ds.scale - top];
   window.app.canvas.draw(true, true);
   return [(right - left) * ds.scale, (bottom - top) * ds.scale, shown.left + x, shown.top + y];
 }"""
 SAVED = """() => {
   const graph = window.app.graph.serialize();
-  graph.extra = {};
+  graph.extra = { flexiffusion: { family: "sd15" } };  // of which a checkpoint is chosen where it is opened
   return JSON.parse(JSON.stringify(graph));  // what is undefined would arrive as null, which the host's schema refuses
 }"""
 
 
 def photograph(page: Page, path: Path, margin: int = 30, only: list[str] | None = None) -> None:
-    """only: ids of the nodes to show; None: all"""
+    """only: ids of the nodes to show, not enlarged; None: all nodes"""
     width, height, left, top = page.evaluate(FIT, [margin, only])
     page.wait_for_timeout(700)
     clip = {"x": left, "y": top, "width": width, "height": height}
@@ -217,30 +218,23 @@ def example(page: Page, make: Callable[[dict[str, Place]], Graph], folder: Path)
 
 
 def after_a_run(page: Page, images: Path) -> None:
-    """Auto with its report, in the dark theme, as classic node and in Nodes 2.0; the random checkpoint at 64 pixels."""
-    for vue, name in ((False, "comfyui-auto"), (True, "comfyui-auto-nodes2")):
-        page.evaluate("(on) => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
-        graph = auto({})
-        for node in graph.prompt.values():
-            if node["class_type"] == "CheckpointLoaderSimple":
-                node["inputs"]["ckpt_name"] = "tiny-sd1.safetensors"
-            if node["class_type"] == "EmptyLatentImage":
-                node["inputs"] |= {"width": 64, "height": 64}
-            if node["class_type"] == "KSampler":
-                node["inputs"]["seed"] = 8 if vue else 7  # the host does not run again what it has the result of
-        shown = {
-            number: AFTER[node["class_type"]] for number, node in graph.prompt.items() if node["class_type"] in AFTER
-        }
-        places = dict.fromkeys(graph.prompt, (3000, 0, 300, 100)) | shown
-        page.evaluate(LAY_OUT, [graph.prompt, places])
-        page.wait_for_timeout(1500)
-        page.evaluate("() => window.app.queuePrompt(0)")
-        page.wait_for_function(
-            "() => window.app.graph._nodes.some((node) => node.widgets?.some((one) => one.name === 'last report'))",
-            timeout=300_000,
-        )
-        page.wait_for_timeout(3000)
-        photograph(page, images / f"{name}.png", only=list(shown))
+    """Auto with its report, in Nodes 2.0 and the dark theme; the random checkpoint at 64 pixels."""
+    page.evaluate("() => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true)")
+    graph = auto({})
+    for node in graph.prompt.values():
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node["inputs"]["ckpt_name"] = "tiny-sd1.safetensors"
+        if node["class_type"] == "EmptyLatentImage":
+            node["inputs"] |= {"width": 64, "height": 64}
+    kinds = {number: node["class_type"] for number, node in graph.prompt.items()}
+    shown = {number: AFTER[kind] for number, kind in kinds.items() if kind in AFTER}
+    page.evaluate(LAY_OUT, [graph.prompt, dict.fromkeys(graph.prompt, (3000, 0, 300, 100)) | shown])
+    page.wait_for_timeout(1500)
+    page.evaluate("() => window.app.queuePrompt(0)")
+    reported = "() => window.app.graph._nodes.some((node) => node.widgets?.some((one) => one.name === 'last report'))"
+    page.wait_for_function(reported, timeout=300_000)
+    page.wait_for_timeout(3000)
+    photograph(page, images / "comfyui-auto.png", margin=16, only=list(shown))
 
 
 def schedules(page: Page, images: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import chromium
 import pytest
-from comfyui import Server
+from comfyui import ROOT, Server
 from test_comfyui import ALL_FULL, HALF
 from workflows import Graph, TextToImage
 
@@ -147,3 +147,16 @@ def test_the_presets_follow_a_model_that_is_chosen_later(drawn: FrontEnd, other_
     # as a user's choice in the list does it
     drawn.tab.run(f"(() => {{ const w = {loader}; w.value = {OTHER!r}; w.callback?.(w.value); }})()")
     drawn.until(f"{names}.length > 3 && {names}.every((name) => name === 'auto' || name.startsWith('sdxl-'))", 30)
+
+
+def test_an_example_takes_a_checkpoint_of_its_family(drawn: FrontEnd, other_model: str) -> None:
+    """The name in it is that of the host's own templates, which nobody need have."""
+    saved = json.loads((ROOT / "example_workflows" / "auto.json").read_text(encoding="utf-8"))
+    loader = drawn.widget("CheckpointLoaderSimple", "ckpt_name")
+    for family, wanted in (("sd15", "tiny-sd1.safetensors"), ("sdxl", other_model)):
+        saved["extra"]["flexiffusion"]["family"] = family
+        drawn.tab.run(f"window.app.loadGraphData({json.dumps(saved)}).then(() => true)")
+        drawn.until(f"{loader}.value === {wanted!r}", 30)
+    saved["extra"]["flexiffusion"]["family"] = "flux"
+    drawn.tab.run(f"window.app.loadGraphData({json.dumps(saved)}).then(() => true)")
+    drawn.until(f"{loader}.value === 'v1-5-pruned-emaonly-fp16.safetensors'", 30)

@@ -202,12 +202,11 @@ class TestCalls:
 
     def test_and_of_different_lengths_goes_row_by_row(self) -> None:
         """Two pictures, three conds: rows that no number of pictures divides."""
-        host = WebUI()
-        host.conds = 1
-        sampler = SamplerObject(host, stand_in.euler)
-        attached = host.attach(sampler, MIXED)
-        attached._rows = 2
-        chunks = attached._chunks(torch.zeros(5, 4, 8, 8), {})
+        from webui_extension.sampling import Conditionings
+
+        conditionings = Conditionings()
+        conditionings.begin(2)
+        chunks = conditionings.of(torch.zeros(5, 4, 8, 8), {})
         assert chunks == ((1, 0), (1, 1), (1, 2), (1, 3), (1, 4))
 
 

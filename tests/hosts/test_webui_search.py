@@ -215,6 +215,22 @@ def test_the_button_asks_for_one_search_and_presses_generate(host: HostModules) 
     assert [c.arguments["visible"] for c in part] == [True, False]
 
 
+def test_lists_and_preview_follow_the_end_of_a_search(host: HostModules) -> None:
+    """The host writes its text under the pictures then; the page may have been open for hours."""
+    host.script.ui(False)
+    steps, denoise = Component(STEPS), Component(0.7)
+    for name, component in (("steps", steps), ("hr-checkbox", Component(False)), ("hires_steps", Component(0)),
+                            ("denoising_strength", denoise)):  # fmt: skip
+        host.script.after_component(component, elem_id=f"txt2img_{name}")
+    log = Component("")
+    host.script.after_component(log, elem_id="html_log_txt2img")
+    name = search(host).text["Flexi schedule"]
+    ((kind, ended, inputs, _),) = log.events
+    lists, _, shown = ended(*(component.value for component in inputs))
+    assert kind == "change" and name in lists["choices"] and lists["value"] == "auto"
+    assert "Searched in place for 2x" in shown
+
+
 def test_an_inner_generation_does_not_search(host: HostModules) -> None:
     """The plain half of a comparison, or ADetailer's parts: their arguments are their own."""
     off = generate(host, False, "auto", "same", "by position", False, 2.0, MINUTES)

@@ -147,6 +147,8 @@ def start(kind: str, folder: Path, checkpoint: Path | None = None) -> Server | N
     if kind == "a1111":
         for file in files:
             write_config(checkout, file, width, vae_width)
+    if kind == "reforge":  # it would fetch a network for its previews before its first picture
+        (folder / "config.json").write_text(json.dumps({"show_progress_type": "Approx cheap"}), encoding="utf-8")
     (folder / "extensions").mkdir()
     (folder / "extensions" / "flexiffusion").symlink_to(ROOT)
     (folder / "extensions" / "zz_probe").symlink_to(PROBE)

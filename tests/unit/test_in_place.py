@@ -136,6 +136,11 @@ def test_solvers_are_fitted_on_any_number_of_images(denoiser: FormulaDenoiser, c
     assert any(one.weights for one in found.schedules) and "with a fitted solver" in found.report
 
 
+def test_none_is_fitted_where_a_host_could_not_run_it(denoiser: FormulaDenoiser) -> None:
+    found = searched(denoiser, fits=False)
+    assert found.schedules and not any(one.weights for one in found.schedules)
+
+
 def test_the_own_solver_stays_where_it_is_nearer(denoiser: FormulaDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flexiffusion.search.fitting.fitted_row", lambda predictions, *rest: (0.5,))  # a poor fit
     found = searched(denoiser)
