@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -201,7 +202,9 @@ def export(
     for folder in ("tokenizer", "tokenizer_2"):
         for name in ("vocab.json", "merges.txt"):  # what older versions of transformers read
             shutil.copy(work / "tokenizer" / name, out / "emoji" / folder / name)
-    (out / "emoji" / "prompts.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    # mixed: in Unicode's order a search would see smiling faces alone, and be judged on balls and flags
+    mixed = random.Random(0).sample(names, len(names))
+    (out / "emoji" / "prompts.txt").write_text("\n".join(mixed) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
