@@ -35,7 +35,6 @@ from flexsearch.named import callable_of, is_named
 from flexsearch.sampling.references import Reference
 from flexsearch.sampling.solvers import draw, draw_fitted
 
-
 CLEARLY = 1.25  # what the error of one fit must be over that of the other
 
 
