@@ -35,8 +35,6 @@ from flexsearch.named import callable_of, is_named
 from flexsearch.sampling.references import Reference
 from flexsearch.sampling.solvers import draw, draw_fitted
 
-CLEARLY = 1.25  # what the error of one fit must be over that of the other
-
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -188,8 +186,8 @@ class LocalEvaluator(OneByOne):
 
     def refine(self, candidate: Candidate) -> Weights:
         """The weights of the candidate's own solver, at their best: fitted on all images of the teacher's path, with
-        a price for sums other than one, or with free ones where those end clearly nearer; and where it has few full
-        steps refined for where the samples of all images end. (Sums near one serve other guidance scales better.)
+        and without a price for sums other than one, whichever ends nearer; and where it has few full steps refined for
+        where the samples of all images end.
 
         Raises ModelError where not even one image fits, and ValueError where the evaluator fits no solvers.
         """
@@ -198,8 +196,7 @@ class LocalEvaluator(OneByOne):
         count, wanted = len(self.path.end), self.references[self.judged_by].latents
         fits = [self._fitted(candidate, count, fitting) for fitting in (Fitting(), ABOUT_ONE)]
         errors = [mean_root(squared_error(made.latents, wanted[:count])) for made, _ in fits]
-        free = errors[0] * CLEARLY < errors[1] or not math.isfinite(errors[1])
-        weights = fits[0 if free else 1][1]
+        weights = fits[int(np.argmin(np.nan_to_num(errors, nan=math.inf)))][1]
         if not refining.few(candidate.actions):
             return weights
         steps = (candidate.places, candidate.actions, weights)

@@ -126,7 +126,7 @@ class TestRefining:
         assert candidate.actions.count(FULL) == 3
         assert evaluator.refine(candidate) == evaluator.fit(candidate, 10) != evaluator.fit(candidate)
 
-    def test_sums_are_free_where_that_is_clearly_nearer(
+    def test_of_the_fits_with_free_sums_and_sums_of_one_the_nearer(
         self, evaluator: LocalEvaluator, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("flexiffusion.search.refining.FEW", 2)
