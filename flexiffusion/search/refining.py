@@ -9,8 +9,6 @@ that was right. No gradient is taken, and the weights cost nothing when sampling
 What is minimised is the search's own statistic, the mean over images of the distances (`objective.Objective`), by
 iteratively reweighted least squares. How far the weights may go (the damping) is chosen by cross-validation: on the
 linear model, folds of images judge weights that were found without them; so a few images do not lead all others astray.
-Of dampings that are about as good the strongest is taken: the last per cent takes weights far from the fit, and at
-another guidance scale such weights are worse than any solver's (benchmarks/README.md, "Refining").
 """
 
 from __future__ import annotations
@@ -36,7 +34,6 @@ from .paired import mean_root
 FEW = 8  # full steps up to which it pays: with more, a round takes as many calls as a search, for a per cent or two
 NUDGE = 0.01  # of a weight: small against what it moves, large against rounding of float32
 DAMPINGS = tuple(10 ** (1 - power / 2) for power in range(13))  # 10 to 1e-5
-ABOUT_AS_GOOD = 1.02  # a damping's score over the best one's
 FOLDS = 4
 REWEIGHTINGS = 8
 LENGTHS = (1.0, 0.5, 0.25)  # of the way to where the linear model says
@@ -71,7 +68,7 @@ class _Linear:
         return change
 
     def damping(self) -> float:
-        """The strongest whose changes help images that they were not found on about as much as the best one's do."""
+        """The one whose changes help images that they were not found on most."""
         folds = np.arange(len(self.constant)) % min(FOLDS, len(self.constant))
         scores = []
         for damping in DAMPINGS:
@@ -80,8 +77,7 @@ class _Linear:
                 left_out = folds == fold
                 distances[left_out] = np.sqrt(self.errors(self.best(damping, ~left_out))[left_out])
             scores.append(float(distances.mean()))
-        enough = ABOUT_AS_GOOD * float(np.nanmin(scores))
-        return next(one for one, score in zip(DAMPINGS, scores, strict=True) if score <= enough)
+        return DAMPINGS[int(np.argmin(scores))]
 
 
 @torch.inference_mode()

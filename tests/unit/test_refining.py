@@ -12,7 +12,7 @@ from flexiffusion.schedule import FULL
 from flexiffusion.search import refining
 from flexiffusion.search.fitting import Fitting, TeacherPath, fit
 from flexiffusion.search.paired import mean_root, squared_error
-from flexiffusion.search.refining import DAMPINGS, _Linear, refined
+from flexiffusion.search.refining import refined
 from flexiffusion.search.trajectory import sample
 from flexiffusion.solver import Multistep, Weights, dpmpp_2m
 
@@ -87,22 +87,3 @@ def test_what_cannot_be_improved_stays_as_it_is() -> None:
 def test_what_diverged_stays_as_it_is() -> None:
     wild = tuple((1e30,) * min(i + 1, 4) for i in range(len(STUDENT)))
     assert improved(VP, wild) == wild
-
-
-class TestDamping:
-    ones = np.ones(8)
-
-    def test_where_all_are_as_good_it_is_the_strongest(self) -> None:
-        assert _Linear(self.ones, np.zeros((8, 1)), np.ones((8, 1, 1))).damping() == DAMPINGS[0]
-
-    def test_where_going_on_pays_it_is_a_weak_one(self) -> None:
-        """A change of one ends exactly where it should."""
-        damping = _Linear(self.ones, -np.ones((8, 1)), np.ones((8, 1, 1))).damping()
-        assert damping < 1e-2
-
-    def test_the_last_per_cent_is_left(self) -> None:
-        """Nine tenths of the error are beyond any change: from some damping on less is gained than is noticed."""
-        linear = _Linear(self.ones, -0.1 * np.ones((8, 1)), 0.1 * np.ones((8, 1, 1)))
-        damping = linear.damping()
-        gone = float(linear.best(damping, np.ones(8, bool))[0])
-        assert DAMPINGS[-1] < damping < DAMPINGS[0] and 0.3 < gone < 0.9
