@@ -81,7 +81,7 @@ def choose(experiment: Experiment, evaluated: Sequence[Evaluated], on_step: OnSt
     settings = experiment.settings
     chosen, known = [teacher(experiment)], Known(experiment, evaluated)
     for speedup, target in zip(settings.speedups, settings.targets, strict=True):
-        affordable = [item for item in evaluated if item.cost <= target + 1e-9]
+        affordable = _usable(experiment, evaluated, target)
         if affordable:
             best = min(affordable, key=lambda item: item.error)
             solver, plan = solver_of(experiment, best.candidate), experiment.method.file_plan(best.genes)
@@ -152,7 +152,7 @@ def contenders(experiment: Experiment, found: Entry, evaluated: Sequence[Evaluat
     where few full steps are refined one more for each `EVALUATIONS_EACH`, of other steps each, and the best placed."""
     settings = experiment.settings
     target = next(t for s, t in zip(settings.speedups, settings.targets, strict=True) if s == found.speedup)
-    able = sorted((item for item in evaluated if item.cost <= target + 1e-9), key=lambda item: item.error)
+    able = sorted(_usable(experiment, evaluated, target), key=lambda item: item.error)
     first = next(item for item in able if item.candidate.key == found.candidate.key)
     if not settings.objective.paired or not refining.few(found.candidate.actions):
         return [first]
@@ -161,6 +161,12 @@ def contenders(experiment: Experiment, found: Entry, evaluated: Sequence[Evaluat
     most = max(1, settings.evaluations // EVALUATIONS_EACH)
     placed = [item for item in others if item.candidate.plain]
     return list({item.candidate.key: item for item in [first, *others[:most], *placed[:1]]}.values())
+
+
+def _usable(experiment: Experiment, evaluated: Sequence[Evaluated], target: float) -> list[Evaluated]:
+    """Within the cost, and of no more steps than the teacher: hosts run no more than their user asked for."""
+    most = len(experiment.teacher)
+    return [item for item in evaluated if item.cost <= target + 1e-9 and len(item.candidate.places) <= most]
 
 
 def _error(experiment: Experiment, candidate: Candidate, weights: Weights) -> float:

@@ -33,7 +33,7 @@ from tools.make_random_checkpoint import write
 RIVALS = {"plain", "uni_pc", "dpmpp_3m", "plain_fitted", "deepcache", "spectrum", "easycache"}  # that nobody searched
 # The planner's tables take as long as all of this: TestPlan and test_search_run.py make small ones.
 SMALL = ["--steps", "8", "--speedup", "2", "--images", "3", "--held-out", "3", "--no-planner", "--evaluations"]
-EVALUATIONS = "16"  # more than there are seeds
+EVALUATIONS = "24"
 
 
 def tiny_schedule(plan: SegmentsPlan | StepsPlan) -> Schedule:

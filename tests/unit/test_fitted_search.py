@@ -111,6 +111,15 @@ def test_rivals_are_the_users_own_solver_others_and_fitted_ones(experiment: Expe
     assert not isinstance(solvers["plain_fitted"], str)
 
 
+def test_what_has_more_steps_than_the_teacher_is_not_found(experiment: Experiment) -> None:
+    """Hosts would not run it: they make no more calls than their user asked for."""
+    longer = make_candidate(tuple(range(999, 299, -100)), [FULL, *[HEAD] * 6])
+    assert len(longer.places) == 7 > len(experiment.teacher)
+    items = [Evaluated(i, {}, one, 0.1 * i, 2.0) for i, one in enumerate([longer, *candidates(experiment)])]
+    found = final_table.Entry("found", 2.0, "found", items[1].candidate, "dpmpp_2m")
+    assert longer.key not in {item.candidate.key for item in final_table.contenders(experiment, found, items)}
+
+
 class TestRefining:
     def test_samples_of_the_search_images_end_nearer(self, experiment: Experiment, evaluator: LocalEvaluator) -> None:
         candidate = candidates(experiment)[0]
