@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .errors import ModelMismatch
-from .noise import NoiseKind
+from .noise import NoiseKind, network_scale
 from .plan import Plan
 from .solver import advanced, clean, planned_weights
 
@@ -217,14 +217,14 @@ class OwnSolver:
         output = model_output.float()
         if output.shape[1] == 2 * sample.shape[1]:  # the network predicts the variance too
             output = output[:, : sample.shape[1]]
-        state = sample.float() * (1.0 if self._scaled else math.sqrt(1 + level**2))
+        state = sample.float() * (1.0 if self._scaled else network_scale(level, "vp"))
         denoised = self._clipped(clean(output, state, level, prediction_of(self._scheduler)))
         self._past = (denoised, *self._past)[: self._span]
         state = advanced(state, self._past, following / level, self._weights[self._index])
         self._index += 1
         if hasattr(self._scheduler, "_step_index"):  # by which `scale_model_input` and `add_noise` know the level
             self._scheduler._step_index = self._index
-        result = (state / (1.0 if self._scaled else math.sqrt(1 + following**2))).to(model_output.dtype)
+        result = (state / (1.0 if self._scaled else network_scale(following, "vp"))).to(model_output.dtype)
         if not return_dict:
             return (result,)
         return SimpleNamespace(prev_sample=result, pred_original_sample=denoised.to(model_output.dtype))

@@ -7,7 +7,6 @@ that. Whatever is changed is an attribute of an object, put back at the end.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from flexiffusion.errors import FlexiffusionError
 from flexiffusion.fit import UNKNOWN, distilled
 from flexiffusion.host import why_not_cut
 from flexiffusion.metadata import Sampling
-from flexiffusion.noise import NoiseKind, NoiseLevels, initial_scale
+from flexiffusion.noise import NoiseKind, NoiseLevels, initial_scale, network_scale
 from flexiffusion.plan import index_at
 from flexiffusion.search.in_host import HostDenoiser, fine, save, schedules_of, solver_for
 from flexiffusion.search.in_place import Found, Progress, find
@@ -207,7 +206,9 @@ class _Course:
         ones = self._x.new_ones(len(sample))
         if not isinstance(self._levels, Timesteps):
             return self._model(sample.to(self._x), sigma * ones, **self._extra)
-        noise = self._model((sample / math.sqrt(1 + sigma**2)).to(self._x), (self._first + place) * ones, **self._extra)
+        noise = self._model(
+            (sample / network_scale(sigma, "vp")).to(self._x), (self._first + place) * ones, **self._extra
+        )
         return sample - sigma * noise
 
     def through(self, original: Callable[..., Any], denoiser: HostDenoiser) -> Callable[..., Any]:
