@@ -435,7 +435,7 @@ class _Search:
         levels = self.denoiser.levels
         seeds = self._seeds()
         slots = max(
-            slots_for(self.costs, max(self.targets), len(levels)), *(len(seed.candidate.places) for seed in seeds)
+            slots_for(self.costs, max(self.targets), len(self.places)), *(len(seed.candidate.places) for seed in seeds)
         )
         space = PlacementSpace(self.places[0], slots, min(len(self.costs.partial) - 1, self.denoiser.branches))
         return PlacementMethod(seeds, self.targets, Variation(space, levels, self.costs))

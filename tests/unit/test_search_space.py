@@ -65,7 +65,9 @@ class TestSpace:
 
     def test_slots_hold_the_cheapest_alternation(self) -> None:
         assert slots_for(TABLE, 10, 1000) >= 2 * int(10 / 1.01)
-        assert slots_for(TABLE, 10_000, 1000) == 1000
+
+    def test_slots_are_no_more_than_the_teacher_has_steps(self) -> None:
+        assert slots_for(TABLE, 10, 12) == 12
 
 
 class TestOperators:
