@@ -11,26 +11,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..cost import CostTable
 from ..errors import FlexiffusionError
 from ..metadata import Cost, ModelInfo, Provenance, Sampling
-from ..noise import initial_scale
-from ..plan import Plan
-from ..rule import rule
-from ..run import Run
-from ..schedule import FULL, Action, Schedule, StepsPlan
+from ..schedule import FULL, Schedule, StepsPlan
 from ..solver import Multistep, SolverMaker, Weights, dpmpp_2m
-from .candidate import Candidate, make_candidate, plain
+from .candidate import Candidate, plain
+from .counting import counted_costs
 from .denoiser import Denoiser
 from .fitting import ABOUT_ONE, FEW_IMAGES, TeacherPath, fit
 from .method import Evaluated, stream_of
@@ -41,7 +37,7 @@ from .objective import Objective
 from .paired import Errors, mean_root, squared_error
 from .prefixes import Prefixes
 from .racing import SLACK, race, rival_of
-from .seeds import Seed, alternating
+from .seeds import evenly, listed_seeds, ruled
 from .trajectory import Trajectory, joined, sample
 
 FITTED_ON = 8  # images at most: the first stage of a race, so that the others judge what was fitted
@@ -187,27 +183,6 @@ def clearly(item: Evaluated, best: Evaluated) -> bool:
     return bool(differences.mean() + spread < 0)
 
 
-@contextmanager
-def multiply_adds(network: nn.Module) -> Iterator[list[float]]:
-    """A list that grows by the multiply-adds of every layer with a matrix that runs in the block, on whatever thread.
-    Those of attention's products are not among them."""
-    counted: list[float] = []
-
-    def count(layer: Any, _: Any, output: Any) -> None:
-        weight = layer.weight
-        read = getattr(layer, "in_features", None) or math.prod(weight.shape[1:])  # quantised weights are packed
-        if isinstance(output, Tensor):
-            counted.append(float(output.numel() * read))
-
-    layers = [layer for layer in network.modules() if getattr(getattr(layer, "weight", None), "ndim", 0) > 1]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        yield counted
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 @dataclass(frozen=True)
 class _Limits:
     seconds: float | None
@@ -275,10 +250,14 @@ class _Search:
         )
         self.work += len(self.places) * len(self.noise)
         self.costs = self._costs()
+        self.ruled = [
+            ruled(self.places, speedup, target, self.costs, levels.kind)
+            for speedup, target in zip(self.speedups, self.targets, strict=True)
+        ]
         self.method = self._method()
         self.rivals: dict[float, float] = {}
         for speedup, target in zip(self.speedups, self.targets, strict=True):
-            rival = plain(self._spaced(int(target)))
+            rival = plain(evenly(self.places, int(target)))
             made = self._sampled(self.solver, rival, slice(0, len(self.noise)))
             self.work += len(rival.places) * len(self.noise)
             self.rivals[speedup] = mean_root(squared_error(made.latents, self.teacher))
@@ -410,60 +389,18 @@ class _Search:
         self.batch = min(self.batch, made.batch)  # where memory ran out, the next one begins with less
 
     def _costs(self) -> CostTable:
-        """Multiply-adds of a full call and of the partial ones, as one image takes them."""
-        sigma = self.denoiser.levels.sigma(self.places[0])
-        state = self.noise[:1].to(self.denoiser.device) * initial_scale(sigma, self.denoiser.levels.kind)
         branches = [branch for branch in BRANCHES if branch < self.denoiser.branches]
-        full, partials = 0.0, {}
-        for branch in branches:
-            plan = Plan(self.denoiser.levels.sigmas(self.places[:2]), (FULL, Action("partial", branch)), 0)
-            spent = []
-            with Run(self.denoiser.network, plan, self.denoiser.levels.kind) as run:
-                for index, level in enumerate(plan.levels):
-                    run.evaluate(level)
-                    with multiply_adds(self.denoiser.network) as counted:
-                        self.denoiser(state, self.places[index], slice(0, 1), run)
-                    spent.append(sum(counted))
-            full, partials[branch] = spent
-            self.work += 2
-        if not full:  # a compiled network shows nothing of its layers
+        self.work += 2 * len(branches)
+        counted = counted_costs(self.denoiser, self.noise[:1], self.places, branches)
+        if counted is None:
             self.notes.append("the cost of partial steps is assumed: the network's layers cannot be counted")
             return CostTable("macs", 1.0, {branch: ASSUMED[branch] for branch in branches})
-        return CostTable("macs", full, {branch: max(macs, full * 1e-4) for branch, macs in partials.items()})
+        return counted
 
     def _method(self) -> PlacementMethod:
-        levels = self.denoiser.levels
-        seeds = self._seeds()
+        seeds = listed_seeds(self.places, self.costs, self.targets, self.ruled)
         slots = max(
             slots_for(self.costs, max(self.targets), len(self.places)), *(len(seed.candidate.places) for seed in seeds)
         )
         space = PlacementSpace(self.places[0], slots, min(len(self.costs.partial) - 1, self.denoiser.branches))
-        return PlacementMethod(seeds, self.targets, Variation(space, levels, self.costs))
-
-    def _seeds(self) -> list[Seed]:
-        """The rule's schedule, fewer steps, and turns; within the asked costs."""
-        kind, found = self.denoiser.levels.kind, []
-        self.ruled: list[Candidate] = []
-        for speedup, target in zip(self.speedups, self.targets, strict=True):
-            ruled = rule(self.places, min(max(speedup, 1.0), 4.0), ModelInfo("any", 64), kind, guided=False).plan
-            steps = list(zip(self.places, ruled.actions(), strict=True))
-            while sum(self.costs.of(action) for _, action in steps) > target * self.costs.full and len(steps) > 3:
-                partials = [i for i, (_, action) in enumerate(steps) if action.kind == "partial"]
-                del steps[partials[-1] if partials else len(steps) // 2]
-            made = make_candidate([place for place, _ in steps], [action for _, action in steps])
-            self.ruled.append(made)
-            found.append(Seed("alternating", f"the rule, {speedup:g}x", made))
-            found.append(Seed("plain", f"{int(target)} steps", plain(self._spaced(int(target)))))
-            for branch in self.costs.partial:
-                share = self.costs.partial[branch] / self.costs.full
-                for partials_each in (1, 2):
-                    count = (1 + partials_each) * int(target / (1 + partials_each * share))
-                    if 3 <= count <= len(self.places):
-                        turns = alternating(self._spaced(count), branch, "linear", partials_each)
-                        found.append(Seed("alternating", f"turns, branch {branch}, {count} steps", turns))
-        return list({seed.candidate.key: seed for seed in reversed(found)}.values())[::-1]
-
-    def _spaced(self, count: int) -> tuple[int, ...]:
-        """As many places of the list, evenly in position, from its first to its last level."""
-        last = len(self.places) - 1
-        return tuple(self.places[round(i * last / max(1, count - 1))] for i in range(max(1, min(count, last + 1))))
+        return PlacementMethod(seeds, self.targets, Variation(space, self.denoiser.levels, self.costs))

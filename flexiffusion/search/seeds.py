@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..checks import MAX_BRANCHES
 from ..cost import CostTable
-from ..noise import NoiseLevels, Spacing, spaced_places
+from ..metadata import ModelInfo
+from ..noise import NoiseKind, NoiseLevels, Spacing, spaced_places
+from ..rule import FASTEST, rule
 from ..schedule import FULL, Action, Predictor
 from .candidate import DRAWN, Candidate, make_candidate, plain
 
@@ -134,7 +137,43 @@ def fitted_seeds(
                     name = f"a full step and {partials} of branch {branch} by turns, linear, {spacing}, {count} steps"
                     places = spaced_places(levels, count, spacing)
                     found.append(Seed("alternating", name, alternating(places, branch, "linear", partials)))
-    return list({seed.candidate.key: seed for seed in reversed(found)}.values())[::-1]
+    return _distinct(found)
+
+
+def evenly(places: Sequence[int], count: int) -> tuple[int, ...]:
+    """As many of these places, evenly in position, from the first to the last; all of them where there are fewer."""
+    last = len(places) - 1
+    return tuple(places[round(i * last / max(1, count - 1))] for i in range(max(1, min(count, last + 1))))
+
+
+def ruled(places: Sequence[int], speedup: float, target: float, costs: CostTable, kind: NoiseKind) -> Candidate:
+    """The schedule of the rule (`flexiffusion.rule`) on a list of places, within a cost of `target` full steps: where
+    it costs more, its last partial steps are left out, or, without any, middle ones."""
+    made = rule(places, min(max(speedup, 1.0), FASTEST), ModelInfo("any", MAX_BRANCHES), kind, guided=False).plan
+    steps = list(zip(places, made.actions(), strict=True))
+    while sum(costs.of(action) for _, action in steps) > target * costs.full and len(steps) > 3:
+        partials = [i for i, (_, action) in enumerate(steps) if action.kind == "partial"]
+        del steps[partials[-1] if partials else len(steps) // 2]
+    return make_candidate([place for place, _ in steps], [action for _, action in steps])
+
+
+def listed_seeds(
+    places: Sequence[int], costs: CostTable, targets: Sequence[float], rules: Sequence[Candidate]
+) -> list[Seed]:
+    """Where a search on one list of places begins, at the asked costs (in full steps): each one's schedule of the rule
+    (`rules`, in the targets' order), fewer of the places, and a full step and one or two partial ones by turns."""
+    found = []
+    for target, own in zip(targets, rules, strict=True):
+        found.append(Seed("alternating", f"the rule, {target:.3g} steps", own))
+        found.append(Seed("plain", f"{int(target)} steps", plain(evenly(places, int(target)))))
+        for branch in costs.partial:
+            share = costs.partial[branch] / costs.full
+            for partials in IN_TURN[:2]:
+                count = (1 + partials) * int(target / (1 + partials * share))
+                if 3 <= count <= len(places):
+                    turns = alternating(evenly(places, count), branch, "linear", partials)
+                    found.append(Seed("alternating", f"turns, branch {branch}, {count} steps", turns))
+    return _distinct(found)
 
 
 def all_seeds(
@@ -160,3 +199,8 @@ def all_seeds(
 def near(cost: float, targets: Sequence[float]) -> bool:
     """Whether a cost is at most one of the targets, and at least 80 % of it."""
     return any(0.8 * target <= cost <= target + 1e-9 for target in targets)
+
+
+def _distinct(seeds: Sequence[Seed]) -> list[Seed]:
+    """Without repetitions: of equal schedules the first one's name, at the last one's place."""
+    return list({seed.candidate.key: seed for seed in reversed(seeds)}.values())[::-1]
