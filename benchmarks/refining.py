@@ -4,9 +4,9 @@
 
 For each asked speed-up the best schedule of a finished run with fitted solvers (or of its full steps only, --placed):
 its weights as the search had them, fitted once more on all search images, and from there refined on so many of them
-(see `flexiffusion.search.refining`), round after round. Printed, as Markdown: network calls of refining, of one image
-each; mean squared latent error to the teacher on the held-out images; and its ratio to the first row with 95 %
-paired-bootstrap intervals.
+(see `flexiffusion.search.refining`), round after round, without and with images at other guidance scales. Printed, as
+Markdown: network calls of refining, of one image each; mean squared latent error to the teacher on the held-out images;
+and its ratio to the first row with 95 % paired-bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from benchmarks.ratios import ratio_text
 from benchmarks.searches import finished
 from flexiffusion.search.candidate import Candidate
 from flexiffusion.search.paired import Errors
-from flexiffusion.search.refining import refined
+from flexiffusion.search.refining import Images, refined
 from flexiffusion.solver import Weights
-from flexsearch.models.checkpoint import Counted
+from flexsearch.models.checkpoint import CheckpointDenoiser, Counted
 from flexsearch.runs.experiment import Experiment
 
 
@@ -57,14 +57,21 @@ def compare(experiment: Experiment, asked: str, candidate: Candidate, images: li
     row(f"fitted on {evaluator.fitted_on} images", evaluator.fit(candidate), 0)
     whole = evaluator.fit(candidate, len(evaluator.path.end))
     row(f"fitted on {len(evaluator.path.end)}", whole, 0)
+    calls: list[int] = []
+
+    def counted(images: Images, count: int) -> Images:
+        assert isinstance(images.denoiser, CheckpointDenoiser)
+        return Images(Counted(images.denoiser, calls.append), images.noise[:count], images.wanted[:count])
+
+    own = Images(evaluator.denoiser, evaluator.noise, evaluator.references["teacher"].latents)
     for count in images or [evaluator.count]:
-        weights, wanted = whole, evaluator.references["teacher"].latents[:count]
-        for number in range(rounds):
-            calls: list[int] = []
-            tally = Counted(evaluator.denoiser, calls.append)
-            steps = (candidate.places, candidate.actions, weights)
-            weights = refined(tally, evaluator.noise[:count], wanted, *steps, batch=evaluator.batch)
-            row(f"refined on {count}, round {number + 1}", weights, sum(calls))
+        for elsewhere in (False, True):
+            sets = [counted(own, count), *(counted(other, count) for other in evaluator.elsewhere if elsewhere)]
+            words, weights = f"{count}{' and other scales' if elsewhere else ''}", whole
+            for number in range(rounds):
+                calls.clear()
+                weights = refined(sets, candidate.places, candidate.actions, weights, batch=evaluator.batch)
+                row(f"refined on {words}, round {number + 1}", weights, sum(calls))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,15 @@ that was right. No gradient is taken, and the weights cost nothing when sampling
 What is minimised is the search's own statistic, the mean over images of the distances (`objective.Objective`), by
 iteratively reweighted least squares. How far the weights may go (the damping) is chosen by cross-validation: on the
 linear model, folds of images judge weights that were found without them; so a few images do not lead all others astray.
+
+Several sets of images may be given, such as the same prompts at other guidance scales. Each counts by how far its
+images are from where they were, so that a set with larger errors does not outweigh the others. Weights that were
+refined at one scale alone may lose at others what the fit had gained there (benchmarks/README.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +41,19 @@ DAMPINGS = tuple(10 ** (1 - power / 2) for power in range(13))  # 10 to 1e-5
 FOLDS = 4
 REWEIGHTINGS = 8
 LENGTHS = (1.0, 0.5, 0.25)  # of the way to where the linear model says
+TINY = 1e-30
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The first images of a denoiser's set: their noise, standard normal (n, ...), and the samples that they should
+    end at."""
+
+    denoiser: Denoiser
+    noise: Tensor
+    wanted: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +65,10 @@ class _Linear:
     constant: Array  # (n,)
     slope: Array  # (n, p)
     curvature: Array  # (n, p, p)
+
+    def over(self, unit: float) -> _Linear:
+        """The same, of errors in this unit."""
+        return _Linear(self.constant / unit, self.slope / unit, self.curvature / unit)
 
     def errors(self, change: Array) -> Array:
         bent = np.einsum("npq,p,q->n", self.curvature, change, change)
@@ -82,9 +101,7 @@ class _Linear:
 
 @torch.inference_mode()
 def refined(
-    denoiser: Denoiser,
-    noise: Tensor,
-    wanted: Tensor,
+    sets: Sequence[Images],
     places: Sequence[int],
     actions: Sequence[Action],
     weights: Weights,
@@ -92,20 +109,30 @@ def refined(
     batch: int = 64,
     rounds: int = 1,
 ) -> Weights:
-    """The weights refined on the first images of the denoiser's set: never worse than they were on these.
+    """The weights refined on sets of images: never worse than they were on all of these together.
 
-    noise, wanted: (n, ...) of these images, and the samples that they should end at. Each of `rounds` takes, for every
-    weight, the steps that come after its own, on every image. The same input gives the same weights.
+    Each of `rounds` takes, for every weight, the steps that come after its own, on every image. Sets on which the
+    weights do not stay finite are left out. The same input gives the same weights.
     """
-    course = _Course(denoiser, tuple(places), tuple(actions), batch)
-    least = mean_root(course.errors(noise, wanted, weights))
+    courses = [_Course(images, tuple(places), tuple(actions), batch) for images in sets]
+    courses = [course for course in courses if np.isfinite(course.errors(weights)).all()]
+    if not courses:
+        return weights
+    units = [max(mean_root(course.errors(weights)), TINY) for course in courses]
+
+    def error_of(changed: Weights) -> float:
+        return mean_root(
+            np.concatenate([course.errors(changed) / unit for course, unit in zip(courses, units, strict=True)])
+        )
+
+    least = error_of(weights)
     for _ in range(rounds):
-        linear = course.linear(noise, wanted, weights)
+        linear = _together(course.linear(weights).over(unit) for course, unit in zip(courses, units, strict=True))
         if not np.isfinite(linear.curvature).all():
             return weights
-        change = linear.best(linear.damping(), np.ones(len(noise), dtype=bool))
+        change = linear.best(linear.damping(), np.ones(len(linear.constant), dtype=bool))
         tried = [_changed(weights, length * change) for length in LENGTHS]
-        errors = [mean_root(course.errors(noise, wanted, one)) for one in tried]
+        errors = [error_of(one) for one in tried]
         best = int(np.nanargmin([*errors, least]))
         if best == len(errors):
             return weights
@@ -136,36 +163,46 @@ def _changed(weights: Weights, change: Array) -> Weights:
     return tuple(map(tuple, rows))
 
 
-@dataclass(frozen=True)
-class _Course:
-    """One schedule over the denoiser's images."""
+def _together(parts: Iterable[_Linear]) -> _Linear:
+    """Of the images of all parts."""
+    arrays = zip(*((part.constant, part.slope, part.curvature) for part in parts), strict=True)
+    return _Linear(*map(np.concatenate, arrays))
 
-    denoiser: Denoiser
+
+@dataclass(frozen=True, eq=False)
+class _Course:
+    """One schedule over one set of images."""
+
+    images: Images
     places: tuple[int, ...]
     actions: tuple[Action, ...]
     batch: int
 
-    def _plan(self) -> Plan:
-        return Plan(levels=self.denoiser.levels.sigmas(self.places), actions=self.actions, nulls=0)
+    @property
+    def _denoiser(self) -> Denoiser:
+        return self.images.denoiser
 
-    def _slices(self, count: int) -> Iterator[slice]:
+    def _plan(self) -> Plan:
+        return Plan(levels=self._denoiser.levels.sigmas(self.places), actions=self.actions, nulls=0)
+
+    def _slices(self) -> Iterator[slice]:
+        count = len(self.images.noise)
         for first in range(0, count, self.batch):
             yield slice(first, min(first + self.batch, count))
 
-    def errors(self, noise: Tensor, wanted: Tensor, weights: Weights) -> Array:
+    def errors(self, weights: Weights) -> Array:
         """Mean squared error of each image."""
-        parts = [self._trace(noise, rows, weights)[0][-1] for rows in self._slices(len(noise))]
-        difference = torch.cat([part.cpu() for part in parts]).double() - wanted.double()
+        parts = [self._trace(rows, weights)[0][-1] for rows in self._slices()]
+        difference = torch.cat([part.cpu() for part in parts]).double() - self.images.wanted.double()
         return np.asarray(difference.square().flatten(1).mean(1).numpy())
 
-    def linear(self, noise: Tensor, wanted: Tensor, weights: Weights) -> _Linear:
-        parts = [self._linear(noise, wanted, rows, weights) for rows in self._slices(len(noise))]
-        return _Linear(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    def linear(self, weights: Weights) -> _Linear:
+        return _together(self._linear(rows, weights) for rows in self._slices())
 
-    def _linear(self, noise: Tensor, wanted: Tensor, rows: slice, weights: Weights) -> tuple[Array, Array, Array]:
-        states, outputs, features = self._trace(noise, rows, weights)
+    def _linear(self, rows: slice, weights: Weights) -> _Linear:
+        states, outputs, features = self._trace(rows, weights)
         end = states[-1].cpu().double().flatten(1)
-        residual = end - wanted[rows].double().flatten(1)
+        residual = end - self.images.wanted[rows].double().flatten(1)
         moved = []
         for index, age in _places(weights):
             nudged = states[index + 1] + (1 - self._ratio(index)) * NUDGE * outputs[index - age]
@@ -176,21 +213,23 @@ class _Course:
         size = end.shape[1]
         curvature = directions @ directions.transpose(1, 2) / size
         slope = (directions @ residual.unsqueeze(2)).squeeze(2) / size
-        return residual.square().mean(1).numpy(), slope.numpy(), curvature.numpy()
+        return _Linear(residual.square().mean(1).numpy(), slope.numpy(), curvature.numpy())
 
     def _ratio(self, index: int) -> float:
-        levels = (*self.denoiser.levels.sigmas(self.places), 0.0)
+        levels = (*self._denoiser.levels.sigmas(self.places), 0.0)
         return levels[index + 1] / levels[index]
 
-    def _trace(self, noise: Tensor, rows: slice, weights: Weights) -> tuple[list[Tensor], list[Tensor], list[Features]]:
+    def _trace(self, rows: slice, weights: Weights) -> tuple[list[Tensor], list[Tensor], list[Features]]:
         """States before each step and at the end, predictions, and what is cached after each step."""
         plan = self._plan()
-        state = noise[rows].to(self.denoiser.device) * initial_scale(plan.levels[0], self.denoiser.levels.kind)
+        state = self.images.noise[rows].to(self._denoiser.device) * initial_scale(
+            plan.levels[0], self._denoiser.levels.kind
+        )
         states, outputs, features = [state], list[Tensor](), list[Features]()
-        with Run(self.denoiser.network, plan, self.denoiser.levels.kind) as run:
+        with Run(self._denoiser.network, plan, self._denoiser.levels.kind) as run:
             for index, place in enumerate(self.places):
                 run.evaluate(plan.levels[index])
-                outputs.append(self.denoiser(states[-1], place, rows, run))
+                outputs.append(self._denoiser(states[-1], place, rows, run))
                 past = tuple(reversed(outputs))
                 states.append(advanced(states[-1], past, self._ratio(index), weights[index]))
                 features.append(run.features())
@@ -203,10 +242,10 @@ class _Course:
         if first == len(self.places):
             return state
         plan = self._plan()
-        with Run(self.denoiser.network, plan, self.denoiser.levels.kind) as run:
+        with Run(self._denoiser.network, plan, self._denoiser.levels.kind) as run:
             run.go_on(features)
             for index in range(first, len(self.places)):
                 run.evaluate(plan.levels[index])
-                past = (self.denoiser(state, self.places[index], rows, run), *past)
+                past = (self._denoiser(state, self.places[index], rows, run), *past)
                 state = advanced(state, past, self._ratio(index), weights[index])
         return state

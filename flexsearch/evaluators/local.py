@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -132,10 +132,12 @@ class LocalEvaluator(OneByOne):
         real: RealFid | None = None,
         path: TeacherPath | None = None,
         fitted_on: int = 0,
+        elsewhere: Callable[[], Sequence[refining.Images]] = tuple,
     ) -> None:
         """solver: the one that candidates are sampled with, by name
         path: of the first images; where it is given, candidates have a solver of their own instead, fitted to it
         fitted_on: on how many of these images candidates' solvers are fitted, the first ones
+        elsewhere: other images that solvers are refined on as well, drawn when they are asked for
         """
         self.denoiser = denoiser
         self.model = denoiser.model
@@ -150,6 +152,7 @@ class LocalEvaluator(OneByOne):
         self.real = real
         self.path = path
         self.fitted_on = fitted_on
+        self._elsewhere = elsewhere
 
     @cached_property
     def relative_fid(self) -> RelativeFid:
@@ -158,6 +161,17 @@ class LocalEvaluator(OneByOne):
     @cached_property
     def lpips(self) -> nn.Module:
         return load_lpips().to(self.model.device)
+
+    @cached_property
+    def elsewhere(self) -> tuple[refining.Images, ...]:
+        """Other images that solvers are refined on as well."""
+        return tuple(self._elsewhere())
+
+    @property
+    def _path(self) -> TeacherPath:
+        if self.path is None:
+            raise ValueError("the evaluator has no teacher's path to fit a solver to")
+        return self.path
 
     @property
     def count(self) -> int:
@@ -180,29 +194,25 @@ class LocalEvaluator(OneByOne):
     def fit(self, candidate: Candidate, images: int | None = None) -> Weights:
         """The weights of the candidate's own solver: those that it is judged with, or fitted on so many images, the
         first ones. Raises ValueError where the evaluator fits none."""
-        if self.path is None:
-            raise ValueError("the evaluator has no teacher's path to fit a solver to")
         return self._fitted(candidate, self.fitted_on if images is None else images)[1]
 
     def refine(self, candidate: Candidate) -> Weights:
         """The weights of the candidate's own solver, at their best: fitted on all images of the teacher's path, with
         and without a price for sums other than one, whichever ends nearer; and where it has few full steps refined for
-        where the samples of all images end.
+        where the samples of all images, and of those elsewhere, end.
 
         Raises ModelError where not even one image fits, and ValueError where the evaluator fits no solvers.
         """
-        if self.path is None:
-            raise ValueError("the evaluator has no teacher's path to fit a solver to")
-        count, wanted = len(self.path.end), self.references[self.judged_by].latents
+        count, wanted = len(self._path.end), self.references[self.judged_by].latents
         fits = [self._fitted(candidate, count, fitting) for fitting in (Fitting(), ABOUT_ONE)]
         errors = [mean_root(squared_error(made.latents, wanted[:count])) for made, _ in fits]
         weights = fits[int(np.argmin(np.nan_to_num(errors, nan=math.inf)))][1]
         if not refining.few(candidate.actions):
             return weights
-        steps = (candidate.places, candidate.actions, weights)
+        sets = (refining.Images(self.denoiser, self.noise, wanted), *self.elsewhere)
         while True:
             try:
-                return refining.refined(self.denoiser, self.noise, wanted, *steps, batch=self.batch)
+                return refining.refined(sets, candidate.places, candidate.actions, weights, batch=self.batch)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -232,11 +242,10 @@ class LocalEvaluator(OneByOne):
         fitting: Fitting = Fitting(),  # noqa: B008  (it is frozen)
     ) -> tuple[Trajectory, Weights]:
         """Sampled on the first images with weights that are fitted on them."""
-        assert self.path is not None
         with torch.inference_mode():
             trajectory, weights = draw_fitted(
                 self.denoiser,
-                self.path,
+                self._path,
                 fitting,
                 self.noise[:count],
                 candidate.places,

@@ -32,7 +32,7 @@ def expected_work(experiment: Experiment) -> dict[str, float]:
     if settings.fits:
         each = sum(refining.full_calls(target) for target in settings.targets if target < refining.FEW + 1)
         more = settings.evaluations // final_table.EVALUATIONS_EACH
-        work[REFINING] = (1 + more) * settings.images * each
+        work[REFINING] = (1 + more) * experiment.refined_images * each
     work[FINAL_TABLE] = settings.held_out * steps
     work[final_table.TIMING] = final_table.FEWEST_TURNS * final_table.TIMED_IMAGES * steps
     return work

@@ -19,6 +19,7 @@ from flexiffusion.search.objective import ReferenceName
 from flexiffusion.search.planner import planned_at
 from flexiffusion.search.prefixes import Prefixes
 from flexiffusion.search.racing import stages
+from flexiffusion.search.refining import Images
 from flexiffusion.search.seeds import Seed, all_seeds, fitted_seeds
 from flexsearch.choices import FITTED
 from flexsearch.devices import automatic_batch
@@ -34,6 +35,7 @@ from flexsearch.models.load import load_model
 from flexsearch.runs.methods import build
 from flexsearch.runs.settings import Settings
 from flexsearch.runs.step_errors import known_or_measured
+from flexsearch.sampling.guidance import IMAGES_EACH, images_at, other_scales
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_places, reference
 from flexsearch.sampling.solvers import SamplerSettings, solver_maker
@@ -272,7 +274,18 @@ class Experiment:
             real=self.real,
             path=path,
             fitted_on=0 if path is None else self._fitted_on,
+            elsewhere=self._other_scales,
         )
+
+    def _other_scales(self) -> list[Images]:
+        sampling, places = self._ways[self.settings.judged_by]
+        return images_at(self.model, sampling, self._search_images, places, self.batch)
+
+    @property
+    def refined_images(self) -> int:
+        """On how many images a solver is refined, those at other guidance scales among them."""
+        images, scales = self.settings.images, other_scales(self.model, self.sampling.guidance)
+        return images + len(scales) * min(images, IMAGES_EACH)
 
     @cached_property
     def real(self) -> RealFid | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from flexiffusion.schedule import FULL
 from flexiffusion.search import refining
 from flexiffusion.search.fitting import Fitting, TeacherPath, fit
 from flexiffusion.search.paired import mean_root, squared_error
-from flexiffusion.search.refining import refined
+from flexiffusion.search.refining import Images, refined
 from flexiffusion.search.trajectory import sample
 from flexiffusion.solver import Multistep, Weights, dpmpp_2m
 
@@ -32,9 +34,12 @@ def fitted(levels: NoiseLevels) -> Weights:
     return fit(Mixture(levels), path, Fitting(), NOISE[:COUNT], STUDENT, ACTIONS)[1]
 
 
+def images(levels: NoiseLevels) -> Images:
+    return Images(Mixture(levels), NOISE[:COUNT], ends(levels)[:COUNT])
+
+
 def improved(levels: NoiseLevels, weights: Weights, **options: int) -> Weights:
-    denoiser, wanted = Mixture(levels), ends(levels)[:COUNT]
-    return refined(denoiser, NOISE[:COUNT], wanted, STUDENT, ACTIONS, weights, **options)
+    return refined([images(levels)], STUDENT, ACTIONS, weights, **options)
 
 
 def distance(levels: NoiseLevels, weights: Weights, images: slice) -> float:
@@ -56,13 +61,44 @@ def test_more_rounds_are_never_worse_on_the_images() -> None:
     assert distance(VP, twice, images) <= distance(VP, once, images) <= distance(VP, weights, images)
 
 
+class Pushed(Mixture):
+    """Its predictions led on away from their mean, as guidance does."""
+
+    def __call__(self, *arguments: Any) -> torch.Tensor:
+        made = super().__call__(*arguments)
+        return made + 0.3 * (made - made.mean())
+
+
+class TestSeveralSets:
+    @staticmethod
+    def other() -> Images:
+        wanted = sample(Pushed(VP), dpmpp_2m, NOISE[:COUNT], TEACHER).latents
+        return Images(Pushed(VP), NOISE[:COUNT], wanted)
+
+    @staticmethod
+    def error(images: Images, weights: Weights) -> float:
+        return mean_root(refining._Course(images, STUDENT, ACTIONS, 64).errors(weights))
+
+    def test_none_is_given_up_for_another(self) -> None:
+        own, other, before = images(VP), self.other(), fitted(VP)
+        alone, both = (refined(sets, STUDENT, ACTIONS, before) for sets in ([own], [own, other]))
+        assert self.error(other, both) < self.error(other, alone)
+        parts = [self.error(one, both) / self.error(one, before) for one in (own, other)]
+        assert sum(part**0.5 for part in parts) < 2
+
+    def test_a_set_that_is_not_finite_is_left_out(self) -> None:
+        own, before = images(VP), fitted(VP)
+        broken = Images(Mixture(VP), NOISE[:COUNT] * float("nan"), own.wanted)
+        assert refined([own, broken], STUDENT, ACTIONS, before) == refined([own], STUDENT, ACTIONS, before)
+
+
 def test_the_linear_model_tells_what_a_small_change_does() -> None:
-    weights, wanted = fitted(VP), ends(VP)[:COUNT]
-    course = refining._Course(Mixture(VP), STUDENT, ACTIONS, 64)
-    linear = course.linear(NOISE[:COUNT], wanted, weights)
+    weights = fitted(VP)
+    course = refining._Course(images(VP), STUDENT, ACTIONS, 64)
+    linear = course.linear(weights)
     change = np.random.default_rng(0).normal(size=sum(map(len, weights))) * 2e-3
-    np.testing.assert_allclose(linear.errors(0 * change), course.errors(NOISE[:COUNT], wanted, weights), rtol=1e-4)
-    moved = course.errors(NOISE[:COUNT], wanted, refining._changed(weights, change))
+    np.testing.assert_allclose(linear.errors(0 * change), course.errors(weights), rtol=1e-4)
+    moved = course.errors(refining._changed(weights, change))
     expected, still = linear.errors(change), linear.errors(0 * change)
     np.testing.assert_allclose(moved - still, expected - still, rtol=0.1, atol=0.02 * abs(moved - still).max())
 
@@ -81,7 +117,7 @@ def test_the_same_input_gives_the_same_weights() -> None:
 def test_what_cannot_be_improved_stays_as_it_is() -> None:
     weights = fitted(VP)
     made = sample(Mixture(VP), lambda sigmas: Multistep(sigmas, weights), NOISE[:COUNT], STUDENT).latents
-    assert refined(Mixture(VP), NOISE[:COUNT], made, STUDENT, ACTIONS, weights) == weights
+    assert refined([Images(Mixture(VP), NOISE[:COUNT], made)], STUDENT, ACTIONS, weights) == weights
 
 
 def test_what_diverged_stays_as_it_is() -> None:
