@@ -197,18 +197,21 @@ class LocalEvaluator(OneByOne):
         return self._fitted(candidate, self.fitted_on if images is None else images)[1]
 
     def refine(self, candidate: Candidate) -> Weights:
-        """The weights of the candidate's own solver, at their best: fitted on all images of the teacher's path, with
-        and without a price for sums other than one, whichever ends nearer; and where it has few full steps refined for
-        where the samples of all images, and of those elsewhere, end.
+        """The weights of the candidate's own solver, at their best.
+
+        Fitted on all images of the teacher's path, with and without a price for sums other than one, whichever ends
+        nearer. Where the candidate has few full steps: with the price, and from there refined for where the samples of
+        all images, and of those elsewhere, end. (Refined from free sums it ended nearer on these images, and farther
+        on others.)
 
         Raises ModelError where not even one image fits, and ValueError where the evaluator fits no solvers.
         """
         count, wanted = len(self._path.end), self.references[self.judged_by].latents
-        fits = [self._fitted(candidate, count, fitting) for fitting in (Fitting(), ABOUT_ONE)]
-        errors = [mean_root(squared_error(made.latents, wanted[:count])) for made, _ in fits]
-        weights = fits[int(np.argmin(np.nan_to_num(errors, nan=math.inf)))][1]
+        made, weights = self._fitted(candidate, count, ABOUT_ONE)
         if not refining.few(candidate.actions):
-            return weights
+            free, own = self._fitted(candidate, count)
+            errors = [mean_root(squared_error(one.latents, wanted[:count])) for one in (free, made)]
+            return (own, weights)[int(np.argmin(np.nan_to_num(errors, nan=math.inf)))]
         sets = (refining.Images(self.denoiser, self.noise, wanted), *self.elsewhere)
         while True:
             try:
