@@ -36,6 +36,9 @@ from flexsearch.sampling.references import Reference
 from flexsearch.sampling.solvers import draw, draw_fitted
 
 
+CLEARLY = 0.8  # of another fit's error: what is less is nearer by more than chance on a few dozen images makes it
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """A candidate's images, and their errors, computed when asked for. `meter` counted a cache's calls."""
@@ -200,18 +203,19 @@ class LocalEvaluator(OneByOne):
         """The weights of the candidate's own solver, at their best.
 
         Fitted on all images of the teacher's path, with and without a price for sums other than one, whichever ends
-        nearer. Where the candidate has few full steps: with the price, and from there refined for where the samples of
-        all images, and of those elsewhere, end. (Refined from free sums it ended nearer on these images, and farther
-        on others.)
+        nearer. Where the candidate has few full steps, it is the one with the price unless the other is `CLEARLY`
+        nearer, and then refined for where the samples of all images, and of those elsewhere, end.
 
         Raises ModelError where not even one image fits, and ValueError where the evaluator fits no solvers.
         """
         count, wanted = len(self._path.end), self.references[self.judged_by].latents
-        made, weights = self._fitted(candidate, count, ABOUT_ONE)
-        if not refining.few(candidate.actions):
-            free, own = self._fitted(candidate, count)
-            errors = [mean_root(squared_error(one.latents, wanted[:count])) for one in (free, made)]
-            return (own, weights)[int(np.argmin(np.nan_to_num(errors, nan=math.inf)))]
+        free, about_one = (self._fitted(candidate, count, fitting) for fitting in (Fitting(), ABOUT_ONE))
+        errors = [mean_root(squared_error(made.latents, wanted[:count])) for made, _ in (free, about_one)]
+        of_free, of_about_one = np.nan_to_num(errors, nan=math.inf)
+        few = refining.few(candidate.actions)
+        weights = (free if of_free < of_about_one * (CLEARLY if few else 1.0) else about_one)[1]
+        if not few:
+            return weights
         sets = (refining.Images(self.denoiser, self.noise, wanted), *self.elsewhere)
         while True:
             try:
