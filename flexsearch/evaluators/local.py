@@ -35,7 +35,6 @@ from flexsearch.named import callable_of, is_named
 from flexsearch.sampling.references import Reference
 from flexsearch.sampling.solvers import draw, draw_fitted
 
-
 CLEARLY = 0.8  # of another fit's error: what is less is nearer by more than chance on a few dozen images makes it
 
 
