@@ -193,10 +193,15 @@ class LocalEvaluator(OneByOne):
         trajectory = self._drawn(candidate, rows, solver, None)
         return Outcome(self, trajectory, rows, None if isinstance(solver, str) else solver)
 
-    def fit(self, candidate: Candidate, images: int | None = None) -> Weights:
+    def fit(
+        self,
+        candidate: Candidate,
+        images: int | None = None,
+        fitting: Fitting = Fitting(),  # noqa: B008  (it is frozen)
+    ) -> Weights:
         """The weights of the candidate's own solver: those that it is judged with, or fitted on so many images, the
-        first ones. Raises ValueError where the evaluator fits none."""
-        return self._fitted(candidate, self.fitted_on if images is None else images)[1]
+        first ones, and in another way. Raises ValueError where the evaluator fits none."""
+        return self._fitted(candidate, self.fitted_on if images is None else images, fitting)[1]
 
     def refine(self, candidate: Candidate) -> Weights:
         """The weights of the candidate's own solver, at their best.
