@@ -40,7 +40,7 @@ NUDGE = 0.01  # of a weight: small against what it moves, large against rounding
 DAMPINGS = tuple(10 ** (1 - power / 2) for power in range(13))  # 10 to 1e-5
 FOLDS = 4
 REWEIGHTINGS = 8
-LENGTHS = (1.0, 0.5, 0.25)  # of the way to where the linear model says
+LENGTHS = (1.0, 0.5, 0.25)  # of the way to where the linear model says; the first that is nearer is taken
 TINY = 1e-30
 
 Array = NDArray[np.float64]
@@ -115,28 +115,25 @@ def refined(
     weights do not stay finite are left out. The same input gives the same weights.
     """
     courses = [_Course(images, tuple(places), tuple(actions), batch) for images in sets]
-    courses = [course for course in courses if np.isfinite(course.errors(weights)).all()]
-    if not courses:
+    before = [course.errors(weights) for course in courses]
+    able = [(course, errors) for course, errors in zip(courses, before, strict=True) if np.isfinite(errors).all()]
+    if not able:
         return weights
-    units = [max(mean_root(course.errors(weights)), TINY) for course in courses]
-
-    def error_of(changed: Weights) -> float:
-        return mean_root(
-            np.concatenate([course.errors(changed) / unit for course, unit in zip(courses, units, strict=True)])
-        )
-
-    least = error_of(weights)
+    units = [(course, max(mean_root(errors), TINY)) for course, errors in able]
+    least = mean_root(np.concatenate([errors / unit for (_, errors), (_, unit) in zip(able, units, strict=True)]))
     for _ in range(rounds):
-        linear = _together(course.linear(weights).over(unit) for course, unit in zip(courses, units, strict=True))
+        linear = _together(course.linear(weights).over(unit) for course, unit in units)
         if not np.isfinite(linear.curvature).all():
             return weights
         change = linear.best(linear.damping(), np.ones(len(linear.constant), dtype=bool))
-        tried = [_changed(weights, length * change) for length in LENGTHS]
-        errors = [error_of(one) for one in tried]
-        best = int(np.nanargmin([*errors, least]))
-        if best == len(errors):
+        for length in LENGTHS:
+            tried = _changed(weights, length * change)
+            error = mean_root(np.concatenate([course.errors(tried) / unit for course, unit in units]))
+            if error < least:
+                weights, least = tried, error
+                break
+        else:
             return weights
-        weights, least = tried[best], errors[best]
     return weights
 
 
@@ -148,7 +145,7 @@ def few(actions: Sequence[Action]) -> bool:
 def full_calls(count: float, memory: int = 4) -> float:
     """About how many full network calls of an image one round takes, of a schedule with `count` full steps and as many
     partial ones."""
-    return 2 * memory * count**2 / 2 + (1 + len(LENGTHS)) * count
+    return memory * count**2 + 3 * count  # most often the first length is taken
 
 
 def _places(weights: Weights) -> list[tuple[int, int]]:

@@ -35,7 +35,7 @@ from flexsearch.models.load import load_model
 from flexsearch.runs.methods import build
 from flexsearch.runs.settings import Settings
 from flexsearch.runs.step_errors import known_or_measured
-from flexsearch.sampling.guidance import IMAGES_EACH, images_at, other_scales
+from flexsearch.sampling.guidance import images_at, images_each, other_scales
 from flexsearch.sampling.prompts import BUNDLED, read_prompts, split_prompts
 from flexsearch.sampling.references import HELD_OUT, ImageSet, Reference, converged_places, reference
 from flexsearch.sampling.solvers import SamplerSettings, solver_maker
@@ -285,7 +285,7 @@ class Experiment:
     def refined_images(self) -> int:
         """On how many images a solver is refined, those at other guidance scales among them."""
         images, scales = self.settings.images, other_scales(self.model, self.sampling.guidance)
-        return images + len(scales) * min(images, IMAGES_EACH)
+        return images + len(scales) * images_each(images)
 
     @cached_property
     def real(self) -> RealFid | None:

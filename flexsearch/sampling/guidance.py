@@ -8,6 +8,7 @@ bundled model at 5x, up to ten times the error of the fit before at two and four
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -18,7 +19,7 @@ from flexsearch.sampling.solvers import SamplerSettings, draw
 
 SCALES = (2.0, 4.0, 7.5)  # that people draw with
 ALIKE = 1.5  # scales that differ by no more than this factor are one
-IMAGES_EACH = 8  # at another scale
+SHARE = 1 / 3  # of the search images, drawn at each other scale
 
 
 def other_scales(model: Checkpoint, own: float) -> tuple[float, ...]:
@@ -28,14 +29,19 @@ def other_scales(model: Checkpoint, own: float) -> tuple[float, ...]:
     return tuple(scale for scale in SCALES if max(scale / own, own / scale) > ALIKE)
 
 
+def images_each(count: int) -> int:
+    """How many of so many search images are drawn at each other scale."""
+    return max(1, round(count * SHARE))
+
+
 def images_at(
     model: Checkpoint, sampling: SamplerSettings, images: ImageSet, places: Sequence[int], batch: int
 ) -> list[Images]:
-    """The first `IMAGES_EACH` of a set at each other scale, and where full steps at these places end there.
+    """The first third of a set at each other scale, and where full steps at these places end there.
 
     Scales at which the samples are not finite are left out.
     """
-    few = ImageSet(images.seed, images.first, min(images.count, IMAGES_EACH), images.prompts)
+    few = replace(images, count=images_each(images.count))
     made = []
     for scale in other_scales(model, sampling.guidance):
         denoiser, noise = few.denoiser(model, scale), few.noise(model)
