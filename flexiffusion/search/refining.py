@@ -40,7 +40,7 @@ NUDGE = 0.01  # of a weight: small against what it moves, large against rounding
 DAMPINGS = tuple(10 ** (1 - power / 2) for power in range(13))  # 10 to 1e-5
 FOLDS = 4
 REWEIGHTINGS = 8
-LENGTHS = (1.0, 0.5, 0.25)  # of the way to where the linear model says; the first that is nearer is taken
+LENGTHS = (1.0, 0.5, 0.25)  # of the way to where the linear model says; shorter ones while they end nearer
 TINY = 1e-30
 
 Array = NDArray[np.float64]
@@ -115,8 +115,8 @@ def refined(
     weights do not stay finite are left out. The same input gives the same weights.
     """
     courses = [_Course(images, tuple(places), tuple(actions), batch) for images in sets]
-    before = [course.errors(weights) for course in courses]
-    able = [(course, errors) for course, errors in zip(courses, before, strict=True) if np.isfinite(errors).all()]
+    first = [course.errors(weights) for course in courses]
+    able = [(course, errors) for course, errors in zip(courses, first, strict=True) if np.isfinite(errors).all()]
     if not able:
         return weights
     units = [(course, max(mean_root(errors), TINY)) for course, errors in able]
@@ -126,14 +126,16 @@ def refined(
         if not np.isfinite(linear.curvature).all():
             return weights
         change = linear.best(linear.damping(), np.ones(len(linear.constant), dtype=bool))
+        before, began = weights, least
         for length in LENGTHS:
-            tried = _changed(weights, length * change)
+            tried = _changed(before, length * change)
             error = mean_root(np.concatenate([course.errors(tried) / unit for course, unit in units]))
             if error < least:
                 weights, least = tried, error
+            elif least < began:
                 break
-        else:
-            return weights
+        if weights == before:
+            break
     return weights
 
 
@@ -145,7 +147,7 @@ def few(actions: Sequence[Action]) -> bool:
 def full_calls(count: float, memory: int = 4) -> float:
     """About how many full network calls of an image one round takes, of a schedule with `count` full steps and as many
     partial ones."""
-    return memory * count**2 + 3 * count  # most often the first length is taken
+    return memory * count**2 + 4 * count  # most often two lengths are tried
 
 
 def _places(weights: Weights) -> list[tuple[int, int]]:
