@@ -40,7 +40,13 @@ class Searched:
 
 @dataclass(frozen=True)
 class Request:
-    """What a search is asked for. seconds: how long; interrupts: what the host throws when its user stops it."""
+    """What a search is asked for.
+
+    seconds:    how long
+    interrupts: what the host throws when its user stops it
+    others:     positive conditionings of the images after the first, as the guider keeps them (`prompts.others`); then
+                the user's own again. None: every image has the user's own
+    """
 
     speedups: tuple[float, ...]
     seconds: float
@@ -49,13 +55,18 @@ class Request:
     interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
     on_progress: Told = lambda progress: None
     evaluations: int | None = None
+    others: tuple[Any, ...] = ()
 
 
 @dataclass
 class _Holder:
-    """Lies in the host's options, which are copied on their way to the network while objects in them are not."""
+    """Lies in the host's options, which are copied on their way to the network while objects in them are not.
+
+    image: the one that is called alone just now, for its own conditioning; None: all images are called together
+    """
 
     denoiser: HostDenoiser | None = None
+    image: int | None = None
 
 
 def searching(model: Any, request: Request, result: Searched) -> Any:
@@ -83,10 +94,15 @@ def searching(model: Any, request: Request, result: Searched) -> Any:
         own.sampler_function = _sampler(guider, network, sampler, given, request, result, holder)
         options = guider.model_options.setdefault("transformer_options", {})
         options[KEY] = holder
+        names = [f"{KEY} {number}" for number in range(len(request.others))]
+        for name, conds in zip(names, request.others, strict=True):  # the host prepares them as it does its own
+            guider.conds[name] = [copy.copy(cond) for cond in conds]
         try:
             return executor(noise, latent, own, sigmas, *args, **kw)
         finally:
             options.pop(KEY, None)
+            for name in names:
+                guider.conds.pop(name, None)
 
     for kind in (OUTER_SAMPLE, PREDICT_NOISE, APPLY_MODEL):
         clone.remove_wrappers_with_key(kind, SCHEDULE_KEY)  # a schedule that was applied before gives way
@@ -109,9 +125,23 @@ def _sampler(
     ) -> Tensor:
         levels = fine(given[:-1], noise_of(levels_of))
 
-        def predict(sample: Tensor, place: int) -> Tensor:
+        def call(sample: Tensor, place: int) -> Tensor:
             sigma = torch.full((len(sample),), levels.sigma(place), device=sample.device, dtype=sample.dtype)
             return model(sample, sigma, **(extra_args or {}))
+
+        def predict(sample: Tensor, place: int, images: slice) -> Tensor:
+            if not request.others:
+                return call(sample, place)
+            own = guider.conds["positive"]
+            each = [own, *(guider.conds[f"{KEY} {number}"] for number in range(len(request.others)))]
+            made = []
+            try:
+                for row, image in enumerate(range(images.start, images.stop)):
+                    holder.image, guider.conds["positive"] = image, each[image % len(each)]
+                    made.append(call(sample[row : row + 1], place))
+            finally:
+                holder.image, guider.conds["positive"] = None, own
+            return torch.cat(made)
 
         denoiser = holder.denoiser = HostDenoiser(predict, network, levels, x.device)
         # the host has scaled the noise, and laid it over the picture of img2img: the same state, told as noise
@@ -138,4 +168,7 @@ def _apply_model(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     holder: _Holder | None = options.get(KEY)
     if holder is None or holder.denoiser is None or holder.denoiser.calls is None:
         return executor(x, *args, **kwargs)
-    return holder.denoiser.calls(lambda: executor(x, *args, **kwargs), x, chunks_of(options))
+    chunks = chunks_of(options)
+    if holder.image is not None:
+        chunks = tuple((holder.image, chunk) for chunk in chunks)
+    return holder.denoiser.calls(lambda: executor(x, *args, **kwargs), x, chunks)

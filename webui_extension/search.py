@@ -196,7 +196,7 @@ class _Course:
             self.places = fine(levels.run, kind)
             self.noise = x.float().cpu() / initial_scale(levels.run[0], kind)
 
-    def predict(self, sample: Tensor, place: int) -> Tensor:
+    def predict(self, sample: Tensor, place: int, images: slice) -> Tensor:
         sigma = self.places.sigma(place)
         step = index_at(self._levels.run, sigma)
         self._model.step = step * self._per_step  # prompt editing and AND schedules read it

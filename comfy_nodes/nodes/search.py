@@ -15,6 +15,7 @@ from ...flexiffusion.errors import FlexiffusionError
 from ...flexiffusion.search.in_host import FOLDER, save
 from ...flexiffusion.search.in_place import Progress
 from .. import folders
+from ..prompts import others
 from ..search import Request, Searched, searching
 from .common import SCHEDULE, model_input, sampling_inputs, schema
 
@@ -55,8 +56,13 @@ class Search(io.ComfyNode):
                     default=4,
                     min=1,
                     max=64,
-                    tooltip="Pictures, from as many seeds, that a schedule is judged by. From 16 on a solver is fitted "
-                    "as well.",
+                    tooltip="Pictures, from as many seeds, that a schedule is judged by.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The model's CLIP. With it the pictures after the first show other prompts, sixteen that "
+                    "are built in: so the schedule is not made for your prompt alone.",
                 ),
             ],
             outputs=[
@@ -72,7 +78,15 @@ class Search(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, latent_image: Any, speedups: str, minutes: float, images: int, scheduler: str, **settings: Any
+        cls,
+        model: Any,
+        latent_image: Any,
+        speedups: str,
+        minutes: float,
+        images: int,
+        scheduler: str,
+        clip: Any = None,
+        **settings: Any,
     ) -> Any:
         import comfy.model_management
         import comfy.utils
@@ -89,7 +103,9 @@ class Search(io.ComfyNode):
 
         stopped = (comfy.model_management.InterruptProcessingException,)
         result = Searched()
-        request = Request(asked(speedups), 60 * minutes, scheduler, int(settings["seed"]) % 2**31, stopped, progress)
+        seed = int(settings["seed"]) % 2**31
+        further = () if clip is None else others(clip, settings["positive"], images - 1)
+        request = Request(asked(speedups), 60 * minutes, scheduler, seed, stopped, progress, others=further)
         (latent,) = host.common_ksampler(
             searching(model, request, result), latent=repeated(latent_image, images), scheduler=scheduler, **settings
         )

@@ -36,11 +36,12 @@ _SOLVERS: dict[str, SolverMaker] = {"euler": euler, "ddim": euler, "dpmpp_2m": d
 class HostDenoiser:
     """The host's guided model, as a search takes it.
 
-    predict: the sample at a place -> the prediction of the clean one; on its way it calls the network
+    predict: the sample at a place, of these images of the search -> the prediction of the clean one; on its way it
+             calls the network
     calls:   what the network's calls go through just now; the host's wrapper of the network asks for it
     """
 
-    predict: Callable[[Tensor, int], Tensor]
+    predict: Callable[[Tensor, int, slice], Tensor]
     network: nn.Module
     levels: NoiseLevels
     device: torch.device
@@ -53,7 +54,7 @@ class HostDenoiser:
     def __call__(self, sample: Tensor, place: int, images: slice, run: Calls | None) -> Tensor:
         self.calls = run
         try:
-            return self.predict(sample, place).float()
+            return self.predict(sample, place, images).float()
         finally:
             self.calls = None
 

@@ -104,6 +104,10 @@ class Host(ABC):
     @abstractmethod
     def unet(self) -> nn.Module: ...
 
+    @abstractmethod
+    def kept(self, cond: Tensor) -> list[Any]:
+        """A conditioning as the guider keeps it."""
+
     def sample(
         self,
         model: Any,
@@ -229,7 +233,8 @@ class Guider:
         self.model_patcher, self.cfg, self._joint = patcher, cfg, joint
         self.model_options: dict[str, Any] = {}
         # a new identity for every conditioning at every set_conds; the second list is negative
-        self._conds = [[(uuid.uuid4(), cond) for cond in side] for side in conds]
+        sides = [[{"uuid": uuid.uuid4(), "cross_attn": cond} for cond in side] for side in conds]
+        self.conds = dict(zip(("positive", "negative"), sides, strict=True))
 
     def sample(self, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, callback: Any = None) -> Tensor:
         self.model_options = copied(self.model_patcher.model_options)
@@ -248,8 +253,9 @@ class Guider:
         return predict(x, sigma * x.new_ones(x.shape[0]), options, 0)
 
     def _predict(self, x: Tensor, sigma: Tensor, options: dict[str, Any], seed: int) -> Tensor:
-        sides = self._conds if self.cfg != 1 else self._conds[:1]
-        todo = [(side, *cond) for side, conds in enumerate(sides) for cond in conds][::-1]  # popped from the end
+        sides = [self.conds["positive"], *([self.conds["negative"]] if self.cfg != 1 else [])]
+        kept = ((side, cond["uuid"], cond["cross_attn"]) for side, conds in enumerate(sides) for cond in conds)
+        todo = [*kept][::-1]  # popped from the end
         batches = [todo] if self._joint(float(sigma[0])) else [[one] for one in todo]
         sums = [torch.zeros_like(x) for _ in sides]
         models = [self.model_patcher.model] * len(batches)
@@ -316,6 +322,9 @@ class StandIn(Host):
 
     def unet(self) -> nn.Module:
         return self._model.diffusion_model
+
+    def kept(self, cond: Tensor) -> list[Any]:
+        return [{"uuid": uuid.uuid4(), "cross_attn": cond}]
 
     def _sample(
         self, model: Any, sampler: str, noise: Tensor, latent: Tensor, sigmas: Tensor,
@@ -388,6 +397,11 @@ class ComfyUI(Host):
 
     def unet(self) -> nn.Module:
         return self._model.diffusion_model
+
+    def kept(self, cond: Tensor) -> list[Any]:
+        from comfy.sampler_helpers import convert_cond
+
+        return list(convert_cond([[cond, {}]]))
 
     def _sample(
         self, model: Any, sampler: str, noise: Tensor, latent: Tensor, sigmas: Tensor,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from comfy_hosts import ComfyUI, StandIn, karras, noise_for
+from comfy_hosts import ComfyUI, StandIn, conditionings, karras, noise_for
 from pack import part
 
 search = part("comfy_nodes.search")
@@ -59,6 +59,19 @@ def test_the_schedule_gives_in_the_host_the_pictures_that_the_search_returned(ho
     plain = host.sample(host.model(), SIGMAS, noise=noise_for(2))
     torch.testing.assert_close(result.plain, plain, rtol=1e-3, atol=1e-3)
     assert "8 candidates on 2 images" in result.found.report
+
+
+def test_further_images_can_have_conditionings_of_their_own(host: Any) -> None:
+    (other,) = conditionings(seed=8)[:1]
+    latent, result = searched(host, others=(host.kept(other),))
+    own, further = (
+        host.sample(host.model(), SIGMAS, noise=noise_for(2)[row : row + 1], positive=positive)
+        for row, positive in ((0, None), (1, [other]))
+    )
+    torch.testing.assert_close(result.plain, torch.cat([own, further]), rtol=1e-3, atol=1e-3)
+    (made,) = result.schedules
+    drawn = host.sample(engine.apply(host.model(), made), SIGMAS, noise=noise_for(2)[1:], positive=[other])
+    torch.testing.assert_close(drawn, latent[1:], rtol=1e-3, atol=1e-3)
 
 
 def test_auto_finds_what_was_saved_by_the_fingerprint(host: Any, tmp_path: Path) -> None:
