@@ -94,14 +94,12 @@ def _seeds(experiment: Experiment) -> list[Seed]:
     settings = experiment.settings
     planned = experiment.planned if settings.planner else []
     known = {seed.candidate.key: seed for seed in [*planned, *experiment.seeds]}
-    most = len(experiment.teacher)
-    able = [seed for seed in known.values() if len(seed.candidate.places) <= most]
-    return [seed for seed in able if seed.candidate.plain or not settings.plain_only]
+    return [seed for seed in known.values() if seed.candidate.plain or not settings.plain_only]
 
 
 def _space(experiment: Experiment, seeds: list[Seed]) -> PlacementSpace:
     slots = max(
-        slots_for(experiment.costs, max(experiment.settings.targets), len(experiment.teacher)),
+        slots_for(experiment.costs, max(experiment.settings.targets), len(experiment.model.levels)),
         *(len(seed.candidate.places) for seed in seeds),
     )
     return PlacementSpace(experiment.teacher[0], slots, experiment.model.branches)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from flexiffusion.schedule import FULL, Action, StepsPlan
 from flexiffusion.search.candidate import Candidate, make_candidate, plain
 from flexiffusion.search.fitting import Fitting
-from flexiffusion.search.method import Evaluated, stream_of
+from flexiffusion.search.method import Evaluated
 from flexiffusion.search.methods.placement import PlacementMethod
 from flexiffusion.search.objective import Objective
 from flexiffusion.search.paired import squared_error
@@ -119,18 +118,6 @@ def test_what_has_more_steps_than_the_teacher_is_not_found(experiment: Experimen
     items = [Evaluated(i, {}, one, 0.1 * i, 2.0) for i, one in enumerate([longer, *candidates(experiment)])]
     found = final_table.Entry("found", 2.0, "found", items[1].candidate, "dpmpp_2m")
     assert longer.key not in {item.candidate.key for item in final_table.contenders(experiment, found, items)}
-
-
-def test_no_candidate_has_more_steps_than_the_teacher(tmp_path: Path) -> None:
-    small = Experiment(replace(SMALL, steps=8, speedups=(1.25,), planner=False), tmp_path)
-    assert any(len(seed.candidate.places) > 8 for seed in small.seeds)  # turns of cheap partial steps
-    method, evaluated = small.method, list[Evaluated]()
-    for number in range(60):
-        genes = method.propose(number, evaluated, stream_of(0, number))
-        assert genes is not None
-        candidate = method.candidate(genes)
-        evaluated.append(Evaluated(number, genes, candidate, 1 / (1 + number), candidate.cost(small.costs)))
-    assert max(len(item.candidate.places) for item in evaluated) == 8
 
 
 class TestRefining:

@@ -66,8 +66,7 @@ class PlacementSpace:
         return make_candidate([level for level, _ in used], [action for _, action in used])
 
 
-def slots_for(costs: CostTable, highest_cost: float, teacher: int) -> int:
-    """Slots enough for a full step and a cheapest partial one by turns at the highest cost that is asked for, and no
-    more than the teacher has steps: hosts run no more than their user asked for."""
+def slots_for(costs: CostTable, highest_cost: float, places: int) -> int:
+    """Slots enough for a full step and a cheapest partial one by turns at the highest cost that is asked for."""
     cheapest = min(costs.partial.values(), default=costs.full) / costs.full
-    return min(teacher, math.ceil(2 * highest_cost / (1 + cheapest)) + 2)
+    return min(places, math.ceil(2 * highest_cost / (1 + cheapest)) + 2)
