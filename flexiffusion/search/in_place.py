@@ -399,8 +399,9 @@ class _Search:
 
     def _method(self) -> PlacementMethod:
         seeds = listed_seeds(self.places, self.costs, self.targets, self.ruled)
+        # no more steps than the list has: the host would not run them
         slots = max(
-            slots_for(self.costs, max(self.targets), len(levels)), *(len(seed.candidate.places) for seed in seeds)
+            slots_for(self.costs, max(self.targets), len(self.places)), *(len(seed.candidate.places) for seed in seeds)
         )
         space = PlacementSpace(self.places[0], slots, min(len(self.costs.partial) - 1, self.denoiser.branches))
         return PlacementMethod(seeds, self.targets, Variation(space, self.denoiser.levels, self.costs))
