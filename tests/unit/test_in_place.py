@@ -15,6 +15,7 @@ from flexiffusion.codec import dumps, loads
 from flexiffusion.errors import FlexiffusionError
 from flexiffusion.metadata import ModelInfo, Sampling
 from flexiffusion.search.in_place import Found, Progress, find, schedule_of
+from flexiffusion.search.methods.space import PlacementSpace
 from flexiffusion.search.paired import mean_root, squared_error
 from flexiffusion.solver import euler
 
@@ -46,6 +47,19 @@ def test_it_finds_schedules_within_the_asked_cost_that_beat_fewer_steps(denoiser
         assert one.error < one.plain
     assert found.teacher.shape == found.latents[0].shape == (4, 4, 8, 8)
     assert "30 candidates on 4 images" in found.report and "the limit was reached" in found.report
+
+
+def test_no_candidate_has_more_steps_than_the_list(denoiser: FormulaDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts run no more steps than their user asked for."""
+    spaces: list[PlacementSpace] = []
+
+    def kept(*bounds: int) -> PlacementSpace:
+        spaces.append(PlacementSpace(*bounds))
+        return spaces[-1]
+
+    monkeypatch.setattr("flexiffusion.search.in_place.PlacementSpace", kept)
+    find(denoiser, noise(1), LEVELS[::4], (1.2,), evaluations=1, solver=euler)
+    assert spaces[0].slots == 5
 
 
 def test_the_samples_are_those_of_the_schedule(denoiser: FormulaDenoiser) -> None:
