@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("folder", metavar="RUN", type=Place(path_type=Path))
-@click.option("--out", type=Place(dir_okay=False, path_type=Path), help="The page. [default: RUN/report.html]")
+@click.option("--out", type=Place(dir_okay=False, path_type=Path), help="File of the page. [default: RUN/report.html]")
 @click.option("--open", "opened", is_flag=True, help="Show it in the browser.")
 @output.json_option
 def report(folder: Path, out: Path | None, opened: bool) -> None:

@@ -26,12 +26,14 @@ _ROW = 50  # steps of the strip in one line
 
 @click.command(cls=Command)
 @click.argument("file", type=Place(), metavar="FILE")
-@click.option("--png", metavar="OUT", type=Place(dir_okay=False, path_type=Path), help="Also draw the plan here.")
+@click.option(
+    "--png", metavar="OUT", type=Place(dir_okay=False, path_type=Path), help="Also draw the steps as a PNG picture."
+)
 @output.json_option
 def show(file: str, png: Path | None) -> None:
     """Show what a schedule file does: its plan step by step, its cost, what was measured, where it comes from.
 
-    FILE - is standard input; a PNG picture that carries a schedule is taken too.
+    `-` as FILE reads standard input. A PNG picture that carries a schedule is read too.
     """
     schedule = read_schedule(file)
     if png is not None:
