@@ -32,7 +32,7 @@ def report(folder: Path, out: Path | None, opened: bool) -> None:
     from flexsearch.runs.run_folder import RunFolder
 
     if not (folder / "result.json").exists() and RunFolder(folder).in_use():
-        raise RunFolderError(str(folder), "the run goes on just now", "Wait until it ends")
+        raise RunFolderError(str(folder), "the run is still going on", "Wait until it ends")
     found = page.found_in(folder, rows_from(page.read_result(folder)["rows"]))
     page_file = out or folder / "report.html"
     strips = page_file.parent / "strips"  # beside the page: the run's folder may not be writable
