@@ -37,5 +37,5 @@ def note(model_options: dict[str, Any]) -> str | None:
     is_on, leaves = ("is", "it leaves") if len(found) == 1 else ("are", "they leave")
     return (
         f"{' and '.join(found)} {is_on} on the same model: {leaves} out network calls or blocks that the schedule "
-        "counts on, so partial steps fall back to full ones. Use one of both"
+        "counts on, so partial steps fall back to full ones. Use one of the two"
     )

@@ -9,7 +9,7 @@ from ..flexiffusion.fit import made_for
 from ..flexiffusion.metadata import ModelInfo
 from ..flexiffusion.rule import rule
 from ..flexiffusion.schedule import Schedule, SegmentsPlan
-from ..flexiffusion.strip import KIND_COLOURS
+from ..flexiffusion.strip import KIND_COLOURS, KIND_HEIGHTS
 from ..flexiffusion.summary import counts_text
 from . import folders
 from .auto import USUAL_STEPS, Auto
@@ -29,6 +29,7 @@ def strip(schedule: Schedule | Auto) -> dict[str, Any]:
 
     `steps`: [kind, branch or None]; null steps only where the schedule lists them
     `colours`: by kind
+    `heights`: by kind, as parts of the strip's
     """
     if isinstance(schedule, Auto):
         # the rule over a list of the usual length: what else may be chosen depends on the model
@@ -45,6 +46,7 @@ def strip(schedule: Schedule | Auto) -> dict[str, Any]:
         "name": schedule.name,
         "steps": [[action.kind, action.branch] for action in actions],
         "colours": KIND_COLOURS,
+        "heights": KIND_HEIGHTS,
         "counts": counts_text(actions) + levels,
         "model": f"{schedule.model.family}, {schedule.provenance.kind}",
         "made_for": made_for(schedule),

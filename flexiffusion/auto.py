@@ -76,10 +76,10 @@ def choose(
         ScheduleError: a speed-up outside 1 to 4.
     """
     if speedup == 1:
-        return Chosen(None, "plain", "Auto: speed-up 1: sampled as ever")
+        return Chosen(None, "plain", "Auto: speed-up 1: sampled without a schedule")
     few = few_steps(setting, model.family)
     if few is not None and speedup <= FASTEST:
-        return Chosen(None, "plain", f"Auto: nothing to gain here: {few}. Sampled as ever")
+        return Chosen(None, "plain", f"Auto: nothing to gain here: {few}. Sampled without a schedule")
     searched = [
         (schedule, factor)
         for schedule in (preset.schedule for preset in presets)

@@ -97,7 +97,7 @@ def distilled(network: nn.Module) -> str | None:
     if family != "flux":
         return None
     return (
-        "the loaded network is told no guidance scale, as FLUX.1 schnell's and unlike FLUX.1 dev's: if it is distilled "
+        "the loaded network takes no guidance scale, like FLUX.1 schnell and unlike FLUX.1 dev: if it is distilled "
         "to 4 steps, there is no step to save, and no schedule should be used"
     )
 

@@ -92,13 +92,13 @@ def gain_note(schedule: str, plan: Plan, levels: Sequence[float]) -> str | None:
     """A sentence where a plan saves nothing against the host's own levels, all in full; None: it saves."""
     steps = len(levels)
     if steps < FEWEST_STEPS:
-        return f"no gain is to be expected of {steps} steps: they are sampled as ever"
+        return f"nothing to gain at {steps} steps: every step runs in full"
     fulls = sum(action == FULL for action in plan.actions)
     if fulls < steps:
         return None
     if fulls == len(plan.actions) and plan.levels == tuple(levels):
         return f"{schedule} has no effect here: every step runs in full"
-    return f"{schedule} runs {fulls} full steps, the sampler alone {steps}: nothing is gained here"
+    return f"{schedule} runs {fulls} full steps, the sampler without it {steps}: nothing is gained here"
 
 
 def nothing_saved(schedule: str, report: Report) -> str | None:

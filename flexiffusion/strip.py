@@ -17,8 +17,11 @@ YELLOW = "#F0E442"
 BLUE = "#0072B2"
 PALE_GREY = "#DCDCDC"
 
-# Where a strip is too small for letters, and a step's height tells its kind.
+ROW = 50  # steps of a strip in one line, where it has letters
+
+# Where a strip is too small for letters, a step is a bar, whose height tells its kind as well as its colour does.
 KIND_COLOURS: dict[StepKind, str] = {"full": BLUE, "partial": ORANGE, "null": PALE_GREY}
+KIND_HEIGHTS: dict[StepKind, float] = {"full": 1.0, "partial": 0.45, "null": 0.06}
 
 
 class Look(NamedTuple):

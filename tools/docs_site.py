@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 BESIDE = ["benchmarks/README.md", "schedules/README.md"] + [
     f"{name}.md" for name in ("CHANGELOG", "CODE_OF_CONDUCT", "CONTRIBUTING", "SECURITY")
 ]
+FENCE = re.compile(r"^( *```\w+) [^\n]*$", re.MULTILINE)
+ITEM = re.compile(r"(?:\d\.|-) (?=\S)")
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)")
 
 
@@ -44,7 +46,27 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             name = _files(ROOT / name)[0].relative_to(ROOT).as_posix()
         return "](" + "../" * here.count("/") + name
 
-    return LINK.sub(rewritten, markdown)
+    return LINK.sub(rewritten, plain_fences(deeper_lists(markdown)))
+
+
+def plain_fences(markdown: str) -> str:
+    """Code blocks named by their language alone: the site's Markdown takes `sh own` for text."""
+    return FENCE.sub(r"\1", markdown)
+
+
+def deeper_lists(markdown: str) -> str:
+    """What belongs to an item of a list indented by four columns, where GitHub is content with the marker's width."""
+    lines: list[str] = []
+    width = 0  # of the marker of the item that we are in; 0: in none
+    for line in markdown.split("\n"):
+        if found := ITEM.match(line):
+            width = len(found[0])
+        elif width and line.startswith(" " * width):
+            line = " " * (4 - width) + line
+        elif line:
+            width = 0
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _in_site(page: str, target: str) -> str | None:

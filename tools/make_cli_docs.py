@@ -61,7 +61,7 @@ def _metavar(argument: click.Argument) -> str:
 
 def _flags(option: click.Option) -> str:
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
-    return names if option.is_flag else f"{names} {_value(option)}"
+    return names if option.is_flag else f"{names} {_cell(_value(option))}"
 
 
 def _value(option: click.Option) -> str:

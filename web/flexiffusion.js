@@ -50,20 +50,15 @@ function redraw(node, widget) {
   node.setDirtyCanvas(true, true);
 }
 
-// One bar a step. Kinds differ in height as well as in colour: full is tall, partial half, null a dash.
-function drawStrip(ctx, { steps, colours }, x, y, width, height) {
+// One bar a step. Kinds differ in height as well as in colour; a null step is a dash in the theme's own.
+function drawStrip(ctx, { steps, colours, heights }, x, y, width, height) {
   const slot = width / steps.length;
   const bar = Math.max(1, slot * 0.75);
   steps.forEach(([kind], index) => {
     const left = x + index * slot + (slot - bar) / 2;
-    if (kind === "null") {
-      ctx.fillStyle = ink();
-      ctx.fillRect(left, y + height - 1.5, bar, 1.5);
-    } else {
-      const tall = kind === "full" ? height : height * 0.45;
-      ctx.fillStyle = colours[kind];
-      ctx.fillRect(left, y + height - tall, bar, tall);
-    }
+    const tall = heights[kind] * height;
+    ctx.fillStyle = kind === "null" ? ink() : colours[kind];
+    ctx.fillRect(left, y + height - tall, bar, tall);
   });
 }
 
@@ -112,7 +107,7 @@ async function refresh(node, strip) {
     if (asked !== strip.asked) return; // the user was faster
     strip.state = answer.error
       ? { words: answer.error, error: true }
-      : { steps: answer.steps, colours: answer.colours, words: `${answer.counts}  ·  ${answer.model}` };
+      : { steps: answer.steps, colours: answer.colours, heights: answer.heights, words: `${answer.counts}  ·  ${answer.model}` };
     strip.tooltip = answer.error ?? `${answer.description}\nMade for: ${answer.made_for}`;
   } catch (error) {
     strip.state = { words: String(error), error: true };

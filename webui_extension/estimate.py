@@ -88,7 +88,7 @@ def sentence(schedule: Schedule, run: Pass, mapping: LevelMapping) -> tuple[str,
     partial = sum(action.kind == "partial" for action in plan.actions)
     full = len(plan.actions) - partial
     if seen.times < 1.005:
-        why = plan.warning or f"{schedule.name}: over {run.steps} steps all of it is full"
+        why = plan.warning or f"{schedule.name}: over {run.steps} steps every step is full"
         return f"nothing to gain: {why}", replace(plan, warning=None)
     left_out = f", {plan.nulls} left out" if plan.nulls else ""
     # what dropped layers save is not counted here; decoding and the host's own work save nothing

@@ -10,7 +10,7 @@ from html import escape
 
 from flexiffusion.plan import Plan
 from flexiffusion.schedule import Action, Metric, Schedule, StepsPlan
-from flexiffusion.strip import KIND_COLOURS
+from flexiffusion.strip import KIND_COLOURS, KIND_HEIGHTS
 from flexiffusion.summary import counts_text, sampling_text, step_text
 
 
@@ -81,7 +81,7 @@ def _strip(actions: Sequence[Action]) -> str:
 
 
 def _height(action: Action) -> int:
-    return {"full": 22, "partial": 12, "null": 4}[action.kind]
+    return max(4, round(22 * KIND_HEIGHTS[action.kind]))  # with a border of its own
 
 
 def _measured(metric: Metric) -> str:

@@ -162,7 +162,7 @@ class Sampling:
         if note := nothing_saved(self._schedule.name, report):
             self._warn(note)
         elif not (report.partial or report.null or report.dropped or _is_all_full(self._schedule)):
-            self._warn(f"{self._schedule.name}: nothing was saved, over {len(levels.run)} steps all of it is full")
+            self._warn(f"{self._schedule.name}: nothing was saved, over {len(levels.run)} steps every step is full")
         return result
 
     def _choose(self, chooser: Chooser, levels: Levels) -> None:

@@ -58,8 +58,8 @@ class Controls:
 GENERATE = "() => { gradioApp().querySelector('#txt2img_generate').click(); return []; }"
 MINUTES = 3.0
 SEARCH_HINT = (
-    "Takes the speed-up, and the prompt, sampler, steps, size and guidance that are set, for one picture without hires "
-    "pass. What it finds is saved, and the slider takes it from then on. Interrupt keeps the best so far."
+    "Searches a schedule for the speed-up above and for the prompt, sampler, steps, size and guidance that are set, "
+    "without hires pass. What it finds is saved, and the slider uses it from then on. Interrupt keeps the best so far."
 )
 
 
@@ -220,7 +220,7 @@ def show(
         return preview.problem(f"This model is not supported: {unable}. Pictures are made the plain way")
     choice = choice or ""
     if screen is None and choice == AUTO:
-        return preview.problem("Auto: the schedule that makes pictures about so many times faster")
+        return preview.problem("Auto: a schedule for the speed-up above")
     try:
         family = host.checkpoint_family(title)
         if screen is None:

@@ -21,8 +21,8 @@ class ApplySchedule(io.ComfyNode):
             node_id="FlexiffusionApplySchedule",
             display_name="Flexiffusion Apply Schedule",
             category="model_patches/unet",
-            description="Makes every sampling with this model follow the schedule, in whatever sampler node. "
-            "What was run is shown under this node, and written to the log.",
+            description="Makes every sampling with this model follow the schedule, whatever the sampler node. "
+            "What was run is shown under this node and written to the log.",
             inputs=[model_input(), schedule_input(), mapping_input(), *range_inputs()],
             hidden=[io.Hidden.unique_id],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model with the schedule on it.")],

@@ -22,9 +22,9 @@ class AutoSchedule(io.ComfyNode):
             node_id="FlexiffusionAuto",
             display_name="Flexiffusion Auto",
             category="model_patches/unet",
-            description="Makes every sampling with this model faster, in whatever sampler node. It takes a schedule "
-            "that was searched for this checkpoint, or for its family with nearly these settings, or else a rule that "
-            "suits any model; what was run is shown under this node.",
+            description="Makes every sampling with this model faster, whatever the sampler node. It takes a schedule "
+            "that was searched for this checkpoint; else one that was searched for its family with similar settings; "
+            "else a rule that works on any model. What was run is shown under this node.",
             inputs=[model_input(), speedup_input()],
             hidden=[io.Hidden.unique_id],
             outputs=[io.Model.Output("model_out", display_name="model", tooltip="The model, made faster.")],

@@ -27,7 +27,7 @@ def model_input() -> Any:
     return io.Model.Input(
         "model",
         tooltip="The model to make faster: SD 1.x, SD 2.x, SDXL, Flux, Chroma, SD3.5, Qwen-Image, Z-Image, Wan and "
-        "their kin.",
+        "related models.",
     )
 
 
@@ -42,9 +42,8 @@ def mapping_input() -> Any:
         "mapping",
         options=MAPPINGS,
         default="position",
-        tooltip="How a schedule made of segments meets the sampler's noise levels. "
-        "position: first step to first level, and so on. "
-        "level: by noise level; for slices of a run (KSampler Advanced, refiners) and img2img tails. "
+        tooltip="How a schedule of segments is laid over the sampler's noise levels. position: its first step on the "
+        "first level, and so on. level: by noise level, for KSampler (Advanced) in slices, refiners and img2img. "
         "Schedules with noise levels of their own always go by level.",
     )
 
@@ -59,7 +58,8 @@ def range_inputs() -> list[Any]:
             max=1.0,
             step=0.01,
             optional=True,
-            tooltip="Where in the run the schedule begins to act; every step before runs in full. 0: at once.",
+            tooltip="Where in the run the schedule starts to act; every step before runs in full. 0: from the "
+            "beginning.",
         ),
         io.Float.Input(
             "end_percent",
@@ -68,7 +68,7 @@ def range_inputs() -> list[Any]:
             max=1.0,
             step=0.01,
             optional=True,
-            tooltip="Where in the run the schedule ceases to act; every step after runs in full. 1: at the end.",
+            tooltip="Where in the run the schedule stops acting; every step after runs in full. 1: until the end.",
         ),
     ]
 
@@ -82,8 +82,8 @@ def speedup_input(**more: Any) -> Any:
         step=0.1,
         round=0.01,
         display_mode=io.NumberDisplay.slider,
-        tooltip="How many times faster sampling shall be. 2: the time of half as many steps; 1: as ever. The higher, "
-        "the further from the picture that the model draws alone.",
+        tooltip="How many times faster sampling should be. 2: the time of half as many steps; 1: no change. The "
+        "higher, the further from the picture that the model draws without it.",
         **more,
     )
 
@@ -93,7 +93,12 @@ def steps_of(schedule: Any, steps: int) -> int:
     return steps or (USUAL_STEPS if isinstance(schedule, Auto) else int(schedule.sampling.steps))
 
 
-def sampling_inputs(after_generate: str = "randomize") -> list[Any]:
+def sampling_inputs(
+    after_generate: str = "randomize",
+    sampler_tooltip: str = "The sampling algorithm. Use the one that the schedule was made with; the report says if "
+    "yours is another.",
+    scheduler_tooltip: str = "Where the noise levels lie. A schedule with noise levels of its own replaces them.",
+) -> list[Any]:
     """Those of the core KSampler, with the steps from the schedule.
 
     after_generate: what becomes of the seed after a run in a new node; hosts before 0.4 know "randomize" only
@@ -113,7 +118,7 @@ def sampling_inputs(after_generate: str = "randomize") -> list[Any]:
             default=0,
             min=0,
             max=1000,
-            tooltip="Steps of the sampler before the schedule takes any out. 0: as many as the schedule was made for.",
+            tooltip="Steps of the sampler, before the schedule takes any out. 0: as many as it was made for.",
         ),
         io.Float.Input(
             "cfg",
@@ -128,14 +133,13 @@ def sampling_inputs(after_generate: str = "randomize") -> list[Any]:
             "sampler_name",
             options=comfy.samplers.KSampler.SAMPLERS,
             default="dpmpp_2m",
-            tooltip="The sampling algorithm. Best the one that the schedule was made with; the report says if it is "
-            "not.",
+            tooltip=sampler_tooltip,
         ),
         io.Combo.Input(
             "scheduler",
             options=comfy.samplers.KSampler.SCHEDULERS,
             default="normal",
-            tooltip="Where the noise levels lie. A schedule with noise levels of its own replaces them.",
+            tooltip=scheduler_tooltip,
         ),
         io.Conditioning.Input("positive", tooltip="What should be in the picture."),
         io.Conditioning.Input("negative", tooltip="What should not be in the picture."),
@@ -146,6 +150,6 @@ def sampling_inputs(after_generate: str = "randomize") -> list[Any]:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="How much is redrawn, as in KSampler. Below 1 the first step that is left always runs in full.",
+            tooltip="How much is redrawn, as in KSampler. Below 1, the first step that remains always runs in full.",
         ),
     ]

@@ -42,14 +42,18 @@ class Compare(io.ComfyNode):
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="Seconds of both, what was run, and how far the pictures are apart.",
+                    tooltip="Seconds of both, what was run, and how much the pictures differ.",
                 ),
-                io.Image.Output("without", display_name="without", tooltip="For Compare Images (a slider): without."),
-                io.Image.Output("with", display_name="with", tooltip="For Compare Images (a slider): with."),
+                io.Image.Output(
+                    "without", display_name="without", tooltip="Without the schedule: for Compare Images (a slider)."
+                ),
+                io.Image.Output(
+                    "with", display_name="with", tooltip="With the schedule: for Compare Images (a slider)."
+                ),
                 io.Image.Output(
                     "difference",
                     display_name="difference",
-                    tooltip=f"How far each pixel is apart, {AMPLIFIED} times as bright. Black: the same.",
+                    tooltip=f"How much each pixel differs, {AMPLIFIED} times as bright. Black: not at all.",
                 ),
             ],
             is_output_node=True,

@@ -37,24 +37,24 @@ class LoadSchedule(io.ComfyNode):
                 io.Combo.Input(
                     "preset",
                     options=[AUTO, *folders.names()],
-                    tooltip="auto: chosen when sampling starts, by the speed-up below. Or a bundled schedule, or a "
-                    "file of yours from models/flexiffusion (press R after adding one).",
+                    tooltip="auto: a schedule is chosen when sampling starts, for the speed-up below. Or a bundled "
+                    "schedule, or a file of yours in models/flexiffusion (press R after adding one).",
                 ),
                 io.String.Input(
                     "json",
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="The text of a schedule file. When it is filled in it is used instead of the preset, "
-                    "so that the workflow carries its schedule along.",
+                    tooltip="The text of a schedule file. If given, it is used instead of the preset, and the workflow "
+                    "carries its schedule along.",
                 ),
                 speedup_input(optional=True),
                 io.Boolean.Input(
                     "embed",
                     default=False,
                     optional=True,
-                    tooltip="Write the schedule's text into saved pictures, so that whoever has a picture has its "
-                    "schedule (flexsearch presets add PICTURE.png).",
+                    tooltip="Write the schedule's text into saved pictures: whoever has a picture can take the "
+                    "schedule out of it (flexsearch presets add PICTURE.png).",
                 ),
             ],
             hidden=[io.Hidden.extra_pnginfo],

@@ -32,7 +32,7 @@ class Sampler(io.ComfyNode):
                     "report",
                     display_name="report",
                     tooltip="What was really run: full, partial and null steps, misses, seconds, estimated speed-up, "
-                    "and what you should know.",
+                    "and warnings.",
                 ),
             ],
         )

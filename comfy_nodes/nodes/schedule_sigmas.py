@@ -27,19 +27,21 @@ class ScheduleSigmas(io.ComfyNode):
             node_id="FlexiffusionScheduleSigmas",
             display_name="Flexiffusion Schedule Sigmas",
             category="sampling/custom_sampling/sigmas",
-            description="Takes the null steps of a schedule out of a list of sigmas; a schedule with noise levels of "
-            "its own replaces those below the first. Apply Schedule does this too; use it as well for partial steps. "
-            "The sampler is the schedule's own solver, where it brings one.",
+            description="Takes the null steps of a schedule out of a list of sigmas. A schedule with noise levels of "
+            "its own replaces those below the first. For partial steps put Apply Schedule on the model as well. The "
+            "sampler output is the schedule's own solver, where it brings one.",
             inputs=[
                 io.Sigmas.Input("sigmas", tooltip="The scheduler's noise levels, such as BasicScheduler's."),
                 schedule_input(),
             ],
             outputs=[
-                io.Sigmas.Output("sigmas_out", display_name="sigmas", tooltip="The noise levels that are evaluated."),
+                io.Sigmas.Output(
+                    "sigmas_out", display_name="sigmas", tooltip="The noise levels at which the network runs."
+                ),
                 io.Sampler.Output(
                     "sampler_out",
                     display_name="sampler",
-                    tooltip="The solver that the schedule brings, for SamplerCustom; Euler's where it brings none.",
+                    tooltip="The schedule's own solver, for SamplerCustom; Euler where it brings none.",
                 ),
             ],
         )

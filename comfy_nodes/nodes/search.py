@@ -20,6 +20,11 @@ from ..search import Request, Searched, searching
 from .common import SCHEDULE, model_input, sampling_inputs, schema
 
 STEPS = 1000  # of the progress bar
+TOOLTIPS = {
+    "sampler_tooltip": "The sampling algorithm to search for. Of one that adds noise its deterministic form is taken; "
+    "the report says so.",
+    "scheduler_tooltip": "Where the noise levels of the plain pictures lie, as in KSampler.",
+}
 
 
 class Search(io.ComfyNode):
@@ -32,16 +37,16 @@ class Search(io.ComfyNode):
             node_id="FlexiffusionSearch",
             display_name="Flexiffusion Search",
             category="sampling",
-            description="Searches schedules for this very model, with its LoRAs and these settings, and saves them in "
-            "models/flexiffusion: Flexiffusion Auto takes them from now on. Stop it at any time: the best so far is "
-            "kept.",
+            description="Searches schedules for this model as it is loaded, LoRAs included, with these settings, and "
+            "saves them in models/flexiffusion/searched, where Flexiffusion Auto finds them. Stop it at any time: the "
+            "best so far is kept.",
             inputs=[
                 model_input(),
-                *(_steps() if one.id == "steps" else one for one in sampling_inputs()),
+                *(_steps() if one.id == "steps" else one for one in sampling_inputs(**TOOLTIPS)),
                 io.String.Input(
                     "speedups",
                     default="2, 3",
-                    tooltip="How many times faster: one or more, with commas. The first one's picture is handed out.",
+                    tooltip="Speed-ups to search for, with commas between them. The outputs are those of the first.",
                 ),
                 io.Float.Input(
                     "minutes",
@@ -49,28 +54,32 @@ class Search(io.ComfyNode):
                     min=0.1,
                     max=600.0,
                     step=0.5,
-                    tooltip="How long to search. More is never worse on the images of the search.",
+                    tooltip="How long to search. More minutes are never worse on the images of the search.",
                 ),
                 io.Int.Input(
                     "images",
                     default=4,
                     min=1,
                     max=64,
-                    tooltip="Pictures, from as many seeds, that a schedule is judged by.",
+                    tooltip="Pictures, each from a seed of its own, that schedules are compared on.",
                 ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="The model's CLIP. With it the pictures after the first show other prompts, sixteen that "
-                    "are built in: so the schedule is not made for your prompt alone.",
+                    tooltip="The model's CLIP, if you like. With it, the pictures after the first show other prompts "
+                    "(sixteen are built in), so that the schedule is not made for your prompt alone.",
                 ),
             ],
             outputs=[
                 io.Latent.Output("latent", display_name="latent", tooltip="The pictures with the found schedule."),
                 io.Latent.Output("plain", display_name="plain", tooltip="The same pictures without a schedule."),
-                SCHEDULE.Output("schedule", display_name="schedule", tooltip="What was found for the first speed-up."),
+                SCHEDULE.Output(
+                    "schedule", display_name="schedule", tooltip="The schedule that was found for the first speed-up."
+                ),
                 io.String.Output(
-                    "report", display_name="report", tooltip="What was found, how near it is, and where it was saved."
+                    "report",
+                    display_name="report",
+                    tooltip="What was found, how close it is to the plain pictures, and where it was saved.",
                 ),
             ],
             is_output_node=True,

@@ -25,19 +25,19 @@ class Entry(NamedTuple):
 # The order is the order of use. Add a command by adding its line.
 COMMANDS: dict[str, Entry] = {
     "run": Entry("flexsearch.cli.run:run", "Search a model's schedules and export them."),
-    "resume": Entry("flexsearch.cli.resume:resume", "Go on with an interrupted run."),
-    "dashboard": Entry("flexsearch.cli.dashboard:dashboard", "Look at a run's trials in a browser."),
-    "plan": Entry("flexsearch.cli.plan:plan", "Plan schedules in seconds, from tables of a model."),
+    "resume": Entry("flexsearch.cli.resume:resume", "Continue an interrupted run."),
+    "dashboard": Entry("flexsearch.cli.dashboard:dashboard", "Show a run's trials in a browser."),
+    "plan": Entry("flexsearch.cli.plan:plan", "Plan schedules in seconds, without a search."),
     "evaluate": Entry("flexsearch.cli.evaluate:evaluate", "Measure one schedule against its teacher."),
     "compare": Entry("flexsearch.cli.compare:compare", "Measure schedules beside their rivals."),
     "quality": Entry("flexsearch.cli.quality:quality", "Compare many pictures with the teacher's."),
-    "profile": Entry("flexsearch.cli.profile:profile", "Cost of every kind of step on this device."),
-    "report": Entry("flexsearch.cli.report:report", "Write a run as one page for the browser."),
-    "verify": Entry("flexsearch.cli.verify:verify", "Measure a preset's claims on your checkpoint."),
+    "profile": Entry("flexsearch.cli.profile:profile", "Measure what every kind of step costs."),
+    "report": Entry("flexsearch.cli.report:report", "Write a run's results as one HTML page."),
+    "verify": Entry("flexsearch.cli.verify:verify", "Check a preset's claims on your checkpoint."),
     "show": Entry("flexsearch.cli.show:show", "Show what a schedule file does."),
     "validate": Entry("flexsearch.cli.validate:validate", "Check schedule files."),
     "presets": Entry("flexsearch.cli.presets:presets", "List, add, remove, share and update presets."),
-    "doctor": Entry("flexsearch.cli.doctor:doctor", "Look at the installation, and say what to fix."),
+    "doctor": Entry("flexsearch.cli.doctor:doctor", "Check the installation, and say what to fix."),
     "completion": Entry("flexsearch.cli.completion:completion", "Print a shell's completion script."),
 }
 

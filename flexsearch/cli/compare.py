@@ -24,13 +24,22 @@ from flexsearch.cli.places import require_file
     type=int,
     default=16,
     show_default=True,
-    help="Other images, to choose the best hand-made rivals on.",
+    help="Other images, on which the best of the hand-made rivals is chosen.",
 )
 @with_options(IMAGES)
-@click.option("--png", "picture", type=Place(), metavar="OUT", help="Write the pictures, teacher above.")
+@click.option(
+    "--png",
+    "picture",
+    type=Place(),
+    metavar="OUT",
+    help="Write the pictures as one PNG, the teacher's in the first row.",
+)
 @output.json_option
 def compare(files: tuple[str, ...], picture: str | None, **options: Any) -> None:
-    """Measure schedules of one teacher beside fewer plain steps and DeepCache at the cost of each."""
+    """Measure schedules beside their rivals: fewer plain steps, DeepCache and others at the same cost.
+
+    All FILEs must be made for the same teacher: the same sampler and number of steps.
+    """
     if picture is not None:
         require_file("--png", Path(picture))
     from flexsearch.cli.measured_output import measure

@@ -10,11 +10,13 @@ from flexsearch.cli.kinds import Place
 
 @click.command(cls=Command)
 @click.argument("folder", type=Place(folder=True), metavar="RUN")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0: every one.")
-@click.option("--port", type=int, default=8080, show_default=True, help="0: any that is free.")
-@click.option("--open/--no-open", "opened", default=True, show_default=True, help="Open it in a browser.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all of this machine's."
+)
+@click.option("--port", type=int, default=8080, show_default=True, help="Port to listen on; 0: any free one.")
+@click.option("--open/--no-open", "opened", default=True, show_default=True, help="Open the page in a browser.")
 def dashboard(folder: str, host: str, port: int, opened: bool) -> None:
-    """Open optuna-dashboard on RUN, while it goes on or later; Ctrl+C ends it.
+    """Show the trials of RUN in optuna-dashboard, during the run or later; Ctrl+C ends it.
 
     It can change and delete studies, so it listens on this machine only, unless --host says otherwise.
     """

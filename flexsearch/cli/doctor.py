@@ -31,12 +31,12 @@ class Line(NamedTuple):
     "hosts",
     multiple=True,
     type=Place(path_type=Path),
-    help="A folder of ComfyUI, AUTOMATIC1111 or Forge to look at; give it several times.",
+    help="A folder of ComfyUI, AUTOMATIC1111 or Forge to look at; may be given several times.",
 )
 @output.json_option
 @click.pass_context
 def doctor(ctx: click.Context, hosts: tuple[Path, ...]) -> None:
-    """Look at the installation: packages, devices, presets, hosts; and say what to fix. Nothing is changed.
+    """Check the installation (packages, devices, presets, hosts), and say what to fix. Nothing is changed.
 
     Hosts are looked for in the folders given, in COMFYUI_PATH, WEBUI_PATH and FORGE_PATH, around this checkout, and in
     the usual places below your home. Exit code 2 if there is something to fix.

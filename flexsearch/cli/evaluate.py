@@ -19,10 +19,16 @@ from flexsearch.cli.places import require_file
 @with_options(MODEL)
 @click.option("--images", "held_out", type=int, default=64, show_default=True, help="Images to measure on.")
 @with_options(IMAGES)
-@click.option("--png", "picture", type=Place(), metavar="OUT", help="Write the pictures, teacher above.")
+@click.option(
+    "--png",
+    "picture",
+    type=Place(),
+    metavar="OUT",
+    help="Write the pictures as one PNG, the teacher's in the first row.",
+)
 @output.json_option
 def evaluate(file: str, picture: str | None, **options: Any) -> None:
-    """Measure the schedule in FILE against its full-length teacher: errors, relative FID, speed-up."""
+    """Measure the schedule in FILE against its teacher, the full-length sampling: errors, relative FID, speed-up."""
     if picture is not None:
         require_file("--png", Path(picture))
     from flexsearch.cli.measured_output import measure

@@ -22,16 +22,17 @@ from flexsearch.cli.places import require_folder
     "profile_file",
     type=Place(),
     metavar="FILE",
-    help="Plan for the milliseconds of another device, by `flexsearch profile --out`.",
+    help="Plan for the milliseconds of another device, a file of `flexsearch profile --out`.",
 )
 @with_options(IMAGES)
 @click.option("--out", type=Place(folder=True), metavar="FOLDER", help="Write the schedule files there.")
 @output.json_option
 def plan(profile_file: str | None, out: str | None, prompts_file: str | None, **options: Any) -> None:
-    """Plan a schedule for every asked speed-up, without searching.
+    """Plan a schedule for each speed-up, without a search.
 
-    The first plan of a model measures its tables (about as long as ten evaluations of a search); they are kept, and
-    every later one takes seconds. Errors are predicted, not measured: `flexsearch compare` measures them.
+    The first plan for a model measures the errors of single steps, which takes about as long as ten evaluations of a
+    search. They are kept: every later plan takes seconds. Errors are predicted, not measured: `flexsearch compare`
+    measures them.
     """
     if out is not None:
         require_folder("--out", Path(out))

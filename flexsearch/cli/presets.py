@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _FOLDER = click.option(
     "--folder",
     type=Place(folder=True, file_okay=False, path_type=Path),
-    help="Instead of your own presets' folder: such as a host's models/flexiffusion.",
+    help="Another folder than the one of your own presets, such as a host's models/flexiffusion.",
 )
 
 
@@ -39,7 +39,7 @@ def complete_name(ctx: click.Context, parameter: click.Parameter, incomplete: st
 def presets() -> None:
     """List, show, add, remove, share and update presets.
 
-    What is added lies in one folder that ComfyUI, AUTOMATIC1111, Forge and flexsearch all read.
+    Presets that you add lie in one folder, which ComfyUI, AUTOMATIC1111, Forge and flexsearch all read.
     """
 
 
@@ -47,7 +47,7 @@ def presets() -> None:
 @click.option("--family", help="Only those for this model family, such as sd15.")
 @output.json_option
 def list_presets(family: str | None) -> None:
-    """All presets: the bundled ones, your own, and the files that are broken."""
+    """List all presets: the bundled ones, your own, and files that cannot be read."""
     from flexiffusion import presets as found
 
     entries, errors = found.find()
@@ -78,7 +78,7 @@ def list_presets(family: str | None) -> None:
 @click.argument("preset", metavar="PRESET", shell_complete=complete_name)
 @output.json_option
 def show_preset(preset: str) -> None:
-    """What a preset does, who made it on what, with which evidence, and where you have it from."""
+    """Show what a preset does, who made it on which checkpoint, what was measured, and where you got it."""
     from flexiffusion.presets import named
     from flexsearch.cli.show import document, print_sheet
 
@@ -102,12 +102,12 @@ def show_preset(preset: str) -> None:
     "target",
     type=click.Choice(("cache-dit", "sd.cpp", "sigmas", "steps")),
     required=True,
-    help="cache-dit: its steps_computation_mask; sd.cpp: options of stable-diffusion.cpp; sigmas: noise levels, as "
-    "ComfyUI's and others' text boxes take them; steps: the full steps, counted from 0.",
+    help="cache-dit: its steps_computation_mask; sd.cpp: options of stable-diffusion.cpp; sigmas: noise levels for the "
+    "text boxes of ComfyUI and others; steps: numbers of the full steps, counted from 0.",
 )
 @output.json_option
 def export_preset(preset: str, target: Any) -> None:
-    """Print a preset as other programs take one.
+    """Print a preset in the form that another program reads.
 
     What they cannot express is said, and with it that no measurement of the preset holds there.
     """
@@ -126,8 +126,8 @@ def export_preset(preset: str, target: Any) -> None:
 
 @presets.command("add", cls=Command, group="presets")
 @click.argument("source", type=Place(), metavar="SOURCE")
-@click.option("--name", help="Add it under another name; for a source of one schedule.")
-@click.option("--replace", is_flag=True, help="Replace one of the same name.")
+@click.option("--name", help="Add it under this name; for a source that holds one schedule.")
+@click.option("--replace", is_flag=True, help="Replace a preset that has the same name.")
 @_FOLDER
 @output.json_option
 @click.pass_context
@@ -183,7 +183,7 @@ def remove(names: tuple[str, ...], folder: Path | None) -> None:
 
 @presets.command("pull", cls=Command, group="presets")
 @click.argument("names", metavar="[PRESET...]", nargs=-1, shell_complete=complete_name)
-@click.option("--replace", is_flag=True, help="Also those that you have edited since.")
+@click.option("--replace", is_flag=True, help="Also replace presets that you have edited.")
 @_FOLDER
 @output.json_option
 @click.pass_context
@@ -233,9 +233,13 @@ def pull(ctx: click.Context, names: tuple[str, ...], replace: bool, folder: Path
 @presets.command("share", cls=Command, group="presets")
 @click.argument("sources", metavar="PRESET|RUN...", nargs=-1, required=True, shell_complete=complete_name)
 @click.option("--out", required=True, type=Place(path_type=Path), help="The new folder to write.")
-@click.option("--author", help="Who made them; needed where a file does not say.")
-@click.option("--title", help="Of the README. [default: the first preset's name]")
-@click.option("--picture", type=Place(path_type=Path), help="A comparison picture, PNG. [default: a run's own]")
+@click.option("--author", help="Author of the presets; needed where a file names none.")
+@click.option("--title", help="Title of the README. [default: the first preset's name]")
+@click.option(
+    "--picture",
+    type=Place(path_type=Path),
+    help="A PNG that compares pictures with and without. [default: the run's own]",
+)
 @click.option("--repo", metavar="OWNER/NAME", help="Upload to this Hugging Face repository, with your token.")
 @output.json_option
 def share(

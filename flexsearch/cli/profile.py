@@ -18,13 +18,15 @@ from flexsearch.errors import ConfigError
 
 @click.command(cls=Command)
 @with_options(MODEL)
-@click.option("--repeats", type=click.IntRange(1, 1000), default=5, show_default=True, help="Timings of each kind.")
+@click.option(
+    "--repeats", type=click.IntRange(1, 1000), default=5, show_default=True, help="Timings of each kind of step."
+)
 @click.option("--out", type=Place(), metavar="FILE", help="Save both cost tables as JSON.")
 @output.json_option
 def profile(
     model: str, guidance: float | None, batch: int | None, repeats: int, out: str | None, **options: Any
 ) -> None:
-    """Multiply-adds (of one image) and milliseconds (of a batch) of every kind of step."""
+    """Measure what every kind of step costs: multiply-adds (of one image) and milliseconds (of a batch)."""
     from flexsearch.runs.settings import Settings
 
     Settings(model, guidance=guidance, batch=batch)  # refuses what `run` refuses

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("folder", metavar="RUN", type=Place(path_type=Path))
-@click.option("--out", type=Place(dir_okay=False, path_type=Path), help="The page. [default: RUN/report.html]")
+@click.option("--out", type=Place(dir_okay=False, path_type=Path), help="File of the page. [default: RUN/report.html]")
 @click.option("--open", "opened", is_flag=True, help="Show it in the browser.")
 @output.json_option
 def report(folder: Path, out: Path | None, opened: bool) -> None:
@@ -32,7 +32,7 @@ def report(folder: Path, out: Path | None, opened: bool) -> None:
     from flexsearch.runs.run_folder import RunFolder
 
     if not (folder / "result.json").exists() and RunFolder(folder).in_use():
-        raise RunFolderError(str(folder), "the run goes on just now", "Wait until it ends")
+        raise RunFolderError(str(folder), "the run is still going on", "Wait until it ends")
     found = page.found_in(folder, rows_from(page.read_result(folder)["rows"]))
     page_file = out or folder / "report.html"
     strips = page_file.parent / "strips"  # beside the page: the run's folder may not be writable

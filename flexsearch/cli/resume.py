@@ -19,7 +19,10 @@ from flexsearch.cli.options import engine_options, with_options
 @with_options(engine_options(resumed=True))
 @output.json_option
 def resume(folder: str, **engine: Any) -> None:
-    """Go on where RUN stopped, with its own settings; at most the evaluations under way were lost."""
+    """Continue the interrupted run in the folder RUN, with its own settings.
+
+    At most the evaluations that were under way are lost.
+    """
     from flexsearch.runs.run_folder import RunFolder
     from flexsearch.runs.settings import require_engine
 

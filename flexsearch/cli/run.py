@@ -22,13 +22,22 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
     type=OpenChoice(METHODS),
     default="placement",
     show_default=True,
-    help="placement: levels, kinds, branches and predictors; joint: dropped layers too; flexiffusion: segments, and "
-    "autodiffusion: timesteps and dropped layers, as the papers have them; or package.module:name.",
+    help="What is searched. placement: noise levels, kinds of steps, branches and predictors; joint: dropped layers "
+    "too; flexiffusion (segments) and autodiffusion (timesteps and dropped layers): as in their papers; or "
+    "package.module:name.",
 )
-@click.option("--timesteps", type=int, help="Of autodiffusion: how many. [default: what the speed-up pays for]")
+@click.option(
+    "--timesteps",
+    type=int,
+    help="Number of timesteps, for --method autodiffusion. [default: as many as the speed-up allows]",
+)
 @with_options(SOLVER)
 @click.option(
-    "--spacing", type=click.Choice(SPACINGS), default="uniform", show_default=True, help="Of the teacher's levels."
+    "--spacing",
+    type=click.Choice(SPACINGS),
+    default="uniform",
+    show_default=True,
+    help="Spacing of the teacher's noise levels.",
 )
 @with_options(SPEEDUP)
 @click.option(
@@ -37,16 +46,18 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
     metavar="WORD|PATH",
     default="teacher",
     show_default=True,
-    help="What errors are measured to: teacher, or converged (what every solver tends to); or FID is measured to real "
-    "pictures: a folder of them, or an .npz with mu and sigma.",
+    help="What schedules are compared with. teacher; converged: the solution with very many steps; or real pictures, "
+    "for FID: a folder of them, or an .npz file with mu and sigma.",
 )
 @click.option(
     "--error",
     type=OpenChoice(ERRORS),
-    help="What is minimised: paired errors, FID relative to the teacher or to real pictures, or package.module:name. "
-    "[default: latent; of --method flexiffusion: rfid; with real pictures: fid]",
+    help="The error to minimise. latent, features, lpips: image by image; rfid: FID to the teacher's pictures; "
+    "fid: FID to real pictures; or package.module:name. [default: latent; with --method flexiffusion rfid; with real "
+    "pictures fid]",
 )
-@click.option("--statistic", type=click.Choice(STATISTICS), default="mean", show_default=True, help="Of paired errors.")
+@click.option("--statistic", type=click.Choice(STATISTICS), default="mean", show_default=True,
+              help="Statistic of image-by-image errors: the mean, or that of the worst tenth.")  # fmt: skip
 @click.option(
     "--cost",
     type=click.Choice(COSTS),
@@ -60,22 +71,34 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
     "profile_file",
     type=Place(),
     metavar="FILE",
-    help="Count the milliseconds of another device, by `flexsearch profile --out`; with --cost latency.",
+    help="With --cost latency: milliseconds of another device, a file of `flexsearch profile --out`.",
 )
-@click.option("--evaluations", type=int, default=100, show_default=True, help="Schedules to evaluate, seeds included.")
-@click.option("--images", type=int, default=16, show_default=True, help="Images a schedule is searched on.")
-@click.option("--held-out", type=int, default=32, show_default=True, help="Other images for the final table.")
+@click.option(
+    "--evaluations",
+    type=int,
+    default=100,
+    show_default=True,
+    help="Schedules to evaluate, those that the search begins with included.",
+)
+@click.option("--images", type=int, default=16, show_default=True, help="Images that each schedule is evaluated on.")
+@click.option(
+    "--held-out",
+    type=int,
+    default=32,
+    show_default=True,
+    help="Other images, never seen by the search, for the final table.",
+)
 @click.option(
     "--planner/--no-planner",
     default=True,
     show_default=True,
-    help="Begin with schedules planned from tables of short steps on a few images.",
+    help="Begin with schedules that are planned from errors of single steps, measured on four images.",
 )
 @click.option(
     "--racing/--no-racing",
     default=True,
     show_default=True,
-    help="A schedule meets 8, 32, 128, ... images and leaves when it is clearly worse than one that costs no more.",
+    help="Evaluate on 8, 32, 128, ... images, and drop a schedule once it is clearly worse than one of no higher cost.",
 )
 @click.option(
     "--memory",
@@ -83,16 +106,20 @@ from flexsearch.cli.options import IMAGES, MODEL, SOLVER, SPEEDUP, engine_option
     metavar="MIB",
     default=1024,
     show_default=True,
-    help="For states that schedules with the same first steps share, in all; 0: each is sampled from the noise.",
+    help="Memory for intermediate states, which schedules with the same first steps share; 0: no sharing.",
 )
-@click.option("--plain-only", is_flag=True, help="Search only where full steps lie: the rival of the full search.")
+@click.option(
+    "--plain-only",
+    is_flag=True,
+    help="Search the noise levels of full steps only: the strongest rival of the whole search.",
+)
 @with_options(IMAGES)
 @with_options(engine_options(resumed=False))
-@click.option("--storage", metavar="URL", help="Optuna storage. [default: SQLite in the run folder]")
+@click.option("--storage", metavar="URL", help="Optuna storage for the trials. [default: SQLite in the run folder]")
 @click.option("--out", type=Place(folder=True), metavar="FOLDER", help="The run folder. [default: runs/<date-time>]")
 @output.json_option
 def run(out: str | None, prompts_file: str | None, profile_file: str | None, **options: Any) -> None:
-    """Search schedules for a model; end with a table, pictures and schedule files.
+    """Search faster schedules for a model, and export them: schedule files, a table, pictures.
 
     Interrupt it at any time: `flexsearch resume FOLDER` goes on and ends as if nothing had happened.
     """

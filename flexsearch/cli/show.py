@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
     from flexiffusion.schedule import Action, Metric, Schedule
 
-_ROW = 50  # steps of the strip in one line
-
 
 @click.command(cls=Command)
 @click.argument("file", type=Place(), metavar="FILE")
-@click.option("--png", metavar="OUT", type=Place(dir_okay=False, path_type=Path), help="Also draw the plan here.")
+@click.option(
+    "--png", metavar="OUT", type=Place(dir_okay=False, path_type=Path), help="Also draw the steps as a PNG picture."
+)
 @output.json_option
 def show(file: str, png: Path | None) -> None:
     """Show what a schedule file does: its plan step by step, its cost, what was measured, where it comes from.
 
-    FILE - is standard input; a PNG picture that carries a schedule is taken too.
+    `-` as FILE reads standard input. A PNG picture that carries a schedule is read too.
     """
     schedule = read_schedule(file)
     if png is not None:
@@ -141,11 +141,11 @@ def _strip(actions: tuple[Action, ...]) -> Iterator[Text]:
     """The plan from the first step (most noise) to the last: letters, below them the branches, then the legend."""
     from rich.text import Text
 
-    from flexiffusion.strip import legend, look
+    from flexiffusion.strip import ROW, legend, look
 
     width = len(str(len(actions)))
-    for start in range(0, len(actions), _ROW):
-        row = actions[start : start + _ROW]
+    for start in range(0, len(actions), ROW):
+        row = actions[start : start + ROW]
         steps = Text(f"\n{start + 1:>{width}}  ")
         branches = Text(" " * (width + 2))
         for action in row:

@@ -18,9 +18,9 @@ from flexsearch.cli.schedule_argument import read_schedule
 @output.json_option
 @click.pass_context
 def validate(ctx: click.Context, files: tuple[str, ...]) -> None:
-    """Check schedule files: ok, or what is wrong, where, and what to do about it.
+    """Check schedule files: ok, or what is wrong, where, and how to repair it.
 
-    FILE - is standard input. Every file is checked, also after a bad one; exit code 3 if any is refused.
+    `-` as FILE reads standard input. Every file is checked, also after a bad one; exit code 3 if any is refused.
     """
     results = [_result(file) for file in files]
     refused = sum(not result["ok"] for result in results)

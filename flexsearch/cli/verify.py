@@ -16,21 +16,21 @@ from flexsearch.cli.presets import complete_name
 @click.command(cls=Command)
 @click.argument("preset", metavar="PRESET", shell_complete=complete_name)
 @with_options(MODEL)
-@click.option("--images", type=int, help="Images to measure on. [default: as many as the claim, 16 to 256]")
+@click.option("--images", type=int, help="Images to measure on. [default: as many as the claim is of, 16 to 256]")
 @click.option(
     "--choose-on",
     type=int,
     default=16,
     show_default=True,
-    help="Other images, to choose the best hand-made rivals on.",
+    help="Other images, on which the best of the hand-made rivals is chosen.",
 )
 @with_options(FEATURES)
-@click.option("--seed", type=int, help="Of the noise. [default: one that the search did not use]")
+@click.option("--seed", type=int, help="Random seed of the noise. [default: one that the search did not use]")
 @click.option(
     "--share",
     metavar="FILE",
     type=Place(dir_okay=False),
-    help="Also write what was measured as a small JSON file to give away: hashes, settings, errors, device, seconds.",
+    help="Also write the measurement as a small JSON file to publish: hashes, settings, errors, device, seconds.",
 )
 @output.json_option
 @click.pass_context

@@ -92,7 +92,8 @@ def _show(made: Verification) -> None:
         )
     if found:
         console.print(table)
-    click.echo(output.printable(f"{name}: {word or 'it claims nothing that can be judged; the table is what it does'}"))
+    said = word or "it claims nothing that can be checked; the table shows what it does"
+    click.echo(output.printable(f"{name}: {said}"))
 
 
 def _value(finding: Finding, value: float, interval: tuple[float, float] | None) -> str:

@@ -36,7 +36,7 @@ def few_step_facts(family: str, network: Mapping[str, Any], options: Mapping[str
     if options.get("is_distilled"):  # FLUX.2 Klein
         return (_note("its model_index.json says is_distilled"),)
     if family == "flux" and network.get("guidance_embeds") is False:
-        return (_note("its network is told no guidance scale, as FLUX.1 schnell's and unlike FLUX.1 dev's"),)
+        return (_note("its network takes no guidance scale, like FLUX.1 schnell and unlike FLUX.1 dev"),)
     return ()
 
 

@@ -11,8 +11,8 @@ from flexsearch.models.transformer_file import transformer_in
 from flexsearch.models.variants import WHOLE
 
 PIPELINE = (
-    "Give the model's diffusers folder, which has its text encoders too; searching inside ComfyUI, with the model that "
-    "is loaded there, is coming"
+    "Give the model's diffusers folder, which has its text encoders too; or search inside ComfyUI, where it is loaded: "
+    "Flexiffusion Search"
 )
 
 # What only one kind of file has in its tensors' names, and what it is; the first that fits counts.

@@ -14,20 +14,22 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.path import Path as Outline
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, MaxNLocator
 from numpy.typing import NDArray
 
 from flexiffusion import codec
 from flexiffusion.schedule import Action, Schedule
 from flexiffusion.search.paired import DIVERGED
-from flexiffusion.strip import legend, look, sign
+from flexiffusion.strip import ROW, legend, look, sign
 from flexiffusion.summary import counts_text
 from flexiffusion.whole_file import whole_file
-from flexsearch.report import palette
+from flexsearch.report import palette, plot
 from flexsearch.report.rows import KIND_WORDS, KINDS, RowKind
 
 _DPI = 150
-_STRIP_ROW = 50  # steps
+_SHOWN = 80  # pixels of an inch in a page
+_MARK = 0.55  # points of a mark for each unit of its outline
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def front(
     axes.set_ylabel(error_name)
     for one in {axes, below}:
         _log_errors(one)
-    below.set_xlabel("cost in full network calls")
+    below.set_xlabel(plot.COST_NAME)
     if teacher_cost is not None:
         _speedup_axis(axes, teacher_cost)
     if axes.get_legend_handles_labels()[0]:
@@ -87,7 +89,7 @@ def _log_errors(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(LogFormatterSciNotation())
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(True, which="major", color="#e4e4e4", linewidth=0.8)
+    axes.grid(True, which="major", color=palette.GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -132,28 +134,34 @@ def samples(path: Path, strips: Sequence[tuple[str, NDArray[Any]]]) -> None:
     _save(figure, path, cropped=True)  # labels are of any width, and pictures keep their shape
 
 
-def schedule_strip(path: Path, schedule: Schedule) -> None:
-    """The strip of a schedule, which the picture carries along: `flexsearch presets add PICTURE` takes it out again."""
+def schedule_strip(path: Path, schedule: Schedule) -> int:
+    """The strip of a schedule, which the picture carries along: `flexsearch presets add PICTURE` takes it out again.
+
+    Returns how wide a page should show it, in pixels: then the steps of all strips are of one size.
+    """
     actions = schedule.plan.actions()
-    strip(path, actions, title=f"{schedule.name} ({counts_text(actions)})", carried=codec.dumps(schedule).decode())
+    return strip(
+        path, actions, title=f"{schedule.name} ({counts_text(actions)})", carried=codec.dumps(schedule).decode()
+    )
 
 
-def strip(path: Path, actions: Sequence[Action], *, title: str = "", carried: str | None = None) -> None:
+def strip(path: Path, actions: Sequence[Action], *, title: str = "", carried: str | None = None) -> int:
     """The steps of a schedule as coloured boxes, from the first (most noise) to the last; fifty in a row.
 
-    A partial step shows the number of its branch, the others their letter. `carried` is a schedule file's text.
+    A partial step shows the number of its branch, the others their letter. `carried` is a schedule file's text. Returns
+    how wide a page should show it, in pixels.
     """
-    rows, columns = -(-len(actions) // _STRIP_ROW), min(_STRIP_ROW, len(actions))
+    rows, columns = -(-len(actions) // ROW), min(ROW, len(actions))
     box = 0.27  # inches
     figure = _empty_figure(max(box * columns + 0.6, 0.08 * len(title), 4.5), box * 1.35 * rows + 0.9)
     axes = figure.add_subplot()
     for index, action in enumerate(actions):
-        row, column = divmod(index, _STRIP_ROW)
+        row, column = divmod(index, ROW)
         drawn = look(action)
         axes.add_patch(Rectangle((column + 0.05, row + 0.12), 0.9, 0.76, facecolor=drawn.colour))
         axes.text(column + 0.5, row + 0.51, sign(action), ha="center", va="center", fontsize=8, color=drawn.ink)
     for row in range(rows):
-        axes.text(-0.3, row + 0.51, str(row * _STRIP_ROW + 1), ha="right", va="center", fontsize=8, color="#555555")
+        axes.text(-0.3, row + 0.51, str(row * ROW + 1), ha="right", va="center", fontsize=8, color=palette.DIM)
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, 0)
     axes.set_aspect(1.35, anchor="W")
@@ -165,6 +173,7 @@ def strip(path: Path, actions: Sequence[Action], *, title: str = "", carried: st
     if title:
         figure.suptitle(title, fontsize=9, x=0.01, ha="left", parse_math=False)
     _save(figure, path, {} if carried is None else {codec.PNG_KEY: carried})
+    return round(figure.get_figwidth() * _SHOWN)
 
 
 def _empty_figure(width: float, height: float) -> Figure:
@@ -175,21 +184,21 @@ def _empty_figure(width: float, height: float) -> Figure:
 
 
 def _plot_kind(axes: Axes, kind: RowKind, members: Sequence[FrontPoint]) -> None:
-    colour, marker = palette.KIND_LOOKS[kind]
+    drawn = palette.KIND_LOOKS[kind]
+    corners = [(x, -y) for x, y in drawn.mark]  # y upwards here
     costs = [point.cost for point in members]
     errors = [point.error for point in members]
     front_most = 3 if kind == "found" else 2
-    hollow = kind in palette.HOLLOW_KINDS
     axes.plot(
         costs,
         errors,
-        color=colour,
-        marker=marker,
-        markersize=11 if kind == "teacher" or hollow else 6,
-        markerfacecolor="none" if hollow else colour,
-        markeredgewidth=1.5 if hollow else 1.0,
-        linewidth=2.2 if kind == "found" else 1.4,
-        linestyle="--" if hollow else "-",
+        color=drawn.colour,
+        marker=Outline([*corners, corners[0]], closed=True),
+        markersize=2 * _MARK * max(max(abs(x), abs(y)) for x, y in corners),  # a marker is scaled to its size
+        markerfacecolor="none" if drawn.hollow else drawn.colour,
+        markeredgewidth=1.5 if drawn.hollow else 0.5,
+        linewidth=drawn.width,
+        linestyle="--" if drawn.hollow else "-",
         zorder=front_most,
         label=KIND_WORDS[kind],
     )
@@ -198,7 +207,7 @@ def _plot_kind(axes: Axes, kind: RowKind, members: Sequence[FrontPoint]) -> None
         [point.cost for point in with_interval],
         [max(float(point.low or 0.0), float(np.finfo(float).tiny)) for point in with_interval],
         [float(point.high or 0.0) for point in with_interval],
-        color=colour,
+        color=drawn.colour,
         linewidth=1.0,
         zorder=front_most,
     )
@@ -210,7 +219,7 @@ def _plot_kind(axes: Axes, kind: RowKind, members: Sequence[FrontPoint]) -> None
                 textcoords="offset points",
                 xytext=(6, 6 if kind != "found" else -12),
                 fontsize=8,
-                color=colour,
+                color=drawn.colour,
                 parse_math=False,
             )
 
@@ -219,14 +228,10 @@ def _speedup_axis(axes: Axes, teacher_cost: float) -> None:
     upper = axes.twiny()
     low, high = axes.get_xlim()
     upper.set_xlim(max(low, teacher_cost * 1e-3), high)
-    shown: list[float] = []
-    for speedup in (1, 1.5, 2, 3, 5, 1.25, 4, 6, 8, 10, 15, 20, 30):  # the usual ones first, others where there is room
-        cost = teacher_cost / speedup
-        if low <= cost <= high and all(abs(cost - teacher_cost / other) > 0.06 * (high - low) for other in shown):
-            shown.append(speedup)
+    shown = plot.speedups(teacher_cost, low, high, gap=0.06 * (high - low))
     upper.set_xticks([teacher_cost / s for s in shown])
     upper.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{teacher_cost / cost:g}x"))
-    upper.set_xlabel("speed-up by multiply-adds", fontsize=9)
+    upper.set_xlabel(plot.SPEEDUP_NAME, fontsize=9)
     upper.spines[["right"]].set_visible(False)
 
 

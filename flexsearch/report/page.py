@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flexiffusion import __version__, codec
+from flexiffusion import __version__, codec, strip
 from flexiffusion.cost import CostTable
 from flexiffusion.errors import ScheduleError
 from flexiffusion.schedule import Schedule
@@ -19,7 +19,7 @@ from flexiffusion.search.objective import Objective, paired_reference
 from flexiffusion.strip import Look, legend, look, sign
 from flexiffusion.summary import step_text
 from flexsearch.errors import RunFolderError
-from flexsearch.report import pictures, plot
+from flexsearch.report import palette, pictures, plot
 from flexsearch.report.public_settings import public_settings
 from flexsearch.report.rows import KIND_WORDS, Comparison, Row, comparisons, groups, rivals_met, rows_from
 from flexsearch.report.table import ERROR_TITLES, NOTE, error_text, multiply_adds, searched_words
@@ -152,6 +152,8 @@ def render(run: Path) -> str:
         front=plot.front(rows, searched, float(settings["steps"])),
         main_error=error,
         plot=plot,
+        palette=palette,
+        strip=strip,
         kinds=plot.kinds(rows),
         kind_words=KIND_WORDS,
         rivals=rivals_met(found_against),

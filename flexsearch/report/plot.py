@@ -6,11 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flexsearch.report.palette import HOLLOW_KINDS, KIND_LOOKS
+from flexsearch.report.palette import KIND_LOOKS, RowLook
 from flexsearch.report.rows import KINDS, Row, RowKind
 
 WIDTH, HEIGHT = 480, 400  # narrow, so that words stay readable where a phone shrinks it
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 44
+
+COST_NAME = "cost in full network calls"
+SPEEDUP_NAME = "speed-up by multiply-adds"
 
 SEARCHED = "searched"  # the panel of what the search minimised: of other images, mostly of another statistic
 
@@ -50,43 +53,35 @@ class Front:
     speedups: tuple[tuple[float, str], ...]
 
 
-# Each kind's sign around (0, 0), so that colour is not all that tells them apart.
-_SIGNS: dict[RowKind, str] = {
-    "teacher": "M0-9 2.4-3 8.6-2.8 3.8 1.2 5.3 7.3 0 3.9-5.3 7.3-3.8 1.2-8.6-2.8-2.4-3Z",
-    "found": "M-6 0A6 6 0 1 1 6 0A6 6 0 1 1-6 0Z",
-    "plain": "M-5.5-5.5H5.5V5.5H-5.5Z",
-    "uni_pc": "M-6-4-4-6 0-2 4-6 6-4 2 0 6 4 4 6 0 2-4 6-6 4-2 0Z",
-    "dpmpp_3m": "M0-7 6.7-2.2 4.1 5.7H-4.1L-6.7-2.2Z",
-    "plain_fitted": "M-5.5-5.5H5.5V5.5H-5.5Z",
-    "plain_searched": "M0-9.5 9.5 0 0 9.5-9.5 0Z",
-    "placed_fitted": "M0-7 6-3.5V3.5L0 7-6 3.5V-3.5Z",
-    "deepcache": "M0-7 7 5.5H-7Z",
-    "spectrum": "M0 7-7-5.5H7Z",
-    "easycache": "M-2-6.5H2V-2H6.5V2H2V6.5H-2V2H-6.5V-2H-2Z",
-    "taylorseer": "M-7 0 5.5-7V7Z",
-    "first_block_cache": "M7 0-5.5-7V7Z",
-}
-
-
 def sign(kind: RowKind) -> str:
-    """The path of a kind's mark, about 12 wide."""
-    return _SIGNS[kind]
+    """The path of a kind's mark."""
+    return "M" + " ".join(f"{x:g},{y:g}" for x, y in KIND_LOOKS[kind].mark) + "Z"
 
 
-def colour(kind: RowKind) -> str:
-    return KIND_LOOKS[kind][0]
+def look(kind: RowKind) -> RowLook:
+    return KIND_LOOKS[kind]
 
 
 def paint(kind: RowKind) -> str:
-    """The attributes that fill a kind's mark, or draw its outline and make it larger."""
-    if kind in HOLLOW_KINDS:
-        return f'fill="none" stroke="{colour(kind)}" stroke-width="1.8"'
-    return f'fill="{colour(kind)}"'
+    """The attributes that fill a kind's mark, or draw its outline."""
+    drawn = KIND_LOOKS[kind]
+    return f'fill="none" stroke="{drawn.colour}" stroke-width="1.8"' if drawn.hollow else f'fill="{drawn.colour}"'
 
 
 def kinds(rows: Sequence[Row]) -> tuple[RowKind, ...]:
     """The kinds that occur, in their order."""
     return tuple(kind for kind in KINDS if any(row.kind == kind for row in rows))
+
+
+def speedups(teacher_cost: float, low: float, high: float, gap: float) -> list[float]:
+    """The speed-ups to name on an axis of costs from `low` to `high`, at least `gap` apart: the usual ones first, then
+    others where there is room."""
+    shown: list[float] = []
+    for speedup in (1, 1.5, 2, 3, 5, 1.25, 4, 6, 8, 10, 15, 20, 30):
+        cost = teacher_cost / speedup
+        if low <= cost <= high and all(abs(cost - teacher_cost / other) > gap for other in shown):
+            shown.append(speedup)
+    return shown
 
 
 def front(rows: Sequence[Row], searched: Sequence[tuple[float, float]], teacher_cost: float) -> Front:
@@ -102,12 +97,9 @@ def front(rows: Sequence[Row], searched: Sequence[tuple[float, float]], teacher_
         panels.append(_panel(SEARCHED, (), across, tuple(searched)))
     step = next(size for size in (1, 2, 5, 10, 20, 50, 100, 200, 500) if costliest / size <= 8)
     costs = tuple((across(cost), str(cost)) for cost in range(0, int(costliest) + 1, step))
-    speedups: list[tuple[float, str]] = []
-    for speedup in (1, 1.5, 2, 3, 5, 10, 20):
-        place = across(teacher_cost / speedup)
-        if all(abs(place - other) > 34 for other, _ in speedups) and place > LEFT + 8:
-            speedups.append((place, f"{speedup:g}x"))
-    return Front(tuple(panels), costs, tuple(speedups))
+    a_pixel = costliest * 1.04 / (WIDTH - LEFT - RIGHT)
+    shown = speedups(teacher_cost, 8 * a_pixel, costliest * 1.04, gap=34 * a_pixel)
+    return Front(tuple(panels), costs, tuple((across(teacher_cost / speedup), f"{speedup:g}x") for speedup in shown))
 
 
 def _panel(error: str, rows: Sequence[Row], across: Scale, cloud: Sequence[tuple[float, float]]) -> Panel:

@@ -68,7 +68,7 @@ def _quality(metric: Metric, row: Row, against_plain: Mapping[ReferenceName, Rat
         interval = (measured.low, measured.high)
         return Finding(name, metric.value, metric.interval, measured.mean, interval, word, why)
     if metric.name == "relative_fid" and row.relative_fid is not None:
-        why = "has no interval: told, not judged"
+        why = "has no interval: shown, not checked"
         if metric.n != row.relative_fid_n:
             why = f"of {metric.n} images, not comparable with {row.relative_fid_n}"
         return Finding(name, metric.value, metric.interval, row.relative_fid, None, None, why)

@@ -66,7 +66,8 @@ def opened(experiment: Experiment, say: Callable[[str], None]) -> Iterator[Evalu
         )
         yield judge
         say(
-            f"synchronous: {judge.right} of {judge.expected} trials were foreseen; {judge.wasted} network calls in vain"
+            f"synchronous: {judge.right} of {judge.expected} trials were foreseen; "
+            f"{judge.wasted} network calls were of no use"
         )
     finally:
         cluster.close()

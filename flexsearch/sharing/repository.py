@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flexiffusion import codec
@@ -45,14 +45,15 @@ def write(
         (out / "schedules").mkdir(parents=True, exist_ok=True)
         (out / "strips").mkdir()
         files = []
+        strips = {}
         for stem, schedule in zip(stems, schedules, strict=True):
             codec.write(out / "schedules" / f"{stem}.json", schedule)
-            figures.schedule_strip(out / "strips" / f"{stem}.png", schedule)
+            strips[stem] = figures.schedule_strip(out / "strips" / f"{stem}.png", schedule)
             files += [f"schedules/{stem}.json", f"strips/{stem}.png"]
         for name, data in pictures.items():
             (out / name).write_bytes(data)
             files.append(name)
-        readme = _readme(title or schedules[0].name, schedules, stems, list(pictures), runs, repo)
+        readme = _readme(title or schedules[0].name, schedules, stems, strips, list(pictures), runs, repo)
         (out / "README.md").write_text(readme, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--out {out}", f"it cannot be written ({error})", "Give another folder") from error
@@ -103,10 +104,12 @@ def _readme(
     title: str,
     schedules: Sequence[Schedule],
     stems: Sequence[str],
+    strips: Mapping[str, int],
     pictures: Sequence[str],
     runs: Sequence[Path],
     repo: str | None,
 ) -> str:
+    """The repository's card. `strips`: how wide each strip is shown, in pixels."""
     from huggingface_hub import ModelCardData
 
     licences = {schedule.license for schedule in schedules}
@@ -119,29 +122,37 @@ def _readme(
     lines += ["Schedules for faster sampling, for ComfyUI, AUTOMATIC1111, Forge and `flexsearch`.", ""]
     if COMPARISON in pictures:
         lines += [f"![The teacher above, the schedules below, the same seed in each column]({COMPARISON})", ""]
-    lines += ["| schedule | model | made for | speed-up (multiply-adds) | evidence | by |", "|---|---|---|---|---|---|"]
+    lines += ["| schedule | model | speed-up (multiply-adds) | measured | by |", "|---|---|---|---|---|"]
     for schedule, stem in zip(schedules, stems, strict=True):
-        cells = (
-            _plain(sampling_text(schedule.sampling)),
-            _speedup(schedule),
-            _evidence(schedule),
-            _plain(schedule.author),
-        )
-        lines.append(f"| [{stem}](schedules/{stem}.json) | {_model(schedule)} | " + " | ".join(cells) + " |")
-    lines += ["", *(f"![{stem}](strips/{stem}.png)\n" for stem in stems)]
-    source = f"hf:{repo}" if repo else "FOLDER-OR-ADDRESS"
-    lines += ["## Use", "", "```sh", f"flexsearch presets add {source}", "```", ""]
+        cells = (_model(schedule), _speedup(schedule), _headline(schedule), _plain(schedule.author))
+        lines.append(f"| [{stem}](#{_anchor(stem)}) | " + " | ".join(cells) + " |")
+    source = f"hf:{repo}" if repo else "hf:OWNER/NAME"
+    lines += ["", "## Use", "", "```sh", f"flexsearch presets add {source}", "```", ""]
     lines += [
         "Or put a file into ComfyUI's or the WebUI's `models/flexiffusion/`, or paste its text. Then measure it on",
         "your own checkpoint: `flexsearch verify NAME --model FILE`.",
         "",
+        "## The schedules",
+        "",
     ]
+    for schedule, stem in zip(schedules, stems, strict=True):
+        lines += [*_section(schedule, stem, strips[stem]), ""]
     if FRONT in pictures:
-        lines += [f"![Error against cost]({FRONT})", ""]
+        lines += ["## How they were found", "", f"![Error against cost]({FRONT})", ""]
     for run in runs:
         document = json.loads((run / "result.json").read_text(encoding="utf-8"))
-        lines += ["## How they were found", "", "```json", json.dumps(public_settings(document["settings"])), "```", ""]
         lines += [markdown(rows_from(document["rows"])), ""]
+        settings = json.dumps(public_settings(document["settings"]), indent=2)
+        lines += [
+            "<details><summary>Settings of the search</summary>",
+            "",
+            "```json",
+            settings,
+            "```",
+            "",
+            "</details>",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -155,15 +166,39 @@ def _speedup(schedule: Schedule) -> str:
     return f"{known:.2f}x" if known else "not stated"
 
 
-def _evidence(schedule: Schedule) -> str:
+def _section(schedule: Schedule, stem: str, strip_width: int) -> list[str]:
+    """All about one schedule: its steps as a picture, what it was made for, every figure, its file."""
+    known = [f"- {_plain(_metric(metric))}" for metric in schedule.metrics]
+    return [
+        f"### {stem}",
+        "",
+        *([_plain(schedule.description), ""] if schedule.description else []),
+        f'<img src="strips/{stem}.png" width="{strip_width}" alt="The steps of {stem}, from noise to picture">',
+        "",
+        f"- made for {_plain(sampling_text(schedule.sampling))}",
+        *known,
+        f"- file: [{stem}.json](schedules/{stem}.json), {_plain(schedule.license)}",
+    ]
+
+
+def _headline(schedule: Schedule) -> str:
+    """The first figure of a schedule, or why there is none."""
     if not schedule.metrics:
         return "a hand-made rule, nothing measured" if schedule.provenance.kind == "heuristic" else "nothing measured"
-    return "<br>".join(_plain(_metric(metric)) for metric in schedule.metrics)
+    return _plain(_figure(schedule.metrics[0]))
+
+
+def _figure(metric: Metric) -> str:
+    return f"{metric.name.replace('_', ' ')} {error_text(metric.value, metric.interval)}, n = {metric.n}"
 
 
 def _metric(metric: Metric) -> str:
-    against = f" to {metric.reference}" if metric.reference else ""
-    return f"{metric.name} {error_text(metric.value, metric.interval)}, n = {metric.n}{against}"
+    return _figure(metric) + (f", to {metric.reference}" if metric.reference else "")
+
+
+def _anchor(stem: str) -> str:
+    """Of a heading, as Hugging Face and GitHub make it."""
+    return stem.lower().replace(".", "")
 
 
 def _plain(text: str) -> str:

@@ -34,7 +34,7 @@ def test_a_report_of_a_run_that_goes_on_says_so(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", Settings())
     with folder.locked():
         done = CliRunner().invoke(main, ["report", str(folder.path)])
-    assert done.exit_code == exit_codes.RUN_FOLDER and "the run goes on just now" in done.stderr
+    assert done.exit_code == exit_codes.RUN_FOLDER and "the run is still going on" in done.stderr
     done = CliRunner().invoke(main, ["report", str(folder.path)])
     assert done.exit_code == exit_codes.RUN_FOLDER and "flexsearch resume" in done.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -36,6 +37,20 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--target", str(folder)]
     subprocess.run([*command, str(next(dist.glob("*.whl")))], check=True, capture_output=True)
     return folder
+
+
+def test_the_package_index_takes_both_archives(dist: Path) -> None:
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, sorted(dist.iterdir()))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("PASSED") == 2, done.stdout + done.stderr
+
+
+def test_the_long_description_needs_no_other_file(wheel: zipfile.ZipFile) -> None:
+    """A package index has no files beside it: a relative link or picture would be broken there."""
+    metadata = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    text = wheel.read(metadata).decode().partition("\n\n")[2]
+    assert text.startswith("# Flexiffusion")
+    assert not re.findall(r"\]\((?!https:)|<img", text)
 
 
 def test_the_wheel_holds_code_assets_and_schedules(wheel: zipfile.ZipFile) -> None:

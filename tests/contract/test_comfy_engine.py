@@ -544,7 +544,7 @@ class TestWhatIsSaid:
         few = karras(4)
         result, calls, outcome = run(host, HALF, sigmas=few)
         assert torch.equal(result, host.sample(host.model(), few)) and calls.partial == 0
-        assert any("no gain is to be expected of 4 steps" in note for note in outcome.notes)
+        assert any("nothing to gain at 4 steps" in note for note in outcome.notes)
 
     def test_more_steps_than_the_user_asked_for(self, host: Any) -> None:
         """Thinned to the asked number, and said before sampling: 18 calls ran where the sampler alone makes 8."""

@@ -19,7 +19,7 @@ import pytest
 import torch
 from pack import ROOT, load_pack, part
 
-from flexiffusion.strip import KIND_COLOURS
+from flexiffusion.strip import KIND_COLOURS, KIND_HEIGHTS
 
 GOLDEN = ROOT / "tests" / "golden" / "comfy_nodes.json"
 LANGUAGES = ("en", "zh", "ja")
@@ -291,7 +291,7 @@ def test_the_strip(pack: Any) -> None:
     inline = part("comfy_nodes.inline")
     shown = inline.strip(inline.chosen("sd15-turns-6.json"))
     assert shown["steps"] == [["full", None], ["partial", 0]] * 6
-    assert shown["colours"] == KIND_COLOURS
+    assert shown["colours"] == KIND_COLOURS and shown["heights"] == KIND_HEIGHTS
     assert shown["counts"] == "6 full, 6 partial, own noise levels"
     assert shown["model"] == "sd15, heuristic" and "a hand-made rule" in shown["made_for"]
     json.dumps(shown)

@@ -31,7 +31,7 @@ PAGES = sorted([*ROOT.glob("[A-Z]*.md"), ROOT / "schedules" / "README.md", ROOT 
                 *(ROOT / "docs").rglob("*.md")])  # fmt: skip
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 FENCE = re.compile(r"^( *)```(\w+)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"")
 
 
 class Block(NamedTuple):
@@ -60,7 +60,7 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name: str) -> None:
     text = FENCE.sub("", (ROOT / name).read_text(encoding="utf-8"))
-    for target in LINK.findall(text):
+    for target in (link or picture for link, picture in LINK.findall(text)):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")

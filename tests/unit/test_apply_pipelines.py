@@ -204,4 +204,4 @@ def test_a_base_with_a_refiner(pipes: Callable[[str], Any]) -> None:
     assert torch.isfinite(made).all()
     assert first.report.report.full + first.report.report.partial == 5
     assert second.report.steps == 3 and second.report.report.full == 3  # of so few nothing is saved
-    assert "no gain is to be expected of 3 steps: they are sampled as ever" in second.report.notes
+    assert "nothing to gain at 3 steps: every step runs in full" in second.report.notes
