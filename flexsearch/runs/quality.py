@@ -88,10 +88,10 @@ def quality(
     """
     experiment = Experiment(shared_settings(schedules, base), cache_folder() / "references")
     progress.say(f"model: {experiment.described()}")
-    entries = _entries(schedules, experiment, progress)
     device = experiment.model.device
     measures, left_out = _measures(device)
-    score = None if clip is None else likeness.clip_score(clip, device)
+    score = None if clip is None else likeness.clip_score(clip, device)  # refused before rivals are chosen
+    entries = _entries(schedules, experiment, progress)
     kept = _Kept(folder, _key(experiment, entries, prompts, clip))
     with progress.stage("pictures", count, "pictures", done=kept.done) as at:
         while kept.done < count:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from flexiffusion.cost import CostTable
+from flexiffusion.search import refining
+from flexiffusion.search.seeds import Seed
 from flexsearch.models import costs
-from flexsearch.runs import cache_rivals, final_table
+from flexsearch.runs import cache_rivals, experiment, final_table
 from flexsearch.sampling import references
 
 _counted: dict[str, CostTable] = {}
@@ -36,9 +39,19 @@ def multiply_adds_counted_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def short_measurements() -> Iterator[None]:
-    """These tests look at what commands write, not at speed-ups, the best rival, or how converged the converged
-    solution is."""
+    """These tests look at what commands write, not at speed-ups, the best rival, how converged the converged solution
+    is, or refined solvers (test_search_run.py and test_fitted_search.py do)."""
+    all_seeds = experiment.all_seeds
+
+    def two_of_each_kind(*arguments: Any) -> list[Seed]:
+        kinds: defaultdict[str, list[Seed]] = defaultdict(list)
+        for seed in all_seeds(*arguments):
+            kinds[seed.kind].append(seed)
+        return [seed for seeds in kinds.values() for seed in seeds[:2]]
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "all_seeds", two_of_each_kind)
+        patch.setattr(refining, "FEW", 2)
         patch.setattr(final_table, "FEWEST_TURNS", 1)
         patch.setattr(final_table, "MOST_TURNS", 1)
         patch.setattr(final_table, "TIMED_IMAGES", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -30,35 +31,54 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "_load", loads)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (["--steps", "4"], exit_codes.USAGE, "--steps: 4 is out of range"),
-        (["--speedup", "0.5"], exit_codes.USAGE, "--speedup: 0.5 is out of range"),
-        (["--guidance", "nan"], exit_codes.USAGE, "--guidance: nan is out of range"),
-        (["--timesteps", "4"], exit_codes.USAGE, "--timesteps: --method placement"),
-        (["--profile", "nowhere.json", "--cost", "latency"], exit_codes.USAGE, "it cannot be read"),
-        (["--prompts", "nowhere.txt"], exit_codes.USAGE, "it cannot be read"),
-        (["--out", "used"], exit_codes.RUN_FOLDER, "flexsearch resume used"),
-        (["--out", "file/run"], exit_codes.RUN_FOLDER, "it cannot be made"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
-)
-def test_run_refuses_before_torch_is_imported(arguments: list[str], code: int, words: str, tmp_path: Path) -> None:
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "settings.json").write_text("{}")
-    (tmp_path / "file").write_text("")
-    program = (
-        "import sys; from flexsearch.cli import main\n"
-        "try: main()\n"
-        "finally: print('HEAVY', *({'torch', 'diffusers', 'optuna', 'scipy', 'matplotlib'} & sys.modules.keys()))"
-    )
+REFUSED = [
+    (["--steps", "4"], exit_codes.USAGE, "--steps: 4 is out of range"),
+    (["--speedup", "0.5"], exit_codes.USAGE, "--speedup: 0.5 is out of range"),
+    (["--guidance", "nan"], exit_codes.USAGE, "--guidance: nan is out of range"),
+    (["--timesteps", "4"], exit_codes.USAGE, "--timesteps: --method placement"),
+    (["--profile", "nowhere.json", "--cost", "latency"], exit_codes.USAGE, "it cannot be read"),
+    (["--prompts", "nowhere.txt"], exit_codes.USAGE, "it cannot be read"),
+    (["--out", "used"], exit_codes.RUN_FOLDER, "flexsearch resume used"),
+    (["--out", "file/run"], exit_codes.RUN_FOLDER, "it cannot be made"),
+]
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What one process, which imported nothing but the command line, says to each of `REFUSED` in turn."""
+    folder = tmp_path_factory.mktemp("refused")
+    (folder / "used").mkdir()
+    (folder / "used" / "settings.json").write_text("{}")
+    (folder / "file").write_text("")
+    program = """
+import contextlib, io, json, os, sys
+from flexsearch.cli import main
+told = []
+for arguments in json.loads(sys.argv[1]):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(["run", *arguments])
+        except SystemExit as end:
+            code = end.code
+    heavy = sorted({"torch", "diffusers", "optuna", "scipy", "matplotlib"} & sys.modules.keys())
+    told.append(dict(code=code, out=out.getvalue(), err=err.getvalue(), heavy=heavy, files=sorted(os.listdir())))
+json.dump(told, sys.stdout)
+"""
+    given = json.dumps([arguments for arguments, _, _ in REFUSED])
     done = subprocess.run(
-        [sys.executable, "-c", program, "run", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+        [sys.executable, "-c", program, given], capture_output=True, text=True, cwd=folder, check=True
     )
-    assert done.returncode == code and words in done.stderr
-    assert done.stdout == "HEAVY\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "used"]
+    told: list[dict[str, Any]] = json.loads(done.stdout)
+    return told
+
+
+@pytest.mark.parametrize("case", range(len(REFUSED)), ids=[arguments[0] for arguments, _, _ in REFUSED])
+def test_run_refuses_before_torch_is_imported(case: int, refusals: list[dict[str, Any]]) -> None:
+    (_, code, words), told = REFUSED[case], refusals[case]
+    assert told["code"] == code and words in told["err"] and told["out"] == ""
+    assert told["heavy"] == []
+    assert told["files"] == ["file", "used"]
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ class TestJoint:
     def test_a_run(self, model: str, tmp_path: Path) -> None:
         folder = tmp_path / "run"
         made = document(
-            call("run", *SMALL, "--model", model, "--method", "joint", "--evaluations", "45", "--out", str(folder),
+            call("run", *SMALL, "--model", model, "--method", "joint", "--evaluations", "24", "--out", str(folder),
                  "--json")
         )  # fmt: skip
         found = next(row for row in made["rows"] if row["kind"] == "found")

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import pytest
 from networks import NETWORKS, Network, build, dictionaries
 
+# Of the same classes of units as another network, in other numbers: name -> that other.
+ALIKE = {
+    "ddpm-256": "ddpm-cifar10",
+    "ldm-unconditional": "ddpm-cifar10",
+    "sd1-inpaint": "sd1",
+    "sd2": "sd1",
+    "ldm-text": "sd1",
+    "compvis-sd2": "compvis-sd1",
+    "compvis-ldm4": "compvis-sd1",
+}
 
-def _param(name: str) -> Any:
-    return pytest.param(name, marks=pytest.mark.slow if name.endswith("-original") else ())
+
+def _param(name: str, alike: Collection[str] = ()) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow if name.endswith("-original") or name in alike else ())
 
 
 @pytest.fixture(scope="session", params=map(_param, NETWORKS))
+def every_network(request: pytest.FixtureRequest) -> Network:
+    """For the main checks."""
+    return build(request.param)
+
+
+@pytest.fixture(scope="session", params=[_param(name, ALIKE) for name in NETWORKS])
 def network(request: pytest.FixtureRequest) -> Network:
+    """For the others: those that are like another one in the slow tests only."""
     return build(request.param)
 
 

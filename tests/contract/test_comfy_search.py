@@ -49,8 +49,14 @@ def searched(host: Any, evaluations: int = 8, sampler: str = "euler", **more: An
     return host.sample(model, SIGMAS, sampler=sampler, noise=noise_for(2)), result
 
 
-def test_the_schedule_gives_in_the_host_the_pictures_that_the_search_returned(host: Any) -> None:
-    latent, result = searched(host)
+@pytest.fixture(scope="module")
+def found(host: Any) -> tuple[torch.Tensor, Any]:
+    """The latent and the result of one search."""
+    return searched(host)
+
+
+def test_the_schedule_gives_in_the_host_the_pictures_that_the_search_returned(host: Any, found: Any) -> None:
+    latent, result = found
     (made,) = result.schedules
     assert made.provenance.kind == "searched" and made.sampling.sampler == "euler" and made.sampling.steps == 12
     assert codec.loads(codec.dumps(made)) == made
@@ -74,8 +80,8 @@ def test_further_images_can_have_conditionings_of_their_own(host: Any) -> None:
     torch.testing.assert_close(drawn, latent[1:], rtol=1e-3, atol=1e-3)
 
 
-def test_auto_finds_what_was_saved_by_the_fingerprint(host: Any, tmp_path: Path) -> None:
-    _, result = searched(host)
+def test_auto_finds_what_was_saved_by_the_fingerprint(host: Any, found: Any, tmp_path: Path) -> None:
+    _, result = found
     (path,) = in_host.save(result.schedules, tmp_path / "searched")
     reports: list[Any] = []
     chosen = auto.Auto(2.0, lambda: [presets.Preset(path, codec.read(path))])

@@ -41,9 +41,9 @@ class TestCut:
         sample, conditioning = network.sample(), network.conditioning(2)
         assert torch.equal(full(network, sample, conditioning)[0], network(sample, conditioning))
 
-    def test_partial_after_full_is_bitwise_the_same(self, network: Network, untouched: Any) -> None:
-        untouched(network)
-        assert_partial_after_full_is_the_same(network, network.sizes[1])
+    def test_partial_after_full_is_bitwise_the_same(self, every_network: Network, untouched: Any) -> None:
+        untouched(every_network)
+        assert_partial_after_full_is_the_same(every_network, every_network.sizes[1])
 
     @pytest.mark.slow
     def test_partial_after_full_is_bitwise_the_same_at_every_size(self, network: Network) -> None:

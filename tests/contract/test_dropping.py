@@ -74,19 +74,19 @@ class TestDropping:
             assert torch.equal(found, by_hand(some_network, [name])(sample, conditioning)), name
             assert not torch.equal(found, whole), name
 
-    def test_all_units_together_are_what_they_are_by_hand(self, network: Network, untouched: Any) -> None:
-        untouched(network)
-        sample, conditioning = network.sample(), network.conditioning(2)
-        units = find_layout(network.unet).droppable
+    def test_all_units_together_are_what_they_are_by_hand(self, every_network: Network, untouched: Any) -> None:
+        untouched(every_network)
+        sample, conditioning = every_network.sample(), every_network.conditioning(2)
+        units = find_layout(every_network.unet).droppable
         with dropping(units.values()):
-            found = network(sample, conditioning)
-        assert torch.equal(found, by_hand(network, list(units))(sample, conditioning))
+            found = every_network(sample, conditioning)
+        assert torch.equal(found, by_hand(every_network, list(units))(sample, conditioning))
         assert found.isfinite().all()
 
-    def test_what_can_be_dropped(self, network: Network) -> None:
+    def test_what_can_be_dropped(self, every_network: Network) -> None:
         """Residual blocks and attentions: no first convolution, no down- or upsampler; and no attention that does not
         add to what enters it (DeepFloyd IF's)."""
-        layout = find_layout(network.unet)
+        layout = find_layout(every_network.unet)
         droppable = layout.droppable
         assert layout.inputs[0][0] not in droppable.values()
         samplers = ("Downsample", "Upsample", "Downsample2D", "Upsample2D")

@@ -28,10 +28,10 @@ MADE = Schedule(
 
 
 class TestNetwork:
-    def test_families(self, monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
-        text = any(name.endswith("attn2.to_k") for name, _ in network.unet.named_modules())
-        monkeypatch.setitem(FAMILIES, "tiny", Family("tiny", "tiny", 8, network.branches, 64, 1.0))
-        assert family_of(network.unet) == ("tiny" if text else None)
+    def test_families(self, monkeypatch: pytest.MonkeyPatch, every_network: Network) -> None:
+        text = any(name.endswith("attn2.to_k") for name, _ in every_network.unet.named_modules())
+        monkeypatch.setitem(FAMILIES, "tiny", Family("tiny", "tiny", 8, every_network.branches, 64, 1.0))
+        assert family_of(every_network.unet) == ("tiny" if text else None)
 
     def test_the_real_widths(self) -> None:
         import diffusers

@@ -13,15 +13,15 @@ from flexiffusion.layouts import find_layout
 
 
 class TestLayout:
-    def test_branches(self, network: Network) -> None:
-        layout = find_layout(network.unet)
-        assert (layout.kind, layout.branches) == (network.kind, network.branches)
+    def test_branches(self, every_network: Network) -> None:
+        layout = find_layout(every_network.unet)
+        assert (layout.kind, layout.branches) == (every_network.kind, every_network.branches)
 
-    def test_units_are_listed_in_the_order_in_which_they_run(self, network: Network) -> None:
-        layout = find_layout(network.unet)
+    def test_units_are_listed_in_the_order_in_which_they_run(self, every_network: Network) -> None:
+        layout = find_layout(every_network.unet)
         called: list[nn.Module] = []
         hooks = [unit.register_forward_hook(lambda module, *_: called.append(module)) for unit in layout.units]
-        network(network.sample(), network.conditioning(2))
+        every_network(every_network.sample(), every_network.conditioning(2))
         for hook in hooks:
             hook.remove()
         assert called == list(layout.units)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from main_transformers import ENTRIES
-from test_transformers import BOUND, SOME, captured, difference
+from test_transformers import BOUND, captured, difference
 from torch import Tensor, nn
 from transformer_inputs import Inputs
-from transformer_networks import Transformer, build, dictionaries, spread
+from transformer_networks import SOME, Transformer, build, dictionaries, spread
 
 from flexiffusion.cut import skipping
 from flexiffusion.outputs import tensors

@@ -10,10 +10,10 @@ import pytest
 import torch
 from main_transformers import ENTRIES
 from plans import F, P
-from test_transformers import BOUND, SOME, captured, difference
+from test_transformers import BOUND, captured, difference
 from torch import Tensor, nn
 from transformer_inputs import Inputs
-from transformer_networks import Transformer, build, made, rows_of, spread
+from transformer_networks import SOME, Transformer, build, made, own_ways, rows_of, spread
 
 from flexiffusion.plan import Plan
 from flexiffusion.run import Report, Run
@@ -52,7 +52,7 @@ def sd3() -> Transformer:
 
 
 class TestBatches:
-    @pytest.mark.parametrize("name", [n for n in ENTRIES if not ENTRIES[n].ragged])
+    @pytest.mark.parametrize("name", own_ways(n for n in ENTRIES if not ENTRIES[n].ragged))
     def test_chunks_come_joint_split_and_swapped(self, name: str) -> None:
         transformer = build(name)
         joint = transformer.inputs(rows=2)
@@ -101,7 +101,7 @@ class TestBatches:
 class TestLengths:
     """A feature is as long as the prompt and the reference pictures it was made with."""
 
-    @pytest.mark.parametrize("name", [n for n in ENTRIES if not ENTRIES[n].fixed_text])
+    @pytest.mark.parametrize("name", own_ways(n for n in ENTRIES if not ENTRIES[n].fixed_text))
     def test_longer_text_runs_in_full(self, name: str, caplog: pytest.LogCaptureFixture) -> None:
         transformer = build(name)
         short, long = transformer.inputs(), transformer.inputs(tokens=40)

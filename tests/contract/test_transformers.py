@@ -12,7 +12,7 @@ from main_transformers import ENTRIES
 from newer_transformers import NEWER
 from torch import Tensor, nn
 from transformer_inputs import Inputs
-from transformer_networks import Transformer, build, converted, dictionaries, made, rows_of, spread
+from transformer_networks import SOME, Transformer, build, converted, dictionaries, made, own_ways, rows_of, spread
 
 from flexiffusion.cut import Capture, capturing, skipping
 from flexiffusion.errors import ModelMismatch
@@ -29,14 +29,6 @@ BATCH_BOUND = 1e-3
 
 BF16_BOUND = 0.05
 
-SOME = [
-    "FluxTransformer2DModel",
-    "SD3Transformer2DModel",
-    "ZImageTransformer2DModel",
-    "WanTransformer3DModel",
-    "ErnieImageTransformer2DModel",
-]
-
 
 @pytest.fixture(scope="module", params=[*ENTRIES, *NEWER])
 def every(request: pytest.FixtureRequest) -> Transformer:
@@ -44,7 +36,7 @@ def every(request: pytest.FixtureRequest) -> Transformer:
     return build(request.param)
 
 
-@pytest.fixture(scope="module", params=[*ENTRIES, *(pytest.param(name, marks=pytest.mark.slow) for name in NEWER)])
+@pytest.fixture(scope="module", params=own_ways([*ENTRIES, *NEWER]))
 def transformer(request: pytest.FixtureRequest) -> Transformer:
     return build(request.param)
 
@@ -136,7 +128,9 @@ class TestTransformers:
             else:
                 assert difference(result, expected) < BOUND, branch
 
-    def test_branches_that_cannot_be_served_say_why(self, transformer: Transformer) -> None:
+    @pytest.mark.parametrize("name", [name for name, entry in (ENTRIES | NEWER).items() if entry.unlike])
+    def test_branches_that_cannot_be_served_say_why(self, name: str) -> None:
+        transformer = build(name)
         layout = find_layout(transformer.network)
         for branch in transformer.unlike:
             with capturing(layout, {branch}, rows=2) as capture:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import diffusers
 import networks
+import pytest
 import torch
 from main_transformers import ENTRIES
 from newer_transformers import NEWER
@@ -15,6 +17,27 @@ from torch import Tensor, nn
 from transformer_inputs import TOKENS, Entry, Inputs
 
 TIMES = ("timestep", "timesteps", "t")  # how classes call it
+
+SOME = [
+    "FluxTransformer2DModel",
+    "SD3Transformer2DModel",
+    "ZImageTransformer2DModel",
+    "WanTransformer3DModel",
+    "ErnieImageTransformer2DModel",
+]
+
+
+def own_ways(names: Iterable[str]) -> list[Any]:
+    """The names as parameters of what is no main check. Classes that have nothing of their own in the tables (no note,
+    no flag) are like one of `SOME`: they are slow tests, as are all of newer_transformers.py but those that cannot
+    serve every branch."""
+
+    def is_like_another(name: str) -> bool:
+        entry = (ENTRIES | NEWER)[name]
+        own = entry.note or entry.fixed_text or entry.ragged or entry.timeless_head
+        return not entry.unlike and name not in SOME and (name in NEWER or not own)
+
+    return [pytest.param(name, marks=pytest.mark.slow if is_like_another(name) else ()) for name in names]
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,7 @@ class TestCompiled:
         handle.remove()
         sample(pipe)
 
-    @pytest.mark.parametrize("first", ["compiled", "applied"])
+    @pytest.mark.parametrize("first", ["compiled", pytest.param("applied", marks=pytest.mark.slow)])
     def test_its_blocks(self, pipe: Any, first: str) -> None:
         with applied(pipe):
             expected = sample(pipe)
