@@ -96,6 +96,7 @@ def build(elem_id: Callable[[str], str], is_img2img: bool = False, problem: str 
                     choices=[SAME, OFF, AUTO, *names],
                     value=SAME,
                     allow_custom_value=True,
+                    visible=not is_img2img,  # which has no such pass
                     elem_id=elem_id("hires"),
                 )
                 mapping = gr.Dropdown(

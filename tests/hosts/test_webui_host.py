@@ -118,6 +118,7 @@ def what_happens(server: Server, name: str) -> str:
     assert (said["full"] + said["partial"], said["full"]) == (ours.calls, ours.full), f"{said} is not what was run"
     if not said["partial"]:
         assert "not one step could run in part" in server.logged()[before:], "nothing was saved, and not said"
+        assert not off.finite, "nothing was saved, though it gives a picture without a schedule"
         return "nothing"
     if said["misses"]:
         return "misses"

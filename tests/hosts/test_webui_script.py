@@ -533,6 +533,11 @@ class TestUi:
         hires = page.fire("steps", steps=30, denoising_strength=0.5, **{"hr-checkbox": True, "hires_steps": 12})
         assert "Hires pass: Auto: of 12 steps 6 in full" in hires
 
+    def test_image_to_image_has_no_control_of_a_pass_that_it_has_not(self, host: HostModules) -> None:
+        for is_img2img in (False, True):
+            hires = host.script.ui(is_img2img)[2]  # an argument of the API in both
+            assert hires.label == "Hires pass" and hires.arguments["visible"] is not is_img2img
+
     def test_a_model_that_cannot_be_cut_is_said_before_drawing(self, host: HostModules) -> None:
         page = Page(host)
         host.webui.sd_model.model.diffusion_model = torch.nn.Linear(2, 2)

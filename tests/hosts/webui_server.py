@@ -41,7 +41,7 @@ NAMES = {"a1111": "AUTOMATIC1111", "forge": "Forge", "neo": "Forge Neo", "reforg
 
 @dataclass
 class Picture:
-    """What one generation gave. `calls` and `full` are counted by the probe's own hooks."""
+    """What one generation gave. `calls` and `full` are counted by the probe's hooks; `finite` is of the latent."""
 
     images: list[Image.Image]
     infotext: str
@@ -49,6 +49,7 @@ class Picture:
     full: int
     values: list[float]
     steps: list[int]
+    finite: bool
     infotexts: list[str]
     parameters: dict[str, Any]  # extra_generation_params
 

@@ -101,6 +101,7 @@ def on_app_started(demo, app):
             "full": counts["full"],
             "values": dump.get("values", []),
             "steps": dump.get("steps", []),
+            "finite": "latent" not in dump or bool(dump["latent"].isfinite().all()),
         }
 
     @app.post("/probe/save")
