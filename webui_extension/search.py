@@ -34,7 +34,7 @@ from .network import Network
 from .sampling import Conditionings
 from .settings import Settings
 
-IMAGES = 4  # seeds that a schedule is judged by, one picture at a time: the user's and the next ones
+IMAGES = 4  # that a schedule is judged by, one at a time: the user's own, and others of its seed
 
 
 class Shown(Protocol):
@@ -124,7 +124,7 @@ class Search:
         name, solver, other = solver_for(label)
         course = _Course(model, levels, network.noise, bool(config.options.get("second_order", False)), x, arguments)
         denoiser = HostDenoiser(course.predict, network.unet, course.places, x.device)
-        seed = int((getattr(p, "seeds", None) or [p.seed])[0]) % 2**31
+        seed = int((getattr(p, "seeds", None) or [p.seed])[0])
         attached = Attributes()
         attached.put_function(network.unet, "forward", course.through(network.unet.forward, denoiser))
         try:
@@ -133,7 +133,7 @@ class Search:
                 found = find(
                     denoiser, _noises(course.noise, seed), levels.run, (settings.speedup,),
                     seconds=60 * settings.search, solver=solver, fits=not isinstance(levels, Timesteps),
-                    seed=seed, batch=1, interrupts=(self._host.stops,),
+                    seed=seed % 2**31, batch=1, interrupts=(self._host.stops,),
                     on_progress=lambda progress: shown.told(progress.part, _words(progress)),
                 )  # fmt: skip
         except self._host.stops:
@@ -145,7 +145,7 @@ class Search:
             raise FlexiffusionError(f"search: nothing was found: {_joined(found.report)}. Give it more minutes")
         scheduler = plain_name(p.scheduler) if getattr(p, "scheduler", None) else None
         made = Sampling(name, scheduler, len(levels.run), p.cfg_scale, (p.width, p.height), network.prediction)
-        self._keep(found, schedules_of(found, denoiser, made, seed), len(levels.run), other)
+        self._keep(found, schedules_of(found, denoiser, made, seed % 2**31), len(levels.run), other)
         return found.latents[0][:1].to(x, copy=True)  # a copy: what a search makes cannot be changed in place
 
     def _keep(self, found: Found, schedules: list[Any], steps: int, other: str | None) -> None:
@@ -233,11 +233,10 @@ def _require_gain(network: Network, setting: Setting) -> None:
 
 
 def _noises(first: Tensor, seed: int) -> Tensor:
-    """The user's noise, and of the next seeds as much. # (1, C, H, W) -> (IMAGES, C, H, W)"""
-    more = [
-        torch.randn(first.shape, generator=torch.Generator().manual_seed(seed + number)) for number in range(1, IMAGES)
-    ]
-    return torch.cat([first, *more])
+    """The user's noise, and that of the other pictures in a batch of this seed, drawn as ComfyUI does: one model, list
+    and seed give one search in every host. # (1, C, H, W) -> (IMAGES, C, H, W)"""
+    drawn = torch.randn(IMAGES, *first.shape[1:], generator=torch.Generator().manual_seed(seed))
+    return torch.cat([first, drawn[1:]])
 
 
 def _words(progress: Progress) -> str:

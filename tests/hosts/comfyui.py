@@ -113,7 +113,7 @@ class Server:
         """Queues a prompt and returns its id. Raises Failed when it is not valid."""
         return str(self.post("/prompt", {"prompt": prompt})["prompt_id"])
 
-    def wait(self, identity: str, seconds: float = 300) -> Done:
+    def wait(self, identity: str, seconds: float = 800) -> Done:
         """The end of a prompt. Raises Failed when a node raised."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:

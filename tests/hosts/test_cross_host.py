@@ -1,8 +1,10 @@
-"""One schedule, one set of weights, one noise: the same latent in diffusers and in whichever hosts are given.
+"""One schedule, one set of weights, one noise: the same latent in diffusers and in whichever hosts are given; and one
+search: the same schedule.
 
-The reference is diffusers' U-Net with the core's Run in a loop of Euler steps that is written out here. Each host that
-COMFYUI_PATH, WEBUI_PATH or FORGE_PATH names is asked for the same through its HTTP API and compared with it, and so is
-`flexiffusion.apply` on diffusers' own pipeline. ComfyUI is started with COMFYUI_PYTHON, or else the tests' own Python.
+The reference is diffusers' U-Net with the core's Run in a loop of Euler steps that is written out here, and the core's
+search on it. Each host that COMFYUI_PATH, WEBUI_PATH or FORGE_PATH names is asked for the same through its HTTP API and
+compared with it, and so is `flexiffusion.apply` on diffusers' own pipeline. ComfyUI is started with COMFYUI_PYTHON, or
+else the tests' own Python.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flexiffusion import codec
+from flexiffusion.fingerprint import is_same_checkpoint
+from flexiffusion.metadata import Sampling
+from flexiffusion.noise import network_scale
 from flexiffusion.plan import plan_for
 from flexiffusion.run import Run
+from flexiffusion.schedule import Schedule, StepsPlan
+from flexiffusion.search.denoiser import Calls
+from flexiffusion.search.in_host import HostDenoiser, fine, schedules_of
+from flexiffusion.search.in_place import find
+from flexiffusion.solver import euler
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(1500)]
 
 SEED, STEPS, CFG, SIDE = 7, 10, 5.0, 64
 PROMPT, NEGATIVE = ("a cat", [320, 2368]), ("a dog", [320, 1929])  # with their CLIP tokens
 LATENT_SCALE = 0.18215  # of SD1.5; ComfyUI saves latents divided by it
+IMAGES, EVALUATIONS = 4, 12  # of a search; images as both hosts have them unasked
+WEIGHTS_APART, LEVELS_APART = 1e-4, 1e-4  # of weights about one (3e-6 seen); relative, of levels (1.3e-5 seen)
+HOUR = 60.0  # minutes that no search here takes: the number of candidates ends it
 TOLERANCE = 1e-4  # relative, of the whole latent: single precision, other attention code, and ten steps (3e-6 seen)
 
 
@@ -118,27 +132,73 @@ class Reference:
         abar = torch.cumprod(1 - betas, 0)
         self.sigmas = ((1 - abar) / abar).sqrt()
 
-    def latent(self, text: str) -> Tensor:
-        """Euler on the Karras levels (arXiv 2206.00364, eq. 5), guidance of cond and uncond. # (1, 4, H, W)"""
+    def levels(self) -> list[float]:
+        """Karras' (arXiv 2206.00364, eq. 5)."""
         ramp = torch.linspace(0, 1, STEPS, dtype=torch.float64)
         low, high = self.sigmas[0] ** (1 / 7), self.sigmas[-1] ** (1 / 7)
-        plan = plan_for(codec.loads(text.encode()), ((high + ramp * (low - high)) ** 7).tolist())
-        noise = torch.randn(4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(SEED))[None]
-        x = noise * (1 + plan.levels[0] ** 2) ** 0.5
+        return ((high + ramp * (low - high)) ** 7).tolist()
+
+    def direction(self, x: Tensor, level: float, run: Calls | None) -> Tensor:
+        """The predicted noise, by guidance of cond and uncond. # (n, 4, H, W)"""
+        timestep = (self.sigmas.log() - torch.tensor(level).log()).abs().argmin()
+        x_in = torch.cat([x, x]) / network_scale(level, "vp")
+        contexts = self.contexts.repeat_interleave(len(x), 0)
+
+        def forward() -> Tensor:
+            return self.unet(x_in, timestep, encoder_hidden_states=contexts).sample
+
+        out = forward() if run is None else run(forward, x_in, ("cond", "uncond"))
+        cond, uncond = out.chunk(2)
+        return uncond + CFG * (cond - uncond)
+
+    def latent(self, text: str) -> Tensor:
+        """Euler's method. # (1, 4, H, W)"""
+        plan = plan_for(codec.loads(text.encode()), self.levels())
+        x = noise(1) * network_scale(plan.levels[0], "vp")
         with torch.no_grad(), Run(self.unet, plan) as run:
             for level, following in zip(plan.levels, (*plan.levels[1:], 0.0), strict=True):
                 run.evaluate(level)
-                timestep = (self.sigmas.log() - torch.tensor(level).log()).abs().argmin()
-                x_in = torch.cat([x, x]) / (level**2 + 1) ** 0.5
-                out = run(lambda x_in=x_in, timestep=timestep: self.unet(
-                    x_in, timestep, encoder_hidden_states=self.contexts).sample, x_in, ("cond", "uncond"))  # fmt: skip
-                cond, uncond = out.chunk(2)
-                x = x + (following - level) * (uncond + CFG * (cond - uncond))
+                x = x + (following - level) * self.direction(x, level, run)
         assert run.report.misses == 0
         return x
 
+    def search(self) -> Schedule:
+        levels = self.levels()
+        places = fine(levels, "vp")
 
-def webui(kind: str, checkpoint: Path, folder: Path) -> Iterator[Callable[[str], Tensor]]:
+        def predict(x: Tensor, place: int) -> Tensor:
+            return x - places.sigma(place) * self.direction(x, places.sigma(place), denoiser.calls)
+
+        denoiser = HostDenoiser(predict, self.unet, places, torch.device("cpu"))
+        found = find(
+            denoiser, noise(IMAGES), levels, (2.0,), evaluations=EVALUATIONS, solver=euler, seed=SEED, batch=IMAGES
+        )
+        print(found.report)
+        made = Sampling("euler", "karras", STEPS, CFG, (SIDE, SIDE), "epsilon")
+        (schedule,) = schedules_of(found, denoiser, made, SEED)
+        return schedule
+
+
+@dataclass(frozen=True)
+class Host:
+    """latent: that of a schedule's text; search: what it finds, where it can search"""
+
+    latent: Callable[[str], Tensor]
+    search: Callable[[], Schedule] | None = None
+
+
+def noise(images: int) -> Tensor:
+    """As torch draws it on the CPU. # (images, 4, H, W)"""
+    return torch.randn(images, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(SEED))
+
+
+def saved(models: Path) -> Schedule:
+    """What the one search of a host has saved."""
+    (path,) = (models / "flexiffusion" / "searched").glob("*.json")
+    return codec.read(path)
+
+
+def webui(kind: str, checkpoint: Path, folder: Path) -> Iterator[Host]:
     from webui_server import start, stop
 
     server = start(kind, folder, checkpoint)
@@ -147,19 +207,27 @@ def webui(kind: str, checkpoint: Path, folder: Path) -> Iterator[Callable[[str],
     # noise as torch draws it on the CPU, scaled as if it were the last of infinitely many levels, whole timesteps
     server.call("/sdapi/v1/options", {"randn_source": "CPU", "sgm_noise_multiplier": True, "enable_quantization": True})
 
-    def latent(text: str) -> Tensor:
+    def generate(*arguments: Any) -> None:
         server.generate(
-            [True, text], seed=SEED, steps=STEPS, cfg_scale=CFG, width=SIDE, height=SIDE, prompt=PROMPT[0],
+            list(arguments), seed=SEED, steps=STEPS, cfg_scale=CFG, width=SIDE, height=SIDE, prompt=PROMPT[0],
             negative_prompt=NEGATIVE[0], sampler_name="Euler", scheduler="Karras",
         )  # fmt: skip
+
+    def latent(text: str) -> Tensor:
+        generate(True, text)
         server.call("/probe/save", {"path": str(folder / "latent.pt")})
         return torch.load(folder / "latent.pt", weights_only=True)["latent"]
 
-    yield latent
+    def search() -> Schedule:
+        server.call("/probe/evaluations", {"number": EVALUATIONS})
+        generate(True, "auto", "same", "by position", False, 2.0, HOUR)
+        return saved(folder / "models")
+
+    yield Host(latent, search)
     stop(server)
 
 
-def comfyui(checkpoint: Path, folder: Path) -> Iterator[Callable[[str], Tensor]]:
+def comfyui(checkpoint: Path, folder: Path) -> Iterator[Host]:
     from comfyui import Server
     from workflows import TextToImage
 
@@ -182,10 +250,22 @@ def comfyui(checkpoint: Path, folder: Path) -> Iterator[Callable[[str], Tensor]]
             server.run(workflow.graph.prompt)
             return server.latent("cross").float() * LATENT_SCALE
 
-        yield latent
+        def search() -> Schedule:
+            workflow = TextToImage(size=SIDE, checkpoint="cross.safetensors")
+            workflow.graph(
+                "FlexiffusionSearch", model=workflow.graph("FlexiffusionTestLimit", model=workflow.model,
+                                                           evaluations=EVALUATIONS),
+                positive=workflow.text(PROMPT[0]), negative=workflow.text(NEGATIVE[0]), latent_image=workflow.latent,
+                seed=SEED, steps=STEPS, cfg=CFG, sampler_name="euler", scheduler="karras", denoise=1.0,
+                speedups="2", minutes=HOUR, images=IMAGES,
+            )  # fmt: skip
+            server.wait(server.start(workflow.graph.prompt), 1200)
+            return saved(folder / "models")
+
+        yield Host(latent, search)
 
 
-def pipeline(reference: Reference) -> Iterator[Callable[[str], Tensor]]:
+def pipeline(reference: Reference) -> Iterator[Host]:
     """`flexiffusion.apply` on diffusers' own pipeline and scheduler.
 
     DPM-Solver++ of first order is Euler's method; of diffusers' schedulers it is the one that tells the network whole
@@ -205,24 +285,21 @@ def pipeline(reference: Reference) -> Iterator[Callable[[str], Tensor]]:
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
-    noise = torch.randn(4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(SEED))[None]
 
     def latent(text: str) -> Tensor:
         with flexiffusion.apply(pipe, codec.loads(text.encode())) as handle:
             made = pipe(
                 prompt_embeds=reference.contexts[:1], negative_prompt_embeds=reference.contexts[1:], height=SIDE,
-                width=SIDE, num_inference_steps=STEPS, guidance_scale=CFG, latents=noise.clone(), output_type="latent",
+                width=SIDE, num_inference_steps=STEPS, guidance_scale=CFG, latents=noise(1), output_type="latent",
             ).images  # fmt: skip
         assert handle.report is not None and handle.report.report.misses == 0
         return torch.as_tensor(made)
 
-    yield latent
+    yield Host(latent)
 
 
 @pytest.fixture(scope="module", params=["apply", "a1111", "forge", "comfyui"])
-def host(
-    request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], Tensor]]:
+def host(request: pytest.FixtureRequest, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     if request.param == "apply":
         yield from pipeline(request.getfixturevalue("reference"))
         return
@@ -235,10 +312,15 @@ def reference(checkpoint: Path) -> Reference:
     return Reference(checkpoint)
 
 
-def test_the_same_latent_everywhere(host: Callable[[str], Tensor], reference: Reference) -> None:
+@pytest.fixture(scope="module")
+def searched(reference: Reference) -> Schedule:
+    return reference.search()
+
+
+def test_the_same_latent_everywhere(host: Host, reference: Reference) -> None:
     expected = {name: reference.latent(text) for name, text in SCHEDULES.items()}
     for name, text in SCHEDULES.items():
-        latent = host(text)
+        latent = host.latent(text)
         assert latent.shape == expected[name].shape
         difference = float((latent - expected[name]).norm() / expected[name].norm())
         print(f"{name}: relative difference {difference:.2e}")
@@ -248,3 +330,22 @@ def test_the_same_latent_everywhere(host: Callable[[str], Tensor], reference: Re
         apart = float((expected[name] - expected["all full"]).norm() / expected["all full"].norm())
         print(f"{name} against all full: {apart:.2e}")
         assert apart > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("host", ["a1111", "forge", "comfyui"], indirect=True)
+def test_a_search_finds_the_same_schedule_everywhere(host: Host, reference: Reference, searched: Schedule) -> None:
+    assert host.search is not None
+    made = host.search()
+    ours, theirs = searched.plan, made.plan
+    assert isinstance(ours, StepsPlan) and isinstance(theirs, StepsPlan)
+    assert theirs.actions() == ours.actions()
+    assert [step.sigma for step in theirs.steps] == pytest.approx([step.sigma for step in ours.steps], rel=LEVELS_APART)
+    assert any(action.kind == "partial" for action in ours.actions()) and any(step.weights for step in ours.steps)
+    apart = 0.0
+    for one, other in zip(ours.steps, theirs.steps, strict=True):
+        assert len(other.weights or ()) == len(one.weights or ())
+        apart = max([apart, *(abs(a - b) for a, b in zip(one.weights or (), other.weights or (), strict=True))])
+    print(f"weights: at most {apart:.1e} apart")
+    assert apart < WEIGHTS_APART
+    assert made.cost == searched.cost and made.provenance == searched.provenance
+    assert is_same_checkpoint(reference.unet, made.model.fingerprint or ())

@@ -261,5 +261,6 @@ def test_the_search_is_the_cores(host: HostModules, monkeypatch: pytest.MonkeyPa
     search(host, speedup=3.0)
     (one,) = asked
     assert one.speedups == (3.0,) and one.seed == 3 and one.seconds == pytest.approx(60 * MINUTES)
+    assert torch.equal(one.noise[1:], torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))[1:])
     assert len(one.levels) == STEPS and one.noise.shape == (2, 4, 8, 8) and one.batch == 1
     assert read(host).provenance.evaluations == CANDIDATES

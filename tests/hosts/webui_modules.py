@@ -190,8 +190,8 @@ class HostModules:
         return Image.new("RGB", (pictures[0].width * len(pictures) // rows, pictures[0].height * rows))
 
     def _picture(self, latents: Any, index: int, approximation: int) -> Image.Image:
-        level = int(latents[index].std().clamp(0, 25).item() * 10)
-        return Image.new("RGB", (8, 8), (level, level, level))
+        levels = (latents[index][:3].flatten(1).std(1).clamp(0, 25) * 10).int().tolist()
+        return Image.new("RGB", (8, 8), tuple(levels))
 
     def generate(self, p: Processing) -> Processed:
         """The order of callbacks that WEBUI.md tells."""

@@ -105,7 +105,7 @@ class Server:
         if arguments is not None:
             scripts["Flexiffusion"] = {"args": arguments}
         body["alwayson_scripts"] = scripts
-        answer = self.call(f"/sdapi/v1/{mode}", body)
+        answer = self.call(f"/sdapi/v1/{mode}", body, timeout=1200)  # a search takes minutes
         info = json.loads(answer["info"])
         pictures = [Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data in answer["images"]]
         parameters = info.get("extra_generation_params", {})
