@@ -65,7 +65,13 @@ def unsupported(title: str | None = None) -> str | None:
     found = network_of(loaded)
     if found is None or (info is not None and getattr(loaded, "sd_checkpoint_info", None) != info):
         return None
-    return f"{type(found.unet).__name__} has no blocks that a step could leave out" if why_not_cut(found.unet) else None
+    try:
+        why = why_not_cut(found.unet)
+    except SystemError:
+        # Where another thread walks through all objects (reForge's does while it loads a checkpoint: gc.get_objects),
+        # CPython fails to build a tuple of a generator. The accordion asks again when something is chosen there.
+        return None
+    return f"{type(found.unet).__name__} has no blocks that a step could leave out" if why else None
 
 
 def progress(steps: int) -> None:

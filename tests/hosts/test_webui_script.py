@@ -462,6 +462,20 @@ class TestUi:
         monkeypatch.setattr(of_host, "checkpoint_family", lambda title=None: None)
         assert "other" in host.script.ui(False)[1].choices
 
+    def test_it_can_be_built_while_the_host_walks_through_all_objects(
+        self, host: HostModules, monkeypatch: Any
+    ) -> None:
+        """CPython then refuses to build a tuple of a generator, in any thread (seen in reForge while it loaded)."""
+        from webui_extension import host as of_host
+
+        def refused(network: Any) -> None:
+            raise SystemError("Objects/tupleobject.c:927: bad argument to internal function")
+
+        monkeypatch.setattr(of_host, "network_of", lambda loaded: SimpleNamespace(unet=torch.nn.Identity()))
+        assert of_host.unsupported() == "Identity has no blocks that a step could leave out"
+        monkeypatch.setattr(of_host, "why_not_cut", refused)
+        assert of_host.unsupported() is None
+
     def test_refresh_finds_new_files_and_leaves_broken_ones_out(
         self, host: HostModules, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
