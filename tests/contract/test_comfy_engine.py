@@ -562,7 +562,7 @@ class TestWhatIsSaid:
     def test_as_many_full_steps_as_the_sampler_alone_would_run(self, host: Any) -> None:
         own = steps(*[(14.6146 * 0.5**i, "F") for i in range(8)])
         outcome = run(host, own)[2]
-        assert any("runs 8 full steps, the sampler alone 8: nothing is gained" in note for note in outcome.notes)
+        assert any("runs 8 full steps, the sampler without it 8: nothing is gained" in note for note in outcome.notes)
 
     def test_rising_levels(self, host: Any) -> None:
         rising = [0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 14.0]
