@@ -10,7 +10,7 @@ import click
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
 from flexsearch.cli.kinds import Place
-from flexsearch.cli.options import IMAGES, MODEL, with_options
+from flexsearch.cli.options import IMAGES, MODEL, png_option, with_options
 from flexsearch.cli.places import require_file
 
 
@@ -27,13 +27,7 @@ from flexsearch.cli.places import require_file
     help="Other images, on which the best of the hand-made rivals is chosen.",
 )
 @with_options(IMAGES)
-@click.option(
-    "--png",
-    "picture",
-    type=Place(),
-    metavar="OUT",
-    help="Write the pictures as one PNG, the teacher's in the first row.",
-)
+@png_option
 @output.json_option
 def compare(files: tuple[str, ...], picture: str | None, **options: Any) -> None:
     """Measure schedules beside their rivals: fewer plain steps, DeepCache and others at the same cost.

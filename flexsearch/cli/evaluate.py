@@ -10,7 +10,7 @@ import click
 from flexsearch.cli import output
 from flexsearch.cli.command import Command
 from flexsearch.cli.kinds import Place
-from flexsearch.cli.options import IMAGES, MODEL, with_options
+from flexsearch.cli.options import IMAGES, MODEL, png_option, with_options
 from flexsearch.cli.places import require_file
 
 
@@ -19,13 +19,7 @@ from flexsearch.cli.places import require_file
 @with_options(MODEL)
 @click.option("--images", "held_out", type=int, default=64, show_default=True, help="Images to measure on.")
 @with_options(IMAGES)
-@click.option(
-    "--png",
-    "picture",
-    type=Place(),
-    metavar="OUT",
-    help="Write the pictures as one PNG, the teacher's in the first row.",
-)
+@png_option
 @output.json_option
 def evaluate(file: str, picture: str | None, **options: Any) -> None:
     """Measure the schedule in FILE against its teacher, the full-length sampling: errors, relative FID, speed-up."""

@@ -93,3 +93,9 @@ def with_options(*groups: tuple[Callable[[Any], Any], ...]) -> Callable[[Decorat
         return command
 
     return add
+
+
+png_option = click.option(
+    "--png", "picture", type=Place(), metavar="OUT",
+    help="Write the pictures as one PNG, the teacher's in the first row.",
+)  # fmt: skip

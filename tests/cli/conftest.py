@@ -58,3 +58,9 @@ def short_measurements() -> Iterator[None]:
         patch.setattr(references, "CONVERGED_STEPS", 12)
         patch.setattr(cache_rivals, "HALVINGS", 2)
         yield
+
+
+@pytest.fixture
+def shared_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache of references and measured costs for all tests of this process, and none of the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))

@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from cli.commands import call
 
-from flexsearch.cli import exit_codes, main
+from flexsearch.cli import exit_codes
 from flexsearch.models import load
 
 SCHEDULE = str(Path(__file__).parents[2] / "schedules" / "sd15-deepcache-3.json")
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 @pytest.fixture

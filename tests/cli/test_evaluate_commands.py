@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from cli.commands import call, document
 
 from flexiffusion import codec
 from flexiffusion.schedule import FULL, ModelInfo, Sampling, Schedule, Segment, SegmentsPlan, Step, StepsPlan
 from flexiffusion.search.seeds import plain_seeds
-from flexsearch.cli import exit_codes, main
+from flexsearch.cli import exit_codes
 from flexsearch.runs import experiment
+
+pytestmark = pytest.mark.usefixtures("shared_cache")
 
 
 def tiny_schedule(plan: SegmentsPlan | StepsPlan) -> Schedule:
     sampling = Sampling("dpmpp_2m", "uniform", 6, 2.0, (32, 32), "epsilon")
     return Schedule("mine", ModelInfo("tiny-fashion", 9), sampling, plan)
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
-def document(result: Result) -> Any:
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare", "verify"])

@@ -5,31 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from cli.commands import call, document
 
 from flexiffusion import codec
 from flexiffusion.cost import CostTable
 from flexiffusion.schedule import StepsPlan
 from flexiffusion.search import macro_steps
 from flexiffusion.search.racing import SLACK
-from flexsearch.cli import exit_codes, main
+from flexsearch.cli import exit_codes
 
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
-def document(result: Result) -> Any:
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+pytestmark = pytest.mark.usefixtures("shared_cache")
 
 
 def test_profile_prints_and_saves_both_tables(tmp_path: Path) -> None:

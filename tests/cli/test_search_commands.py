@@ -11,19 +11,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from cli.commands import call, document
 from model_folders import write_unconditional
 from PIL import Image
 
 from flexiffusion import codec
 from flexiffusion.schedule import SegmentsPlan, StepsPlan
 from flexiffusion.search.racing import SLACK
-from flexsearch.cli import exit_codes, main
+from flexsearch.cli import exit_codes
 from flexsearch.sampling import references
+
+pytestmark = pytest.mark.usefixtures("shared_cache")
 
 RIVALS = {"plain", "uni_pc", "dpmpp_3m", "plain_fitted", "deepcache", "spectrum", "easycache"}  # that nobody searched
 # The planner's tables take as long as all of this: test_plan_command.py and test_search_run.py make small ones.
@@ -31,25 +32,11 @@ SMALL = ["--steps", "8", "--speedup", "2", "--images", "2", "--held-out", "2", "
 EVALUATIONS = "14"
 
 
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
-def document(result: Result) -> Any:
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "finished"
     assert call("run", *SMALL, EVALUATIONS, "--out", str(folder), "--json").exit_code == 0
     return folder
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 class TestRun:

@@ -6,28 +6,15 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from cli.commands import call, document
 
 from flexiffusion import codec
-from flexsearch.cli import exit_codes, main
+from flexsearch.cli import exit_codes
 from tools.make_random_checkpoint import write
 
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
-def document(result: Result) -> Any:
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+pytestmark = pytest.mark.usefixtures("shared_cache")
 
 
 @pytest.fixture(scope="module")

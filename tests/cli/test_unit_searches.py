@@ -5,33 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from cli.commands import call, document
 from model_folders import write_unconditional
 from PIL import Image
 
 from flexiffusion import codec
 from flexiffusion.schedule import FULL, StepsPlan
-from flexsearch.cli import exit_codes, main
+from flexsearch.cli import exit_codes
+
+pytestmark = pytest.mark.usefixtures("shared_cache")
 
 SMALL = ["--steps", "8", "--speedup", "2", "--images", "4", "--held-out", "4", "--no-planner"]
-
-
-def call(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
-def document(result: Result) -> Any:
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="module")
