@@ -155,6 +155,7 @@ class TestResume:
         result = call("resume", str(tmp_path))
         assert result.exit_code == exit_codes.RUN_FOLDER and "quantum" in result.stderr
 
+    @pytest.mark.slow  # test_driver.py kills every method's search in every run of the tests
     def test_after_kill_9_the_front_is_that_of_a_whole_run(self, finished: Path, tmp_path: Path) -> None:
         """The process is killed in the middle of the search; benchmarks/kill_resume.py does so at random moments."""
         folder = tmp_path / "killed"

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from networks import NETWORKS, Network, build, dictionaries
 
-# Of the same classes of units as another network, in other numbers: name -> that other.
+# Of the same classes of units as another network, or of fewer of them: name -> that other.
 ALIKE = {
     "ddpm-256": "ddpm-cifar10",
+    "ddpm-no-middle": "ddpm-cifar10",
     "ldm-unconditional": "ddpm-cifar10",
     "sd1-inpaint": "sd1",
     "sd2": "sd1",
     "ldm-text": "sd1",
+    "class-conditional": "sdxl",
     "compvis-sd2": "compvis-sd1",
     "compvis-ldm4": "compvis-sd1",
 }

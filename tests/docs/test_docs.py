@@ -152,6 +152,7 @@ def test_every_message_that_is_explained_is_one_of_ours() -> None:
     assert len(messages) > 25 and [message for message in messages if message not in code] == []
 
 
+@pytest.mark.slow
 def test_the_engineers_tutorial_from_its_first_to_its_last_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def test_it_holds_no_output_of_somebody_s_machine(notebook: Path) -> None:
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
+@pytest.mark.slow
 def test_the_diffusers_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT / "examples")
     monkeypatch.setenv("FLEXIFFUSION_PRESETS", str(ROOT / "examples"))  # bundled presets only

@@ -78,8 +78,16 @@ def read(host: HostModules) -> Schedule:
     return codec.read(path)
 
 
-@pytest.mark.parametrize("host", ["a1111", "forge"], indirect=True)
-@pytest.mark.parametrize("func", [stand_in.euler, stand_in.ddim], ids=lambda func: func.__name__)
+@pytest.mark.parametrize(
+    ("host", "func"),
+    [
+        ("a1111", stand_in.ddim),
+        ("forge", stand_in.euler),
+        pytest.param("a1111", stand_in.euler, marks=pytest.mark.slow),
+        pytest.param("forge", stand_in.ddim, marks=pytest.mark.slow),
+    ],
+    indirect=["host"],
+)
 def test_the_picture_is_that_of_the_schedule_and_the_plain_one_lies_beside_it(host: HostModules, func: Any) -> None:
     found = search(host, func=func)
     made = read(host)

@@ -11,6 +11,7 @@ import diffusers
 import pytest
 import torch
 from drawn_schedules import segments
+from often import often
 from torch import Tensor, nn
 
 import flexiffusion
@@ -31,6 +32,7 @@ GUIDANCE: dict[str, dict[str, Any]] = {
     "z-image": {"guidance_scale": 2.0},
 }
 CALLS = {"flux": 2, "qwen-image": 2, "lumina2": 2, "wan": 2, "chroma": 2}
+OFTEN = ("sd", "sd-inpaint", "sd-pag", "sdxl-controlnet", "ddpm", "ldm", "flux-guided", "qwen-image", "z-image", "wan")
 SIZES = {"ltx": (32, 64), "sana": (32, 64)}  # width and height in pixels
 
 
@@ -77,7 +79,7 @@ def network_of(pipe: Any) -> nn.Module:
     return getattr(pipe, "unet", None) or pipe.transformer
 
 
-@pytest.mark.parametrize("name", [*unet_pipelines.PIPELINES, *TRANSFORMERS])
+@pytest.mark.parametrize("name", often([*unet_pipelines.PIPELINES, *TRANSFORMERS], OFTEN))
 def test_full_is_plain_and_counts_are_those_of_the_plan(name: str, pipes: Callable[[str], Any]) -> None:
     pipe = pipes(name)
     calls = []

@@ -13,6 +13,7 @@ from flexiffusion.search.candidate import plain
 from flexsearch.evaluators.local import Outcome
 from flexsearch.models.diffusers_caches import FORMS, Form, Meter, first_block_cache, taylorseer
 from flexsearch.models.quiet import quiet_models
+from flexsearch.runs import cache_rivals as cache_rivals_module
 from flexsearch.runs import final_table
 from flexsearch.runs.cache_rivals import cache_rivals, caching, cost, nearest_first_block_cache
 from flexsearch.runs.experiment import Experiment
@@ -88,7 +89,8 @@ def test_each_trajectory_begins_anew_and_the_cache_is_off_afterwards(
     assert torch.equal(again, untouched)
 
 
-def test_the_threshold_is_that_of_the_nearest_cost(experiment: Experiment) -> None:
+def test_the_threshold_is_that_of_the_nearest_cost(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_rivals_module, "HALVINGS", 4)  # thresholds side by side are then a factor of 1.6 apart
     cache = nearest_first_block_cache(experiment, 6.0)
     assert cache is not None
     found = abs(cost(experiment, cache, IMAGES) - 6.0)
