@@ -2,6 +2,7 @@
 
     python -m benchmarks.autodiffusion steps --work FOLDER      # timesteps alone: 4, 6, 10, 15 steps
     python -m benchmarks.autodiffusion methods --work FOLDER    # the search methods at 2x, 3x, 5x
+    python -m benchmarks.autodiffusion fitted --work FOLDER     # the placement search with its own solver at 2x, 5x
 
 Searches minimise, on noise that no table sees, a paired error of `--images` images to the teacher, in the bundled
 features (which bounds relative FID) or in the model's own space, or with `--fitness fid` what AutoDiffusion's paper
@@ -15,9 +16,9 @@ Needs Debian's package dataset-fashion-mnist.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -28,18 +29,20 @@ from benchmarks.searches import searched
 from flexiffusion.noise import Spacing, spaced_places
 from flexiffusion.search.candidate import Candidate, plain
 from flexiffusion.search.objective import ErrorName
+from flexiffusion.solver import Weights
 from flexiffusion.whole_file import whole_file
-from flexsearch.choices import MethodName
+from flexsearch.choices import FITTED, MethodName
 from flexsearch.metrics.features import BundledFeatures, extract
 from flexsearch.metrics.real_fid import RealFid, statistics_of, write_statistics
 from flexsearch.runs.experiment import Experiment
 from flexsearch.runs.final_table import choose, described
 from flexsearch.runs.settings import Settings
 from flexsearch.sampling.references import ImageSet
-from flexsearch.sampling.solvers import SamplerSettings, draw
+from flexsearch.sampling.solvers import draw
 
 STEPS = (4, 6, 10, 15)
 SPEEDUPS = (2.0, 3.0, 5.0)
+FITTED_SPEEDUPS = (2.0, 5.0)
 TEACHER = 30
 HAND_MADE: tuple[tuple[str, str, Spacing], ...] = (
     ("uniform", "ddim", "uniform"),
@@ -47,19 +50,23 @@ HAND_MADE: tuple[tuple[str, str, Spacing], ...] = (
     ("uniform", "dpmpp_2m", "uniform"),
 )
 LOG_SNR: tuple[str, str, Spacing] = ("even in log-SNR", "dpmpp_2m", "logsnr")
+UNIFORM = HAND_MADE[-1]
 SOLVER: dict[str, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++ 2M"}
+NAMES = SOLVER | {FITTED: "a solver of its own"}
 TIMESTEPS_ONLY: tuple[tuple[str, MethodName, bool], ...] = (
     ("AutoDiffusion: timesteps only", "autodiffusion", True),
     ("placement search: timesteps only", "placement", True),
 )
+PLACEMENT: tuple[str, MethodName, bool] = ("placement search: with partial steps", "placement", False)
 METHODS: tuple[tuple[str, MethodName, bool], ...] = (
     ("Flexiffusion: segments", "flexiffusion", False),
     *TIMESTEPS_ONLY,
     ("AutoDiffusion: timesteps and layers", "autodiffusion", False),
-    ("placement search: with partial steps", "placement", False),
+    PLACEMENT,
     ("joint space", "joint", False),
 )
 FITNESS: dict[ErrorName, str] = {"latent": "latent error", "features": "feature error", "fid": "FID"}
+Sampled = tuple[Candidate, str | Weights]  # a candidate and its solver
 CHUNK = 250  # samples that are kept at a time, at most lost by an interrupt
 BATCH = 50  # fastest on a CPU
 
@@ -111,26 +118,30 @@ class Bench:
             batch=250,  # above any paired error's images: an evaluation is one batch
         )
 
-    def found(self, settings: Settings) -> Candidate:
-        """The best candidate of a search on its own images."""
+    def found(self, settings: Settings) -> Sampled:
+        """The best candidate of a search on its own images, and what it is sampled with: weights as `flexsearch run`
+        refines them where the search fits them."""
         method = f"{settings.method}{'-steps' if settings.plain_only else ''}-{settings.speedups[0]:g}x"
         name = (
             f"{settings.solver}-{method}-seed{settings.seed}-{settings.error}-{settings.evaluations}-{settings.images}"
         )
-        _, evaluated = searched(self.work / name, settings)
+        experiment, evaluated = searched(self.work / name, settings)
         affordable = [item for item in evaluated if item.cost <= settings.targets[0] + 1e-9]
-        return min(affordable, key=lambda item: item.error).candidate
+        best = min(affordable, key=lambda item: item.error).candidate
+        return best, experiment.search_evaluator.refine(best) if settings.fits else settings.chosen_solver
 
-    def measured(self, recipe: SamplerSettings, candidate: Candidate, seed: int) -> float:
+    def measured(self, candidate: Candidate, solver: str | Weights, seed: int) -> float:
         """FID to the test pictures."""
-        model, prompts = self.plain_experiment.model, self.plain_experiment.prompts[0]
-        path = self.work / f"{recipe.solver}-{candidate.key[:16]}-{model.sha256[:16]}-{seed}.safetensors"
+        experiment = self.plain_experiment
+        model, prompts = experiment.model, experiment.prompts[0]
+        name = solver if isinstance(solver, str) else f"fitted-{sha256(repr(solver).encode()).hexdigest()[:16]}"
+        path = self.work / f"{name}-{candidate.key[:16]}-{model.sha256[:16]}-{seed}.safetensors"
         parts = [load_file(path)["features"]] if path.exists() else []
         for first in range(sum(map(len, parts)), self.arguments.samples, CHUNK):
             images = ImageSet(seed, FIRST + first, min(CHUNK, self.arguments.samples - first), prompts)
             made = draw(
-                images.denoiser(model, recipe.guidance),
-                recipe.solver,
+                images.denoiser(model, experiment.sampling.guidance),
+                solver,
                 images.noise(model),
                 candidate.places,
                 candidate.actions,
@@ -142,19 +153,19 @@ class Bench:
             print(f"{path.name} {first + images.count}/{self.arguments.samples}", file=sys.stderr, flush=True)
         return self.fid(torch.cat(parts)[: self.arguments.samples])
 
-    def row(self, group: str, label: str, solver: str, candidates: list[Candidate]) -> str:
+    def row(self, group: str, label: str, solver: str, sampled: list[Sampled]) -> str:
         """One candidate a seed."""
-        recipe = dataclasses.replace(self.plain_experiment.sampling, solver=solver)
-        values = [self.measured(recipe, candidate, seed) for seed, candidate in enumerate(candidates)]
+        values = [self.measured(*each, seed) for seed, each in enumerate(sampled)]
+        candidates = [candidate for candidate, _ in sampled]
         cost = sum(candidate.cost(self.plain_experiment.macs) for candidate in candidates) / len(candidates)
         fid = f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
         words = "; ".join(dict.fromkeys(map(described, candidates)))
-        return f"| {group} | {SOLVER[solver]}, {label} | {words} | {cost:.2f} | {fid} |"
+        return f"| {group} | {NAMES[solver]}, {label} | {words} | {cost:.2f} | {fid} |"
 
     def hand_made(self, group: str, count: int, *more: tuple[str, str, Spacing]) -> Iterator[str]:
         for label, solver, spacing in (*HAND_MADE, *more):
             candidate = plain(spaced_places(self.plain_experiment.model.levels, count, spacing))
-            yield self.row(group, label, solver, [candidate] * self.arguments.seeds)
+            yield self.row(group, label, solver, [(candidate, solver)] * self.arguments.seeds)
 
     def deepcache(self, group: str, solver: str, speedup: float) -> Iterator[str]:
         """DeepCache at the interval and branch that are best by the first fitness, on each search's images; no row
@@ -164,7 +175,10 @@ class Bench:
             self.experiment(self.settings(solver, speedup, fitness, seed)) for seed in range(self.arguments.seeds)
         ]
         best = [
-            entry.candidate for experiment in sessions for entry in choose(experiment, ()) if entry.kind == "deepcache"
+            (entry.candidate, solver)
+            for experiment in sessions
+            for entry in choose(experiment, ())
+            if entry.kind == "deepcache"
         ]
         if best:
             yield self.row(group, f"best DeepCache by {FITNESS[fitness]}", solver, best)
@@ -191,16 +205,27 @@ class Bench:
     def methods(self) -> Iterator[str]:
         """What else a step may be."""
         solver, teacher = self.arguments.solver, plain(self.plain_experiment.teacher)
-        yield self.row("1x", f"uniform: the teacher, {TEACHER} steps", solver, [teacher] * self.arguments.seeds)
+        yield self.row(
+            "1x", f"uniform: the teacher, {TEACHER} steps", solver, [(teacher, solver)] * self.arguments.seeds
+        )
         for speedup in self.arguments.only or SPEEDUPS:
             yield from self.hand_made(f"{speedup:g}x", int(TEACHER / speedup), LOG_SNR)
             yield from self.deepcache(f"{speedup:g}x", solver, speedup)
             yield from self.searches(f"{speedup:g}x", solver, speedup, METHODS)
 
+    def fitted(self) -> Iterator[str]:
+        """What `flexsearch run` finds by default: a solver of its own, refined in the end."""
+        for speedup in self.arguments.only or FITTED_SPEEDUPS:
+            group = f"{speedup:g}x"
+            _, solver, spacing = UNIFORM
+            steps = plain(spaced_places(self.plain_experiment.model.levels, int(TEACHER / speedup), spacing))
+            yield self.row(group, UNIFORM[0], solver, [(steps, solver)] * self.arguments.seeds)
+            yield from self.searches(group, FITTED, speedup, (PLACEMENT,))
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=["steps", "methods"])
+    parser.add_argument("table", choices=["steps", "methods", "fitted"])
     parser.add_argument("--work", type=Path, required=True, help="keeps searches and features for a later call")
     parser.add_argument("--model", default="pixel")
     parser.add_argument("--samples", type=int, default=5000)
@@ -218,7 +243,8 @@ def main() -> None:
           "Floor (half of the training pictures): "
           f"{bench.floor:.3f}.\n")  # fmt: skip
     print("| asked | schedule | | cost in full steps | FID |\n|---|---|---|---|---|", flush=True)
-    for line in bench.steps() if arguments.table == "steps" else bench.methods():
+    tables = {"steps": bench.steps, "methods": bench.methods, "fitted": bench.fitted}
+    for line in tables[arguments.table]():
         print(line, flush=True)
 
 
