@@ -174,7 +174,7 @@ class Bench:
         sessions = [
             self.experiment(self.settings(solver, speedup, fitness, seed)) for seed in range(self.arguments.seeds)
         ]
-        best = [
+        best: list[Sampled] = [
             (entry.candidate, solver)
             for experiment in sessions
             for entry in choose(experiment, ())
