@@ -204,18 +204,23 @@ def _measure(
         teacher_cost=float(settings.steps),
     )
     # of the same cost, plain steps stand below what was found
-    shown = [(entry, outcome) for entry, outcome in measured if entry.kind in ("teacher", "found", "plain")]
+    shown = [
+        (entry, outcome, row)
+        for (entry, outcome), row in zip(measured, rows, strict=True)
+        if entry.kind in ("teacher", "found", "plain")
+    ]
     shown.sort(key=lambda item: (item[0].speedup or 0.0, KINDS.index(item[0].kind)))
-    figures.samples(
-        folder.samples,
-        [
-            ("teacher" if entry.speedup is None else f"{entry.speedup:g}x {entry.kind}\n{entry.label}", o.pictures)
-            for entry, o in shown
-        ],
-    )
-    for entry, outcome in shown:
+    figures.samples(folder.samples, [(_beside(row), outcome.pictures) for _, outcome, row in shown])
+    for entry, outcome, _ in shown:
         if entry.kind == "plain":
             continue
         name = pictures.TEACHER if entry.speedup is None else schedule_name(experiment, entry)
         pictures.write(folder.pictures / name, outcome.pictures)
     return rows
+
+
+def _beside(row: Row) -> str:
+    """What stands beside a row of pictures: what made them, and in how many seconds each."""
+    heading = [] if row.speedup_asked is None else [f"{row.speedup_asked:g}x {row.kind}"]
+    seconds = [] if row.seconds_per_image is None else [f"{row.seconds_per_image:.3g} s a picture"]
+    return "\n".join([*heading, row.label, *seconds])

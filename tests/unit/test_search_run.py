@@ -74,7 +74,8 @@ def test_a_search_that_begins_with_plans_and_its_files_from_python(
     assert any(line.startswith("model: tiny") for line in told.lines)
     (path,) = result.schedules
     schedule = codec.read(path)
-    assert [label.partition("\n")[0] for label in drawn] == ["teacher", "2x found", "2x plain"]
+    assert [label.partition("\n")[0] for label in drawn] == ["teacher, 8 steps", "2x found", "2x plain"]
+    assert all(label.endswith(" s a picture") for label in drawn)
     assert {row.kind for row in result.rows} >= {"teacher", "found", "plain"} and result.comparisons
     again = measure_files([(str(path), schedule)], Settings(held_out=2), Silent())
     assert [row.kind for row in again.rows] == ["teacher", "found"]
