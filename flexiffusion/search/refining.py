@@ -35,7 +35,7 @@ from .denoiser import Denoiser
 from .fitting import DIGITS
 from .paired import mean_root
 
-FEW = 8  # full steps up to which it pays: with more, a round takes as many calls as a search, for a per cent or two
+FEW = 8  # full steps up to which it is done: with more, a round takes about as many calls as a search
 NUDGE = 0.01  # of a weight: small against what it moves, large against rounding of float32
 DAMPINGS = tuple(10 ** (1 - power / 2) for power in range(13))  # 10 to 1e-5
 FOLDS = 4

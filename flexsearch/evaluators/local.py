@@ -206,20 +206,25 @@ class LocalEvaluator(OneByOne):
     def refine(self, candidate: Candidate) -> Weights:
         """The weights of the candidate's own solver, at their best.
 
-        Fitted on all images of the teacher's path, with and without a price for sums other than one, whichever ends
-        nearer. Where the candidate has few full steps, it is the one with the price unless the other is `CLEARLY`
-        nearer, and then refined for where the samples of all images, and of those elsewhere, end.
+        Where the candidate has many full steps, the nearest in the end of three: those that the search judged it with,
+        and fits on all images of the teacher's path, with and without a price for sums other than one. Where it has
+        few, it is of these two fits the one with the price unless the other is `CLEARLY` nearer, and then refined for
+        where the samples of all images, and of those elsewhere, end.
 
         Raises ModelError where not even one image fits, and ValueError where the evaluator fits no solvers.
         """
         count, wanted = len(self._path.end), self.references[self.judged_by].latents
+
+        def off(trajectory: Trajectory) -> float:
+            error = mean_root(squared_error(trajectory.latents, wanted[:count]))
+            return float(np.nan_to_num(error, nan=math.inf))
+
         free, about_one = (self._fitted(candidate, count, fitting) for fitting in (Fitting(), ABOUT_ONE))
-        errors = [mean_root(squared_error(made.latents, wanted[:count])) for made, _ in (free, about_one)]
-        of_free, of_about_one = np.nan_to_num(errors, nan=math.inf)
-        few = refining.few(candidate.actions)
-        weights = (free if of_free < of_about_one * (CLEARLY if few else 1.0) else about_one)[1]
-        if not few:
-            return weights
+        if not refining.few(candidate.actions):
+            judged = self.evaluate(candidate, 0, count)
+            assert judged.weights is not None
+            return min(((judged.trajectory, judged.weights), free, about_one), key=lambda fitted: off(fitted[0]))[1]
+        weights = (free if off(free[0]) < CLEARLY * off(about_one[0]) else about_one)[1]
         sets = (refining.Images(self.denoiser, self.noise, wanted), *self.elsewhere)
         while True:
             try:

@@ -11,7 +11,7 @@ import pytest
 
 from flexiffusion.schedule import FULL, Action, StepsPlan
 from flexiffusion.search.candidate import Candidate, make_candidate, plain
-from flexiffusion.search.fitting import Fitting
+from flexiffusion.search.fitting import ABOUT_ONE, Fitting
 from flexiffusion.search.method import Evaluated
 from flexiffusion.search.methods.placement import PlacementMethod
 from flexiffusion.search.objective import Objective
@@ -127,27 +127,29 @@ class TestRefining:
         after = evaluator.evaluate(candidate, solver=evaluator.refine(candidate)).latent_errors("teacher")
         assert LATENT.of(after) < 0.95 * before
 
-    def test_with_many_full_steps_it_is_a_fit_on_all_images(
-        self, experiment: Experiment, evaluator: LocalEvaluator, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        "poor", [(), ("Fitting",), ("Fitting", "ABOUT_ONE")], ids=["free", "about one", "judged by"]
+    )
+    def test_with_many_full_steps_it_is_what_ends_nearest(
+        self, poor: tuple[str, ...], experiment: Experiment, evaluator: LocalEvaluator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """Of what the search judged the schedule with, and two fits on all images."""
         monkeypatch.setattr("flexiffusion.search.refining.FEW", 2)
         candidate = candidates(experiment)[0]
         assert candidate.actions.count(FULL) == 3
-        assert evaluator.refine(candidate) == evaluator.fit(candidate, 10) != evaluator.fit(candidate)
-
-    def test_of_the_fits_with_free_sums_and_sums_of_one_the_nearer(
-        self, evaluator: LocalEvaluator, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("flexiffusion.search.refining.FEW", 2)
-        candidate = candidates(experiment)[0]
-        free = evaluator.refine(candidate)
-        with monkeypatch.context() as patch:
-            patch.setattr("flexsearch.evaluators.local.Fitting", lambda: Fitting(consistency=-0.5))  # a poor fit
-            about_one = evaluator.refine(candidate)
-        assert free == evaluator.fit(candidate, 10)
-        assert sum(abs(sum(row) - 1) for row in about_one) < 0.3 * sum(abs(sum(row) - 1) for row in free)
-        errors = [evaluator.evaluate(candidate, solver=one).latent_errors("teacher") for one in (free, about_one)]
-        assert LATENT.of(errors[0]) < LATENT.of(errors[1])
+        if not poor:  # fewer images make a worse fit
+            monkeypatch.setattr(evaluator, "fitted_on", 1)
+        fits = [evaluator.fit(candidate)]
+        for name, fitting in (("Fitting", Fitting()), ("ABOUT_ONE", ABOUT_ONE)):
+            if name in poor:
+                fitting = Fitting(consistency=-0.5)
+                made = (lambda fitting=fitting: fitting) if name == "Fitting" else fitting
+                monkeypatch.setattr(f"flexsearch.evaluators.local.{name}", made)
+            fits.append(evaluator.fit(candidate, 10, fitting))
+        errors = [LATENT.of(evaluator.evaluate(candidate, solver=one).latent_errors("teacher")) for one in fits]
+        nearest = fits[errors.index(min(errors))]
+        assert evaluator.refine(candidate) == nearest
+        assert nearest == {0: fits[1], 2: fits[0]}.get(len(poor), nearest), errors
 
     def test_only_what_the_search_made_is_refined(self, experiment: Experiment, refined: Refined) -> None:
         made, given, told = refined
