@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flexsearch.report.rows import KIND_WORDS, RIVALS, Row, RowKind, Verdict, comparisons, groups
+from flexsearch.report.rows import KIND_WORDS, RIVALS, UNCLEAR, Row, RowKind, Verdict, comparisons, groups
 
 
 def advice(rows: Sequence[Row], error: str) -> list[str]:
@@ -36,7 +36,7 @@ def _sentence(found: Row, members: Sequence[Row], met: Mapping[RowKind, Verdict]
     plain = next((row for row in members if row.kind == "plain"), None)
     if plain is not None and met.get("plain") != "better":
         return f"keep {plain.label}: what was found is not clearly better"
-    unclear = [KIND_WORDS[row.kind] for row in members if met.get(row.kind) == "no clear difference"]
+    unclear = [KIND_WORDS[row.kind] for row in members if met.get(row.kind) == UNCLEAR]
     beside = f", but not clearly better than {' and '.join(unclear)}" if unclear else ""
     than = "every rival" if not unclear else "fewer plain steps"
     return f"use {found.schedule_file or found.label}; it is better than {than} at its cost{beside}"

@@ -21,7 +21,7 @@ from flexiffusion.summary import step_text
 from flexsearch.errors import RunFolderError
 from flexsearch.report import palette, pictures, plot
 from flexsearch.report.public_settings import public_settings
-from flexsearch.report.rows import KIND_WORDS, Comparison, Row, comparisons, groups, rivals_met, rows_from
+from flexsearch.report.rows import KIND_WORDS, UNCLEAR, Comparison, Row, comparisons, groups, rivals_met, rows_from
 from flexsearch.report.table import ERROR_TITLES, NOTE, error_text, multiply_adds, searched_words
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -149,6 +149,7 @@ def render(run: Path) -> str:
         pairs={name: list(zip(teacher, uris, strict=False)) for name, uris in shown.items()},
         small=_small(run),
         compared=_compared(found_against),
+        unclear=UNCLEAR,
         front=plot.front(rows, searched, float(settings["steps"])),
         main_error=error,
         plot=plot,

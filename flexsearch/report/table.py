@@ -11,6 +11,7 @@ from flexiffusion.search.objective import ErrorName, Objective
 from flexiffusion.search.paired import Estimate
 from flexsearch.report.rows import (
     KIND_WORDS,
+    UNCLEAR,
     Comparison,
     Row,
     RowKind,
@@ -33,14 +34,15 @@ NOTE = (
     "Held-out noise and prompts. F: full steps, p: partial steps; seconds are of one image; rel. FID is of the "
     "features that --features names. Errors are paired; below them the 95 % bootstrap interval of the mean. "
     "Better or worse is said only where the 95 % interval of their paired ratio lies wholly on one side of 1, and from "
-    "eight images on; in brackets found / rival: below 1 the found one is nearer. Lower errors are better."
+    "eight images on; in brackets found / rival: below 1 the found one is nearer. Where no difference of the means is "
+    "clear, it is said on how many images the found one is nearer. Lower errors are better."
 )
 WIDE = 104  # columns of a terminal that the measured table needs; a narrower one gets it in two parts
 _NARROW_RIVALS = 3  # that a narrow terminal has room for side by side
 _STYLES: dict[Verdict, str] = {
     "better": "green",
     "worse": "red",
-    "no clear difference": "yellow",
+    UNCLEAR: "yellow",
     "too few images": "dim",
 }
 _SAME_COST = 0.02  # a rival whose cost differs by more than this share has the ratio of costs written out
@@ -218,8 +220,12 @@ def _verdict(comparison: Comparison | None) -> str:
     if comparison is None:
         return _MISSING
     ratio = "" if comparison.ratio is None else f" ({comparison.ratio:.2f})"
-    same_cost = abs(comparison.cost_ratio - 1) <= _SAME_COST
-    return f"{comparison.verdict}{ratio}" + ("" if same_cost else f"\nat {comparison.cost_ratio:.2f} of its cost")
+    lines = [f"{comparison.verdict}{ratio}"]
+    if comparison.verdict == UNCLEAR and comparison.images:
+        lines.append(f"nearer on {comparison.nearer} of {comparison.images}")
+    if abs(comparison.cost_ratio - 1) > _SAME_COST:
+        lines.append(f"at {comparison.cost_ratio:.2f} of its cost")
+    return "\n".join(lines)
 
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -70,6 +70,17 @@ def test_comparisons_stay_within_an_asked_speed_up() -> None:
     assert made[0].cost_ratio == pytest.approx(10 / 10.5)
 
 
+def test_how_many_images_are_nearer_whatever_one_image_does_to_the_mean() -> None:
+    """One of ten ends as another picture: nothing is clear of the means, and nine are nearer."""
+    rows = [
+        replace(row(kind, 2), image_errors={"latent/teacher": each})
+        for kind, each in (("found", (1e-4,) * 9 + (1.0,)), ("plain", (3e-4,) * 8 + (1e-4, 1e-3)))
+    ]
+    made = comparisons(tuple(rows))
+    assert made[0].verdict == "no clear difference"
+    assert (made[0].nearer, made[0].images) == (8, 9), "the one that is equal does not count"
+
+
 def test_a_rival_without_error_has_no_ratio() -> None:
     made = comparisons((row("found", 2), row("plain", 2, error=0.0)))
     assert made[0].ratio is None

@@ -65,6 +65,7 @@ def test_the_words_for_each_rival() -> None:
         "worse (2.00)",
     ]
     assert "at 0.93 of its cost" in text(200, rows())
+    assert len(re.findall(r"nearer on \d+ of 256", text(200, rows()))) == text(200, rows()).count("no clear difference")
 
 
 def test_what_was_not_measured_says_so() -> None:
