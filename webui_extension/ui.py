@@ -100,7 +100,7 @@ def build(elem_id: Callable[[str], str], is_img2img: bool = False, problem: str 
                     elem_id=elem_id("hires"),
                 )
                 mapping = gr.Dropdown(
-                    label="Place on other numbers of steps",
+                    label="With another number of steps",
                     choices=list(MAPPINGS),
                     value=BY_POSITION,
                     elem_id=elem_id("mapping"),

@@ -135,7 +135,7 @@ class TestScript:
     def test_the_api_lists_the_arguments_in_their_order(self, server: Server) -> None:
         listed = {script["name"]: script for script in server.call("/sdapi/v1/script-info")}
         assert [argument["label"] for argument in listed["flexiffusion"]["args"]] == [
-            "Flexiffusion", "Schedule", "Hires pass", "Place on other numbers of steps",
+            "Flexiffusion", "Schedule", "Hires pass", "With another number of steps",
             "Compare: make the plain picture too", "Speed-up (auto)", "Minutes of a search in place of a picture",
         ]  # fmt: skip
         assert "sd15-deepcache-3" in listed["flexiffusion"]["args"][1]["choices"]
