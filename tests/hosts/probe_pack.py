@@ -79,6 +79,7 @@ def diffusion_model(executor, x, *args, **kwargs):
         with open(os.path.join(folder_paths.get_output_directory(), "probe.calls"), "a") as file:
             file.write("x")
         call = {"sigma": float(options["sigmas"][0]), "deep": bool(DEEP), "rows": x.shape[0]}
+        call["texts"] = [float(text.double().abs().mean()) for text in args[1]]  # tells prompts apart, row by row
         CALLS.append({**call, "control": args[3] is not None})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from comfyui import ROOT, Server
-from workflows import prompt_of
+from workflows import TextToImage, prompt_of
 
 from flexiffusion.codec import read
 
@@ -103,6 +103,45 @@ def test_auto_takes_what_search_has_found_for_the_checkpoint(comfyui: Server, fo
     (probed,) = comfyui.probed()
     kinds = [action.kind for action in schedule.plan.actions() if action.kind != "null"]
     assert [call["deep"] for call in probed["calls"]] == [kind == "full" for kind in kinds]
+
+
+def test_a_search_with_a_clip_shows_other_prompts(comfyui: Server, found: Path) -> None:
+    """Every picture of the search is the one that the host's own sampler makes of its prompt, with and without what was
+    found."""
+    texts = (ROOT / "flexsearch" / "assets" / "prompts.txt").read_text(encoding="utf-8").splitlines()[:2]
+    same: dict[str, Any] = {"seed": next(SEEDS), "steps": 12, "cfg": 5.0, "sampler_name": "euler",
+                            "scheduler": "karras", "denoise": 1.0}  # fmt: skip
+    workflow = TextToImage(batch=1)
+    workflow.probe()
+    search = workflow.graph(
+        "FlexiffusionSearch", model=workflow.model, positive=workflow.positive, negative=workflow.negative,
+        latent_image=workflow.latent, clip=workflow.clip, speedups="2", minutes=0.3, images=3, **same,
+    )  # fmt: skip
+    for output, name in enumerate(("clip-found", "clip-plain")):
+        workflow.save(search[output], name)
+    comfyui.probed()
+    assert comfyui.run(workflow.graph.prompt).status == "success"
+    (probed,) = comfyui.probed()
+    assert {call["rows"] for call in probed["calls"]} == {2} and probed["restored"], "an image at a time, and its CFG"
+    given = [set(call["texts"]) for call in probed["calls"][:3]]  # the first step of the plain pictures
+    (negative,) = set.intersection(*given)
+    assert len({text for texts_ in given for text in texts_ - {negative}}) == 3
+    (saved,) = found.glob("*.json")
+    made = {name: comfyui.latent(f"clip-{name}") for name in ("found", "plain")}
+    assert not made["found"].equal(made["plain"])
+    for row, text in enumerate(("a red fox in the snow", *texts)):
+        for name, json_ in (("plain", None), ("found", saved.read_text(encoding="utf-8"))):
+            alone = TextToImage(batch=3)
+            if json_ is not None:
+                alone.apply(json_)
+            alone.positive = alone.text(text)
+            alone.save(alone.ksampler(**same), "clip-alone")
+            comfyui.run(alone.graph.prompt)
+            wanted, shown = comfyui.latent("clip-alone"), made[name][row]
+            apart = float((wanted[row] - shown).norm() / wanted[row].norm())
+            assert apart < 1e-3, (name, row, apart)
+            # other prompts are further away than that
+            assert float((wanted[row] - made[name][row - 1]).norm() / wanted[row].norm()) > 0.1
 
 
 def test_a_search_that_is_stopped_keeps_the_best(comfyui: Server, found: Path) -> None:

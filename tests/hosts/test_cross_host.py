@@ -166,7 +166,7 @@ class Reference:
         levels = self.levels()
         places = fine(levels, "vp")
 
-        def predict(x: Tensor, place: int) -> Tensor:
+        def predict(x: Tensor, place: int, _images: slice) -> Tensor:
             return x - places.sigma(place) * self.direction(x, places.sigma(place), denoiser.calls)
 
         denoiser = HostDenoiser(predict, self.unet, places, torch.device("cpu"))
