@@ -28,6 +28,9 @@ FASTER = 1.5  # and faster: a search for 2x keeps what is nearest to the plain p
 NEAR_STEPS = 1.25  # and the user's number of steps from the one that it was searched with
 NEAR_GUIDANCE = 1.3  # and the guidance scale
 NEAR_SIZE = 1.6  # and the number of pixels
+OTHER_SAMPLER = (
+    1.3  # a schedule with a solver of its own runs with any sampler, but what it follows is its own teacher's
+)
 _SAME_SAMPLER = {"ddim": "euler"}
 
 
@@ -147,11 +150,16 @@ def _usable(schedule: Schedule, speedup: float, setting: Setting, model: ModelIn
     if isinstance(plan, StepsPlan) and not is_fitted_level(setting.levels[0], plan.levels[0]):
         return None
     own_solver = isinstance(plan, StepsPlan) and plan.weights is not None
-    samplers = {_SAME_SAMPLER.get(name, name) for name in (made.sampler, setting.sampler) if name is not None}
-    if len(samplers) > 1 and not own_solver:
+    if not own_solver and not _same_sampler(schedule, setting):
         return None
     factor = speedup_of(schedule, len(setting.levels))
     return factor if speedup / NEAR_SPEEDUP <= factor <= speedup * FASTER else None
+
+
+def _same_sampler(schedule: Schedule, setting: Setting) -> bool:
+    """Whether a schedule was searched with the sampler in use, where both are known."""
+    known = (name for name in (schedule.sampling.sampler, setting.sampler) if name is not None)
+    return len({_SAME_SAMPLER.get(name, name) for name in known}) <= 1
 
 
 def _is_near(schedule: Schedule, setting: Setting) -> bool:
@@ -165,10 +173,12 @@ def _is_near(schedule: Schedule, setting: Setting) -> bool:
 
 
 def _distance(schedule: Schedule, factor: float, speedup: float, setting: Setting) -> float:
-    """How far a schedule's settings are from these, in factors of e: speed-up, guidance, number of steps."""
+    """How far a schedule's settings are from these, in factors of e: speed-up, guidance, number of steps, sampler."""
     apart = abs(math.log(factor / speedup)) + abs(math.log(len(setting.levels) / schedule.sampling.steps))
     if schedule.sampling.cfg and setting.cfg:
         apart += abs(math.log(schedule.sampling.cfg / setting.cfg))
+    if not _same_sampler(schedule, setting):
+        apart += math.log(OTHER_SAMPLER)
     return apart
 
 

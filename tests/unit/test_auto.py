@@ -90,6 +90,18 @@ def test_of_the_very_checkpoint_guidance_and_size_may_differ() -> None:
     assert found.source == "checkpoint"
 
 
+def test_of_schedules_with_their_own_solvers_the_one_that_followed_this_sampler() -> None:
+    """Two searches for 2x on one model, with two samplers: each sampler gets back what was found with it."""
+    presets = [
+        searched(name, factor, PRINT, sampling=Sampling(name, "normal", 30, 7.0, (1024, 1024), "epsilon"))
+        for name, factor in (("euler", 2.0), ("dpmpp_2m", 2.1))
+    ]
+    for name in ("euler", "dpmpp_2m"):
+        assert f"Auto: {name}, searched" in auto(*presets, setting=replace(HERE, sampler=name)).said
+    faster = searched("far", 2.9, PRINT, sampling=Sampling("heun", "normal", 30, 7.0, (1024, 1024), "epsilon"))
+    assert "Auto: euler," in auto(presets[0], faster, setting=replace(HERE, sampler="heun")).said, "not at any speed-up"
+
+
 def test_the_sampler_counts_where_the_file_brings_none() -> None:
     plan = SegmentsPlan((Segment(2, 2, -1, "linear"),) * 15)
     own = searched(plan=plan)
