@@ -89,6 +89,7 @@ def test_each_trajectory_begins_anew_and_the_cache_is_off_afterwards(
     assert torch.equal(again, untouched)
 
 
+@pytest.mark.slow
 def test_the_threshold_is_that_of_the_nearest_cost(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_rivals_module, "HALVINGS", 4)  # thresholds side by side are then a factor of 1.6 apart
     cache = nearest_first_block_cache(experiment, 6.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from model_folders import write_pipeline, write_unconditional
+from often import often
 
 from flexiffusion.schedule import FULL, Action
 from flexiffusion.search.trajectory import Trajectory
@@ -31,7 +32,7 @@ def sampled(model: DiffusionModel, prompts: list[str], guidance: float) -> Traje
 
 
 class TestTextToImage:
-    @pytest.mark.parametrize("name", ["sd15", "sdxl"])
+    @pytest.mark.parametrize("name", often(["sd15", "sdxl"], ["sd15"]))
     def test_a_folder_draws_what_its_single_file_draws(self, name: str, tmp_path: Path) -> None:
         single = load_model(str(write(tmp_path / "x.safetensors", name)), "cpu", size=(64, 64))  # type: ignore[arg-type]
         folder = load_model(str(write_pipeline(tmp_path / "folder", single)), "cpu", size=(64, 64))

@@ -10,7 +10,7 @@ import pytest
 
 import flexsearch
 from flexiffusion import codec
-from flexiffusion.search import macro_steps
+from flexiffusion.search import macro_steps, refining
 from flexsearch.errors import RunFolderError
 from flexsearch.report import figures
 from flexsearch.runs import final_table
@@ -85,6 +85,7 @@ def test_a_search_that_begins_with_plans_and_its_files_from_python(
 
 def test_search_is_the_public_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted by its callback, and gone on with: the result is that of the run."""
+    monkeypatch.setattr(refining, "FEW", 2)  # nothing is refined: the test above does
     monkeypatch.setattr(references, "CONVERGED_STEPS", 12)
     monkeypatch.setattr(final_table, "MOST_TURNS", 1)
     monkeypatch.setattr(final_table, "TIMED_IMAGES", 2)
