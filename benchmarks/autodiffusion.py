@@ -44,13 +44,13 @@ STEPS = (4, 6, 10, 15)
 SPEEDUPS = (2.0, 3.0, 5.0)
 FITTED_SPEEDUPS = (2.0, 5.0)
 TEACHER = 30
+UNIFORM: tuple[str, str, Spacing] = ("uniform", "dpmpp_2m", "uniform")
 HAND_MADE: tuple[tuple[str, str, Spacing], ...] = (
     ("uniform", "ddim", "uniform"),
     ("quadratic", "ddim", "quadratic"),
-    ("uniform", "dpmpp_2m", "uniform"),
+    UNIFORM,
 )
 LOG_SNR: tuple[str, str, Spacing] = ("even in log-SNR", "dpmpp_2m", "logsnr")
-UNIFORM = HAND_MADE[-1]
 SOLVER: dict[str, str] = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++ 2M"}
 NAMES = SOLVER | {FITTED: "a solver of its own"}
 TIMESTEPS_ONLY: tuple[tuple[str, MethodName, bool], ...] = (
@@ -162,8 +162,8 @@ class Bench:
         words = "; ".join(dict.fromkeys(map(described, candidates)))
         return f"| {group} | {NAMES[solver]}, {label} | {words} | {cost:.2f} | {fid} |"
 
-    def hand_made(self, group: str, count: int, *more: tuple[str, str, Spacing]) -> Iterator[str]:
-        for label, solver, spacing in (*HAND_MADE, *more):
+    def hand_made(self, group: str, count: int, *made: tuple[str, str, Spacing]) -> Iterator[str]:
+        for label, solver, spacing in made:
             candidate = plain(spaced_places(self.plain_experiment.model.levels, count, spacing))
             yield self.row(group, label, solver, [(candidate, solver)] * self.arguments.seeds)
 
@@ -198,7 +198,7 @@ class Bench:
         """Timesteps alone."""
         for count in self.arguments.only or STEPS:
             group = f"{count:g} steps"
-            yield from self.hand_made(group, int(count))
+            yield from self.hand_made(group, int(count), *HAND_MADE)
             for solver in SOLVER:
                 yield from self.searches(group, solver, TEACHER / count, TIMESTEPS_ONLY)
 
@@ -209,7 +209,7 @@ class Bench:
             "1x", f"uniform: the teacher, {TEACHER} steps", solver, [(teacher, solver)] * self.arguments.seeds
         )
         for speedup in self.arguments.only or SPEEDUPS:
-            yield from self.hand_made(f"{speedup:g}x", int(TEACHER / speedup), LOG_SNR)
+            yield from self.hand_made(f"{speedup:g}x", int(TEACHER / speedup), *HAND_MADE, LOG_SNR)
             yield from self.deepcache(f"{speedup:g}x", solver, speedup)
             yield from self.searches(f"{speedup:g}x", solver, speedup, METHODS)
 
@@ -217,9 +217,7 @@ class Bench:
         """What `flexsearch run` finds by default: a solver of its own, refined in the end."""
         for speedup in self.arguments.only or FITTED_SPEEDUPS:
             group = f"{speedup:g}x"
-            _, solver, spacing = UNIFORM
-            steps = plain(spaced_places(self.plain_experiment.model.levels, int(TEACHER / speedup), spacing))
-            yield self.row(group, UNIFORM[0], solver, [(steps, solver)] * self.arguments.seeds)
+            yield from self.hand_made(group, int(TEACHER / speedup), UNIFORM)
             yield from self.searches(group, FITTED, speedup, (PLACEMENT,))
 
 

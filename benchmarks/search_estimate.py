@@ -16,19 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.layouts import random_unet
 from flexsearch.models.costs import counted
 from flexsearch.models.ldm_keys import FamilyName
-from flexsearch.models.single_file import unet_config
-from tools.make_random_checkpoint import checkpoint_shape
 
 SIDES = 2  # of guidance
 TOKENS = 77
 
 
 def unet(family: FamilyName, size: int) -> tuple[nn.Module, Callable[[], Any]]:
-    from diffusers import UNet2DConditionModel
-
-    network = UNet2DConditionModel(**unet_config(checkpoint_shape(family, tiny=False))).eval()
+    network = random_unet(family, torch.device("meta"), torch.float32)
     latents, time = torch.randn(SIDES, 4, size // 8, size // 8), torch.tensor(500)
     text = torch.randn(SIDES, TOKENS, network.config.cross_attention_dim)
     more = {}

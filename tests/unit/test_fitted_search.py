@@ -16,6 +16,7 @@ from flexiffusion.search.method import Evaluated
 from flexiffusion.search.methods.placement import PlacementMethod
 from flexiffusion.search.objective import Objective
 from flexiffusion.search.paired import squared_error
+from flexiffusion.solver import Weights
 from flexsearch.errors import ConfigError
 from flexsearch.evaluators.local import LocalEvaluator
 from flexsearch.runs import final_table
@@ -127,29 +128,35 @@ class TestRefining:
         after = evaluator.evaluate(candidate, solver=evaluator.refine(candidate)).latent_errors("teacher")
         assert LATENT.of(after) < 0.95 * before
 
-    @pytest.mark.parametrize(
-        "poor", [(), ("Fitting",), ("Fitting", "ABOUT_ONE")], ids=["free", "about one", "judged by"]
-    )
+    @pytest.mark.parametrize("best", [0, 1, 2], ids=["judged by", "free", "about one"])
     def test_with_many_full_steps_it_is_what_ends_nearest(
-        self, poor: tuple[str, ...], experiment: Experiment, evaluator: LocalEvaluator, monkeypatch: pytest.MonkeyPatch
+        self, best: int, experiment: Experiment, evaluator: LocalEvaluator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Of what the search judged the schedule with, and two fits on all images."""
+        """Of what the search judged the schedule with, and two fits on all images; the better ones are made poor."""
         monkeypatch.setattr("flexiffusion.search.refining.FEW", 2)
-        candidate = candidates(experiment)[0]
+        monkeypatch.setattr(evaluator, "prefixes", None)  # they take for granted that one prefix has one fit
+        candidate, poor = candidates(experiment)[0], Fitting(consistency=-0.5)
         assert candidate.actions.count(FULL) == 3
-        if not poor:  # fewer images make a worse fit
-            monkeypatch.setattr(evaluator, "fitted_on", 1)
-        fits = [evaluator.fit(candidate)]
-        for name, fitting in (("Fitting", Fitting()), ("ABOUT_ONE", ABOUT_ONE)):
-            if name in poor:
-                fitting = Fitting(consistency=-0.5)
-                made = (lambda fitting=fitting: fitting) if name == "Fitting" else fitting
-                monkeypatch.setattr(f"flexsearch.evaluators.local.{name}", made)
-            fits.append(evaluator.fit(candidate, 10, fitting))
+        usual = evaluator.fit(candidate), evaluator.fit(candidate, 10), evaluator.fit(candidate, 10, ABOUT_ONE)
+        fits = list(usual)
+        if best != 0:
+            fitted = evaluator._fitted
+            monkeypatch.setattr(evaluator, "_fitted", lambda one, n, how=poor: fitted(one, n, how if n == 10 else poor))
+            fits[0] = evaluator.fit(candidate)
+        if best != 1:
+            monkeypatch.setattr("flexsearch.evaluators.local.Fitting", lambda: poor)
+            fits[1] = evaluator.fit(candidate, 10, poor)
+        if best == 0:
+            monkeypatch.setattr("flexsearch.evaluators.local.ABOUT_ONE", poor)
+            fits[2] = fits[1]
         errors = [LATENT.of(evaluator.evaluate(candidate, solver=one).latent_errors("teacher")) for one in fits]
-        nearest = fits[errors.index(min(errors))]
-        assert evaluator.refine(candidate) == nearest
-        assert nearest == {0: fits[1], 2: fits[0]}.get(len(poor), nearest), errors
+        assert errors.index(min(errors)) == best, errors
+        assert evaluator.refine(candidate) == usual[best]
+
+        def from_one(weights: Weights) -> float:
+            return sum(abs(sum(row) - 1) for row in weights)
+
+        assert from_one(usual[2]) < 0.3 * from_one(usual[1])
 
     def test_only_what_the_search_made_is_refined(self, experiment: Experiment, refined: Refined) -> None:
         made, given, told = refined

@@ -71,7 +71,7 @@ def test_comparisons_stay_within_an_asked_speed_up() -> None:
 
 
 def test_how_many_images_are_nearer_whatever_one_image_does_to_the_mean() -> None:
-    """One of ten ends as another picture: nothing is clear of the means, and nine are nearer."""
+    """One of ten ends as another picture: nothing is clear of the means, and eight are nearer."""
     rows = [
         replace(row(kind, 2), image_errors={"latent/teacher": each})
         for kind, each in (("found", (1e-4,) * 9 + (1.0,)), ("plain", (3e-4,) * 8 + (1e-4, 1e-3)))
